@@ -1,0 +1,1 @@
+"""What every kernel stands on, compiled or written once: arrays, threads, the chunk driver, dispatch."""

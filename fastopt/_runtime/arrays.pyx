@@ -1,0 +1,152 @@
+# The one place where a user's array becomes a pointer.
+#
+# Design
+# ------
+# An array is accepted as it is or refused: C-contiguous, aligned, native byte order, the exact element type, writable
+# where it is written. A held Py_buffer keeps the memory alive and pinned (NumPy refuses to resize an exported array).
+# The buffer protocol needs no NumPy headers; a check costs about 80 ns.
+#
+# Errors name the argument, what was expected and what came. TypeError: not an array, or another element type.
+# ValueError: everything else.
+from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+
+import numpy
+
+cdef object ndarray = numpy.ndarray
+cdef object MaskedArray = numpy.ma.MaskedArray
+
+cdef dict ELEMENT = {"f": "float32", "d": "float64", "q": "int64"}
+
+
+cdef object label(object name):
+    """An argument's name: a string, or (container, key) for an entry of a collection."""
+    if isinstance(name, tuple):
+        return f"{name[0]}[{name[1]!r}]"
+    return name
+
+
+cdef str describe(object source):
+    """What came, in the words of the error messages."""
+    if isinstance(source, MaskedArray):
+        return f"masked array {source.dtype} {source.shape}"
+    if not isinstance(source, ndarray):
+        if isinstance(source, numpy.generic):
+            return f"NumPy scalar {type(source).__name__}"
+        return "None" if source is None else type(source).__name__
+    faults = ""
+    if not source.flags.c_contiguous:
+        faults += ", not C-contiguous"
+    if not source.flags.aligned:
+        faults += ", not aligned"
+    if not source.flags.writeable:
+        faults += ", read-only"
+    name = source.dtype.name if source.dtype.isnative else source.dtype.str
+    return f"{name} {source.shape}{faults}"
+
+
+cdef object refusal(object error, object source, object name, char kind, bint writable, object shape):
+    expected = f"{'writable ' if writable else ''}C-contiguous {ELEMENT[chr(kind)]}"
+    expected += " array" if shape is None else f" of shape {shape}"
+    return error(f"{label(name)}: expected {expected}, got {describe(source)}")
+
+
+cdef bint is_kind(const Py_buffer* view, char kind) noexcept:
+    cdef const char* form = view.format
+    if form == NULL or form[0] == 0 or form[1] != 0:
+        return False
+    if kind == c"q":     # NumPy's int64 is C's long on most systems, long long on the others
+        return form[0] == c"q" or (form[0] == c"l" and view.itemsize == 8)
+    return form[0] == kind
+
+
+cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept:
+    """Whether a kernel can work on this buffer as it stands."""
+    return (is_kind(view, kind) and PyBuffer_IsContiguous(<Py_buffer*> view, c"C")
+            and <size_t> view.buf % <size_t> view.itemsize == 0 and not (writable and view.readonly))
+
+
+cdef tuple shape_of(const Py_buffer* view):
+    return tuple([view.shape[i] for i in range(view.ndim)])
+
+
+cdef int acquire(Py_buffer* view, object source, object name, char kind, bint writable,
+                 const Py_buffer* like) except -1:
+    """Fill `view` with the validated buffer of `source`; the caller releases it.
+
+    `like`: the buffer whose shape this one must have, or NULL. On an error `view` holds nothing.
+    """
+    clear(view)
+    shape = None if like == NULL else shape_of(like)
+    if type(source) is not ndarray and isinstance(source, MaskedArray):
+        raise refusal(TypeError, source, name, kind, writable, shape)
+    try:
+        PyObject_GetBuffer(source, view, DESCRIBED)
+    except (TypeError, ValueError, BufferError):
+        raise refusal(TypeError, source, name, kind, writable, shape) from None
+    if usable(view, kind, writable) and (like == NULL or same_shape(view, like)):
+        return 0
+    error = ValueError if is_kind(view, kind) else TypeError
+    PyBuffer_Release(view)
+    raise refusal(error, source, name, kind, writable, shape)
+
+
+cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
+    cdef int i
+    if a.ndim != b.ndim:
+        return False
+    for i in range(a.ndim):
+        if a.shape[i] != b.shape[i]:
+            return False
+    return True
+
+
+cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept:
+    """Whether two contiguous buffers share a byte."""
+    cdef size_t start = <size_t> a.buf, other = <size_t> b.buf
+    return start < other + <size_t> b.len and other < start + <size_t> a.len
+
+
+cdef Py_ssize_t elements(const Py_buffer* view) noexcept:
+    return view.len // view.itemsize
+
+
+cdef class Array:
+    """A validated array, held for as long as this object lives. Kernels take these and check nothing again.
+
+    Array(source, name, *, kind="f", writable=False, shape=None): kind is "f", "d" or "q" (float32, float64,
+    int64); shape is a tuple, or None for any.
+    """
+
+    def __cinit__(self, source, name, *, str kind="f", bint writable=False, tuple shape=None):
+        cdef char code = ord(kind)
+        acquire(&self.view, source, name, code, writable, NULL)
+        if shape is not None and shape_of(&self.view) != shape:
+            raise refusal(ValueError, source, name, code, writable, shape)
+        self.name = name
+        self.writable = writable
+        self.size = elements(&self.view)
+        self.data = self.view.buf
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+    @property
+    def shape(self):
+        return shape_of(&self.view)
+
+
+def require_disjoint(*arrays):
+    """Refuse Arrays that share memory where at least one of the two is written. None entries are passed over."""
+    cdef Array a, b
+    cdef Py_ssize_t i, j
+    for i in range(len(arrays)):
+        if arrays[i] is None:
+            continue
+        a = arrays[i]
+        for j in range(i):
+            if arrays[j] is None:
+                continue
+            b = arrays[j]
+            if (a.writable or b.writable) and overlap(&a.view, &b.view):
+                raise ValueError(f"{label(a.name)}: expected memory of its own, got an array that overlaps "
+                                 f"{label(b.name)}")

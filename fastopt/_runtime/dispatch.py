@@ -1,0 +1,51 @@
+"""Choose, at import, the compiled level of every kernel: the best that is built and that this machine runs."""
+
+import importlib
+import os
+import pkgutil
+from types import SimpleNamespace
+
+LEVELS = ("baseline", "v3", "v4")
+
+_BUILD = "run `pip install -e .` in the source tree (a C compiler is needed)"
+
+
+def kernels_at(level):
+    """Names of the kernels built at `level`."""
+    package = importlib.import_module(f"fastopt._isa.{level}")
+    return {module.name for module in pkgutil.iter_modules(package.__path__)}
+
+
+def available():
+    """The levels at which anything is built and that this machine runs, lowest first."""
+    machine = LEVELS.index(cpu.level())
+    return [level for level in LEVELS[: machine + 1] if kernels_at(level)]
+
+
+def load(level):
+    """Return a namespace of kernel modules, each at the highest level built up to `level`."""
+    kernels = SimpleNamespace(level=level)
+    for candidate in LEVELS[: LEVELS.index(level) + 1]:
+        for kernel in kernels_at(candidate):
+            setattr(kernels, kernel, importlib.import_module(f"fastopt._isa.{candidate}.{kernel}"))
+    return kernels
+
+
+def choose(ceiling):
+    """Return the best available level up to `ceiling` (None: no ceiling)."""
+    if ceiling is not None and ceiling not in LEVELS:
+        raise ImportError(f"FASTOPT_ISA: expected one of {', '.join(LEVELS)}, got {ceiling!r}")
+    highest = LEVELS[-1] if ceiling is None else ceiling
+    levels = [level for level in available() if LEVELS.index(level) <= LEVELS.index(highest)]
+    if not levels:
+        raise ImportError(f"fastopt: no kernel is built: {_BUILD}")
+    return levels[-1]
+
+
+try:
+    from fastopt._runtime import arrays, cpu, driver, parallel  # noqa: F401
+except ImportError as error:
+    raise ImportError(f"fastopt: not built ({error}): {_BUILD}") from None
+
+active = load(choose(os.environ.get("FASTOPT_ISA") or None))
+"""The kernels in use: `active.adam.adam(...)`."""

@@ -1,0 +1,198 @@
+# The one module that is linked with OpenMP: one prange, and how many threads it gets.
+#
+# Design
+# ------
+# A kernel cuts its work into tasks whose bounds depend on sizes alone and hands them to `parallel_for`. Which
+# thread runs a task is free; what the task computes is not: so results have the same bits for any thread count.
+#
+# How many threads (`threads_for`), in this order:
+#   1. work shorter than the serial threshold runs on the calling thread;
+#   2. so does work inside another OpenMP region, or in a child forked by a process whose OpenMP threads had run
+#      (libgomp would wait for threads that do not exist there);
+#   3. `num_threads(n)` of this Python thread, else `set_num_threads(n)` or FASTOPT_NUM_THREADS;
+#   4. else OpenMP's own count, cut to the CPUs this process may run on and to its cgroup's quota, unless the user
+#      set OMP_NUM_THREADS, which is taken as it is;
+#   5. in every case no more than a limit set through OpenMP since import (threadpoolctl does so).
+from cython.parallel cimport prange
+
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+        #define FASTOPT_THREAD_LOCAL __declspec(thread)
+    #else
+        #define FASTOPT_THREAD_LOCAL __thread
+    #endif
+    /* `num_threads(n)` of the calling thread; 0: none. */
+    static FASTOPT_THREAD_LOCAL int fastopt_thread_request = 0;
+
+    #if defined(__linux__)
+        #include <sched.h>
+        /* CPUs the calling thread may run on; 0 where the kernel does not say. */
+        static int fastopt_affinity(void) {
+            cpu_set_t set;
+            return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+        }
+    #else
+        static int fastopt_affinity(void) { return 0; }
+    #endif
+
+    /* Set in the parent by its first parallel region; seen by the child through `fastopt_forked`. */
+    static int fastopt_used = 0;
+    static int fastopt_forked = 0;
+    #ifndef _MSC_VER
+        #include <pthread.h>
+        static void fastopt_in_child(void) { if (fastopt_used) fastopt_forked = 1; }
+        static void fastopt_watch_forks(void) { pthread_atfork(NULL, NULL, fastopt_in_child); }
+    #else
+        static void fastopt_watch_forks(void) { }
+    #endif
+    """
+    int thread_request "fastopt_thread_request"
+    int used "fastopt_used"
+    int forked "fastopt_forked"
+    int affinity "fastopt_affinity"() noexcept nogil
+    void watch_forks "fastopt_watch_forks"() noexcept nogil
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+        #include <omp.h>
+    #else
+        static int omp_get_max_threads(void) { return 1; }
+        static int omp_in_parallel(void) { return 0; }
+    #endif
+    """
+    int omp_get_max_threads() noexcept nogil
+    int omp_in_parallel() noexcept nogil
+    int _OPENMP
+
+# Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
+cdef double serial_below = 6000.0
+
+cdef int process_request = 0            # set_num_threads or FASTOPT_NUM_THREADS; 0: automatic
+cdef int quota = 0                      # CPUs of the cgroup's quota, rounded up; 0: unlimited
+cdef bint openmp_is_explicit = False    # OMP_NUM_THREADS is set: taken as it is
+cdef int openmp_at_import = omp_get_max_threads()
+
+watch_forks()
+
+
+cdef int most_threads() noexcept nogil:
+    """Threads that work of any size may use, without regard to where it is called from."""
+    cdef int openmp = omp_get_max_threads()
+    cdef int threads = thread_request if thread_request > 0 else process_request
+    cdef int cpus
+    if threads > 0:
+        return min(threads, openmp) if openmp < openmp_at_import else threads
+    threads = openmp
+    if not openmp_is_explicit:
+        cpus = affinity()
+        if cpus > 0:
+            threads = min(threads, cpus)
+        if quota > 0:
+            threads = min(threads, quota)
+    return max(threads, 1)
+
+
+cdef int threads_for(double nanoseconds) noexcept nogil:
+    """Threads for work that takes one core about so long."""
+    if nanoseconds < serial_below or forked or omp_in_parallel():
+        return 1
+    return most_threads()
+
+
+cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
+    """Call task(context, i) once for each i in [0, count), in any order, on so many threads.
+
+    With one thread no OpenMP code runs at all.
+    """
+    global used
+    cdef Py_ssize_t i
+    if threads > count:
+        threads = <int> count
+    if threads <= 1:
+        for i in range(count):
+            task(context, i)
+        return
+    used = 1
+    for i in prange(count, num_threads=threads, schedule="static"):
+        task(context, i)
+
+
+# For fastopt._runtime.threads, which holds the policy's Python side, and for tests.
+
+def configure(int request, int cgroup_quota, bint explicit_openmp):
+    global process_request, quota, openmp_is_explicit
+    process_request = request
+    quota = cgroup_quota
+    openmp_is_explicit = explicit_openmp
+
+
+def set_process_request(int threads):
+    global process_request
+    process_request = threads
+
+
+def swap_thread_request(int threads):
+    """Set this Python thread's own request (0: none) and return the one before."""
+    global thread_request
+    cdef int before = thread_request
+    thread_request = threads
+    return before
+
+
+def swap_serial_below(double nanoseconds):
+    """Set the serial threshold and return the one before."""
+    global serial_below
+    before = serial_below
+    serial_below = nanoseconds
+    return before
+
+
+def state():
+    """Every fact the policy looks at, by name."""
+    return {
+        "openmp": _OPENMP,
+        "threads": threads_for(serial_below),
+        "openmp_threads": omp_get_max_threads(),
+        "openmp_threads_at_import": openmp_at_import,
+        "affinity": affinity(),
+        "quota": quota,
+        "thread_request": thread_request,
+        "process_request": process_request,
+        "openmp_is_explicit": bool(openmp_is_explicit),
+        "used": bool(used),
+        "forked": bool(forked),
+        "serial_below": serial_below,
+    }
+
+
+cdef struct Census:
+    int* seen
+
+
+cdef void count_one(void* context, Py_ssize_t index) noexcept nogil:
+    (<Census*> context).seen[index] = omp_thread_id() + 1
+
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+        static int fastopt_thread_id(void) { return omp_get_thread_num(); }
+    #else
+        static int fastopt_thread_id(void) { return 0; }
+    #endif
+    """
+    int omp_thread_id "fastopt_thread_id"() noexcept nogil
+
+
+def census(int threads):
+    """How many different threads took part in one parallel loop that asked for so many."""
+    cdef int seen[256]
+    cdef Census context
+    if not 1 <= threads <= 256:
+        raise ValueError(f"threads: expected an int in [1, 256], got {threads}")
+    context.seen = seen
+    with nogil:
+        parallel_for(count_one, &context, threads, threads)
+    return len({seen[i] for i in range(threads)})

@@ -1,0 +1,138 @@
+# Gradient descent with and without momentum.
+#
+# sgd, torch.optim's form:                  b ← g at the first step, then b ← μ · b + (1 − dampening) · g
+#                                           d = g without momentum; b with it; g + μ · b for Nesterov
+#                                           p ← p · (1 − lr · λ) − lr · d
+# momentum, whose velocity carries lr       v ← μ · v − lr · g
+# (Keras, scikit-learn, textbooks):         p ← p · (1 − lr · λ) + v, or + (μ · v − lr · g) for Nesterov
+
+from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, common, gradient, specialise
+from fastopt._runtime.driver cimport Rule
+
+cdef enum:
+    NESTEROV = OWN
+
+cdef struct Sgd:
+    Common common
+    float lr
+    float momentum
+    float take          # 1 − dampening
+
+
+# sgd without momentum: no buffer.
+
+cdef inline void plain_elements(Sgd s, INOUT param, IN grad, INOUT average, Py_ssize_t n, int flags) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float p
+    for i in range(n):
+        p = param[i]
+        p = p * s.common.keep - s.lr * gradient(&s.common, grad[i], p, flags)
+        param[i] = p
+        if flags & AVERAGE:
+            average[i] = averaged(&s.common, average[i], p)
+
+
+cdef inline void plain_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    plain_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE + 1], n, flags)
+
+
+cdef void plain_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise(plain_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+# sgd with momentum; `first` is the step on which the buffer becomes the gradient.
+
+cdef inline void sgd_elements(Sgd s, INOUT param, IN grad, INOUT buf, INOUT average, Py_ssize_t n, int flags,
+                              bint first) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float p, g, b
+    for i in range(n):
+        p = param[i]
+        g = gradient(&s.common, grad[i], p, flags)
+        b = g if first else s.momentum * buf[i] + s.take * g
+        buf[i] = b
+        p = p * s.common.keep - s.lr * (g + s.momentum * b if flags & NESTEROV else b)
+        param[i] = p
+        if flags & AVERAGE:
+            average[i] = averaged(&s.common, average[i], p)
+
+
+cdef inline void sgd_first_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    sgd_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags, True)
+
+
+cdef inline void sgd_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    sgd_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags, False)
+
+
+cdef void sgd_first_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise(sgd_first_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+cdef void sgd_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise(sgd_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+cdef tuple SGD_STREAMS = ("param", "grad", "buf", "average")
+
+
+def sgd(long long step, double lr, double momentum, double dampening, bint nesterov,
+        double grad_scale, bint maximize, double clip_value, double weight_decay, double l1,
+        double decoupled_weight_decay, double average_decay, bint average):
+    """The rule of step `step`; without momentum the buffer is not touched."""
+    cdef Rule rule = Rule.__new__(Rule)
+    cdef Sgd* s = <Sgd*> rule.block
+    s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
+                      average)
+    s.lr, s.momentum, s.take = lr, momentum, 1.0 - dampening
+    rule.cost, rule.names = 0.2, SGD_STREAMS
+    if momentum == 0.0:
+        rule.fn = plain_rule
+        return rule
+    if nesterov:
+        s.common.flags |= NESTEROV
+    rule.fn = sgd_first_rule if step == 1 else sgd_rule
+    return rule
+
+
+# momentum
+
+cdef inline void momentum_elements(Sgd s, INOUT param, IN grad, INOUT v, INOUT average, Py_ssize_t n,
+                                   int flags) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float p, d, w
+    for i in range(n):
+        p = param[i]
+        d = s.lr * gradient(&s.common, grad[i], p, flags)
+        w = s.momentum * v[i] - d
+        v[i] = w
+        p = p * s.common.keep + (s.momentum * w - d if flags & NESTEROV else w)
+        param[i] = p
+        if flags & AVERAGE:
+            average[i] = averaged(&s.common, average[i], p)
+
+
+cdef inline void momentum_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    momentum_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+
+
+cdef void momentum_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise(momentum_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+cdef tuple MOMENTUM_STREAMS = ("param", "grad", "v", "average")
+
+
+def momentum(double lr, double momentum, bint nesterov,
+             double grad_scale, bint maximize, double clip_value, double weight_decay, double l1,
+             double decoupled_weight_decay, double average_decay, bint average):
+    """The rule of any step."""
+    cdef Rule rule = Rule.__new__(Rule)
+    cdef Sgd* s = <Sgd*> rule.block
+    s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
+                      average)
+    s.lr, s.momentum = lr, momentum
+    if nesterov:
+        s.common.flags |= NESTEROV
+    rule.fn, rule.cost, rule.names = momentum_rule, 0.2, MOMENTUM_STREAMS
+    return rule

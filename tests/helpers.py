@@ -1,0 +1,59 @@
+"""Comparisons and inputs that several families' tests share."""
+
+import numpy as np
+
+THREADS = (1, 2, 3, 7, 16)
+"""Thread counts under which results must not differ."""
+
+AWKWARD = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 128, 129, 255, 256, 257)
+"""Sizes around the widths of vectors and their unrolled loops."""
+
+SPECIAL = np.array(
+    [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, -1e-20, 1e-20, 0.1, -3.5, 1e19, -2e19,
+     3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan],
+    np.float32,
+)
+"""Zeros, subnormals, the smallest normal, squares that overflow, the largest, infinities, NaN."""
+
+
+def bits(array):
+    """The array's bits as unsigned integers, every NaN made the same one."""
+    array = np.asarray(array)
+    kind = {4: np.uint32, 8: np.uint64}[array.itemsize]
+    return np.where(np.isnan(array), np.full_like(array, np.nan), array).view(kind)
+
+
+def assert_same_bits(actual, expected, what=""):
+    """Fail if a bit differs; NaNs are all alike (which NaN comes out of two is the processor's choice)."""
+    actual, expected = np.asarray(actual), np.asarray(expected)
+    assert actual.dtype == expected.dtype, what
+    assert actual.shape == expected.shape, what
+    different = np.flatnonzero(bits(actual).ravel() != bits(expected).ravel())
+    if different.size:
+        first = different[0]
+        raise AssertionError(
+            f"{what}: {different.size} of {actual.size} elements differ, first [{first}]: "
+            f"{actual.ravel()[first]!r} instead of {expected.ravel()[first]!r}"
+        )
+
+
+def random_bits(rng, shape):
+    """float32 of random bit patterns: every exponent, NaN and infinities among them."""
+    return rng.integers(0, 2**32, shape, dtype=np.uint32).view(np.float32)
+
+
+def unaligned(array, offset):
+    """A copy of `array` that starts `offset` elements after a 64-byte boundary."""
+    room = np.empty(array.size + 32, array.dtype)
+    start = -(room.ctypes.data // array.itemsize) % (64 // array.itemsize) + offset
+    copy = room[start : start + array.size].reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def ulps(actual, exact):
+    """Distance of float32 `actual` from `exact` (float64 or wider) in units of the last place of `exact`."""
+    exact = np.asarray(exact)
+    _, exponent = np.frexp(exact.astype(np.float64))
+    unit = np.ldexp(1.0, np.maximum(exponent, -125) - 24)
+    return np.abs(np.asarray(actual, np.float64) - exact.astype(np.float64)) / unit
