@@ -26,7 +26,7 @@ KERNELS = {
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.
-RUNTIME = ("arrays", "cpu", "driver", "parallel")
+RUNTIME = ("arrays", "cpu", "driver", "hyper", "parallel")
 
 # -ffp-contract=off: gcc otherwise fuses multiply-adds from v3 up and the levels' bits differ.
 # -fno-math-errno lets sqrtf become one exact instruction. Nothing here relaxes IEEE arithmetic.
@@ -45,6 +45,11 @@ else:
 # abi3: one wheel for every CPython from 3.11 on. A free-threaded interpreter has no limited API yet.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 MACROS = [("Py_LIMITED_API", "0x030B0000"), ("CYTHON_LIMITED_API", "1")] if ABI3 else []
+
+# What show_config() says of the build.
+QUOTE = '\\"' if MSVC else '"'
+FLAGS = [(f"FASTOPT_FLAGS_{name}", QUOTE + " ".join(flags) + QUOTE)
+         for name, flags in {"COMMON": COMPILE, **LEVELS}.items()]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -72,7 +77,7 @@ ext_modules = []
 for name in RUNTIME:
     openmp = name == "parallel"
     ext_modules += extensions(
-        "runtime", {f"fastopt._runtime.{name}": f"fastopt/_runtime/{name}.pyx"},
+        "runtime", {f"fastopt._runtime.{name}": f"fastopt/_runtime/{name}.pyx"}, macros=FLAGS if name == "cpu" else (),
         flags=OPENMP if openmp else (), link=OPENMP_LINK if openmp else ())
 for level in LEVELS if X86_64 else ("baseline",):
     ext_modules += extensions(

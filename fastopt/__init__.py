@@ -1,3 +1,28 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
+from fastopt._runtime import dispatch as _dispatch  # first: it says in one line when nothing is built
+from fastopt._adam import Adam, adam
+from fastopt._optimizer import Optimizer, UpdateInfo
+from fastopt._runtime.config import show_config
+from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
+from fastopt._sgd import SGD, Momentum, momentum, sgd
+
+from fastopt import reference  # isort: skip
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Momentum",
+    "Optimizer",
+    "UpdateInfo",
+    "adam",
+    "get_num_threads",
+    "momentum",
+    "num_threads",
+    "reference",
+    "set_num_threads",
+    "sgd",
+    "show_config",
+]

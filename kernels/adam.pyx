@@ -73,5 +73,5 @@ def adam(long long step, double lr, double beta1, double beta2, double eps, bint
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
     s.alpha = lr * root / (1.0 - pow(beta1, <double> step))
     s.eps = eps if eps_hat else eps * root
-    rule.fn, rule.cost, rule.names = adam_rule, 0.5, ADAM_STREAMS
+    rule.fn, rule.cost, rule.names, rule.required = adam_rule, 0.5, ADAM_STREAMS, STATE + 2 + amsgrad
     return rule

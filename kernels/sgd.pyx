@@ -85,10 +85,11 @@ def sgd(long long step, double lr, double momentum, double dampening, bint neste
     s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
                       average)
     s.lr, s.momentum, s.take = lr, momentum, 1.0 - dampening
-    rule.cost, rule.names = 0.2, SGD_STREAMS
+    rule.cost, rule.names, rule.required = 0.2, SGD_STREAMS, STATE
     if momentum == 0.0:
         rule.fn = plain_rule
         return rule
+    rule.required += 1
     if nesterov:
         s.common.flags |= NESTEROV
     rule.fn = sgd_first_rule if step == 1 else sgd_rule
@@ -134,5 +135,5 @@ def momentum(double lr, double momentum, bint nesterov,
     s.lr, s.momentum = lr, momentum
     if nesterov:
         s.common.flags |= NESTEROV
-    rule.fn, rule.cost, rule.names = momentum_rule, 0.2, MOMENTUM_STREAMS
+    rule.fn, rule.cost, rule.names, rule.required = momentum_rule, 0.2, MOMENTUM_STREAMS, STATE + 1
     return rule

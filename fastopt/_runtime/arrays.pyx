@@ -52,7 +52,11 @@ cdef object refusal(object error, object source, object name, char kind, bint wr
 
 cdef bint is_kind(const Py_buffer* view, char kind) noexcept:
     cdef const char* form = view.format
-    if form == NULL or form[0] == 0 or form[1] != 0:
+    if form == NULL:
+        return False
+    if form[0] == c"=" or form[0] == c"@":      # native order; NumPy writes "=" for misaligned arrays
+        form += 1
+    if form[0] == 0 or form[1] != 0:
         return False
     if kind == c"q":     # NumPy's int64 is C's long on most systems, long long on the others
         return form[0] == c"q" or (form[0] == c"l" and view.itemsize == 8)

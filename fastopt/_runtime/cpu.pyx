@@ -47,3 +47,33 @@ cdef extern from *:
 def level():
     """The highest level this machine runs: 'v4', 'v3' or 'baseline'."""
     return {4: "v4", 3: "v3"}.get(x86_level(), "baseline")
+
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+        #define FASTOPT_TEXT(x) FASTOPT_TEXT_(x)
+        #define FASTOPT_TEXT_(x) #x
+        #define FASTOPT_COMPILER "MSVC " FASTOPT_TEXT(_MSC_FULL_VER)
+    #elif defined(__clang__)
+        #define FASTOPT_COMPILER __VERSION__
+    #elif defined(__GNUC__)
+        #define FASTOPT_COMPILER "GCC " __VERSION__
+    #else
+        #define FASTOPT_COMPILER "unknown"
+    #endif
+    """
+    const char* COMPILER "FASTOPT_COMPILER"
+    const char* COMMON "FASTOPT_FLAGS_COMMON"
+    const char* BASELINE "FASTOPT_FLAGS_baseline"
+    const char* V3 "FASTOPT_FLAGS_v3"
+    const char* V4 "FASTOPT_FLAGS_v4"
+
+
+def build():
+    """The compiler, the flags of everything it compiled, and those that each level adds."""
+    return {
+        "compiler": COMPILER.decode(),
+        "flags": COMMON.decode(),
+        "level_flags": {"baseline": BASELINE.decode(), "v3": V3.decode(), "v4": V4.decode()},
+    }

@@ -12,4 +12,5 @@ cdef class Rule:
     cdef rule_fn fn
     cdef double cost       # nanoseconds an element, about, on one core: only the thread count depends on it
     cdef tuple names       # of the streams, as the user knows them
+    cdef int required      # the first so many streams must be given; those after them may be None
     cdef double block[BLOCK]      # the scalars, in a struct of the rule's own; doubles for their alignment

@@ -30,10 +30,6 @@ cdef Py_ssize_t HELD = 65536            # a gradient of at most so many elements
 cdef class Rule:
     """A C function with its scalars: see driver.pxd. Made by the kernels, not by users."""
 
-    @property
-    def stream_names(self):
-        return self.names
-
 
 cdef struct Tensor:
     float* x[STREAMS]
@@ -104,7 +100,7 @@ def apply(Rule rule not None, tuple arrays not None):
     memset(&one.tensor, 0, sizeof(Tensor))
     try:
         for k in range(count):
-            if arrays[k] is None and k > 0:
+            if arrays[k] is None and k >= rule.required:
                 continue
             acquire(&views[k], arrays[k], rule.names[k], c"f", k != 1, &views[0] if k > 0 else NULL)
             one.tensor.x[k] = <float*> views[k].buf
@@ -163,7 +159,7 @@ cdef class Binding:
     cdef Interval* written              # of parameters and state, sorted by start
     cdef Py_ssize_t intervals
     cdef bint busy
-    cdef readonly object params         # the arrays bound, in order: what a caller compares by identity
+    cdef list params                    # the arrays bound, in order
 
     def __cinit__(self, list keys, list arrays, tuple names, list groups):
         cdef Py_ssize_t i, k
@@ -209,6 +205,16 @@ cdef class Binding:
         free(self.segments)
         free(self.first)
         free(self.written)
+
+    def holds(self, list params not None):
+        """Whether these very arrays, in this order, are the ones bound."""
+        cdef Py_ssize_t i
+        if len(params) != self.count:
+            return False
+        for i in range(self.count):
+            if params[i] is not self.params[i]:
+                return False
+        return True
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
         return (("params", "grads")[stream] if stream < 2 else f"state {self.names[stream]}", self.keys[tensor])

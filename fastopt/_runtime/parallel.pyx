@@ -57,14 +57,16 @@ cdef extern from *:
     """
     #ifdef _OPENMP
         #include <omp.h>
+        static const int fastopt_openmp = _OPENMP;
     #else
+        static const int fastopt_openmp = 0;
         static int omp_get_max_threads(void) { return 1; }
         static int omp_in_parallel(void) { return 0; }
     #endif
     """
     int omp_get_max_threads() noexcept nogil
     int omp_in_parallel() noexcept nogil
-    int _OPENMP
+    int _OPENMP "fastopt_openmp"
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
 cdef double serial_below = 6000.0
@@ -147,6 +149,11 @@ def swap_serial_below(double nanoseconds):
     before = serial_below
     serial_below = nanoseconds
     return before
+
+
+def threads():
+    """Threads that work of any size gets if it is started here and now."""
+    return threads_for(serial_below)
 
 
 def state():

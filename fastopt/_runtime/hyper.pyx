@@ -1,0 +1,56 @@
+# Hyper-parameters' ranges, checked in one call.
+
+cdef enum:
+    MOST = 32
+
+cdef struct Range:
+    double low
+    double high
+    bint low_is_out
+    bint high_is_out
+    bint integer
+
+
+cdef class Ranges:
+    """Ranges(lr="[0, inf)", step="int [1, inf)")(lr, step): each value is a number in its range, or an error says so.
+
+    An interval is written as in mathematics: square brackets include the end, round ones leave it out. NaN is in
+    none. "int" asks for an integer (an int or what has __index__; a bool is neither number nor integer here).
+    """
+    cdef readonly tuple names
+    cdef tuple intervals
+    cdef Range ranges[MOST]
+
+    def __init__(self, **intervals):
+        cdef Py_ssize_t i
+        self.names = tuple(intervals)
+        self.intervals = tuple(intervals.values())
+        for i, text in enumerate(self.intervals[:MOST]):
+            low, high = text.removeprefix("int ").strip("[]()").split(",")
+            self.ranges[i] = Range(float(low), float(high), "(" in text, ")" in text, text.startswith("int "))
+
+    def __call__(self, *values):
+        cdef Py_ssize_t i
+        cdef double value
+        cdef const Range* r
+        for i in range(<Py_ssize_t> len(self.names)):
+            r = &self.ranges[i]
+            item = values[i]
+            value = <double> item if type(item) is float and not r.integer else self.number(i, item, r.integer)
+            if not ((r.low < value if r.low_is_out else r.low <= value)
+                    and (value < r.high if r.high_is_out else value <= r.high)):
+                raise self.refusal(ValueError, i, item)
+
+    cdef double number(self, Py_ssize_t i, object value, bint integer) except? -1.0:
+        if isinstance(value, (bool, str, bytes)) or (integer and not hasattr(value, "__index__")):
+            raise self.refusal(TypeError, i, value)
+        try:
+            return float(value)
+        except (TypeError, ValueError, OverflowError):
+            raise self.refusal(TypeError, i, value) from None
+
+    cdef object refusal(self, object error, Py_ssize_t i, object value):
+        text = self.intervals[i]
+        kind = "an int" if text.startswith("int ") else "a number"
+        shown = f"{type(value).__name__} {value!r}" if error is TypeError else repr(value)
+        return error(f"{self.names[i]}: expected {kind} in {text.removeprefix('int ')}, got {shown}")

@@ -1,0 +1,106 @@
+"""How many threads the kernels use: the part of the policy that users see. `parallel.pyx` has the rest."""
+
+import math
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+from fastopt._runtime import parallel
+from fastopt._runtime.hyper import Ranges
+
+_request = Ranges(num_threads="int [1, 1024]")
+
+
+def set_num_threads(num_threads):
+    """Set how many threads the kernels may use in this process.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        At least 1. None goes back to the default: ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else as many
+        as OpenMP offers within the process's CPU affinity and its cgroup's CPU quota.
+
+    Notes
+    -----
+    Results do not depend on it: every kernel gives the same bits for any number of threads. Small work runs on the
+    calling thread alone. A lower limit set through ``threadpoolctl`` is obeyed whatever was set here.
+    """
+    if num_threads is None:
+        parallel.set_process_request(_environment())
+    else:
+        _request(num_threads)
+        parallel.set_process_request(num_threads)
+
+
+def get_num_threads():
+    """Return how many threads a large enough call made here and now would use."""
+    return parallel.threads()
+
+
+@contextmanager
+def num_threads(num_threads):
+    """Use `num_threads` threads in the calls that this Python thread makes inside the ``with`` block."""
+    _request(num_threads)
+    before = parallel.swap_thread_request(num_threads)
+    try:
+        yield
+    finally:
+        parallel.swap_thread_request(before)
+
+
+def _environment():
+    """FASTOPT_NUM_THREADS as a number, 0 when it is not set."""
+    text = os.environ.get("FASTOPT_NUM_THREADS", "").strip()
+    if not text:
+        return 0
+    try:
+        number = int(text)
+        _request(number)
+    except ValueError:
+        raise ValueError(f"FASTOPT_NUM_THREADS: expected an int in [1, 1024], got {text!r}") from None
+    return number
+
+
+def cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgroup")):
+    """CPUs that this process's cgroup, or one above it, may use, rounded up; 0 when there is no limit."""
+    limits = []
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return 0
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            base, read = root, _quota_v2
+        elif "cpu" in controllers.split(","):  # version 1
+            base, read = root / "cpu", _quota_v1
+        else:
+            continue
+        # Inside a container the path may not exist under its own mount, whose root is then the group itself.
+        folder = base / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            limits.append(read(group))
+            if group == base:
+                break
+    limits = [limit for limit in limits if limit is not None]
+    return max(1, math.ceil(min(limits))) if limits else 0
+
+
+def _quota_v2(group):
+    try:
+        quota, period = (group / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _quota_v1(group):
+    try:
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        period = int((group / "cpu.cfs_period_us").read_text())
+        return quota / period if quota > 0 and period > 0 else None
+    except (OSError, ValueError):
+        return None
+
+
+parallel.configure(_environment(), cgroup_quota(), bool(os.environ.get("OMP_NUM_THREADS", "").strip()))

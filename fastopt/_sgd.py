@@ -1,0 +1,159 @@
+"""Gradient descent with and without momentum: functions on one parameter and classes for a whole model."""
+
+from fastopt._common import check_common
+from fastopt._optimizer import Optimizer
+from fastopt._runtime import dispatch, driver
+from fastopt._runtime.hyper import Ranges
+
+_sgd_ranges = Ranges(step="int [1, 9e18]", momentum="[0, inf)", dampening="(-inf, inf)")
+_momentum_ranges = Ranges(momentum="[0, inf)")
+
+
+def _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
+              clip_value, average, average_decay):
+    _sgd_ranges(step, momentum, dampening)
+    if nesterov and (momentum == 0.0 or dampening != 0.0):
+        raise ValueError("nesterov: expected momentum > 0 and dampening = 0 with it, got "
+                         f"momentum {momentum!r} and dampening {dampening!r}")
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, *common)
+
+
+def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=False, step=1, weight_decay=0.0,
+        decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
+        average_decay=None):
+    """Update one parameter in place by gradient descent, torch.optim's form.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+
+        b ← g at step 1, then μ · b + (1 − dampening) · g          if momentum μ > 0
+        d = g  |  b  |  g + μ · b                                   without momentum | with | Nesterov
+        p ← p · (1 − lr · decoupled_weight_decay) − lr · d
+
+    Parameters
+    ----------
+    param : float32 array
+        C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    buf : float32 array of the same shape
+        The momentum buffer; needed with momentum. Its content before step 1 does not matter.
+    lr : float
+        Learning rate, ≥ 0.
+    momentum, dampening, nesterov : float, float, bool
+        μ ≥ 0; Nesterov wants momentum and no dampening.
+    step : int
+        1 at the first update.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Here lr multiplies the buffer (as in PyTorch); in `fastopt.momentum` the velocity carries lr (as in Keras and
+    scikit-learn). The two take the same steps only while lr is constant, and their states are not interchangeable.
+    Same bits as ``fastopt.reference.sgd``.
+    """
+    driver.apply(
+        _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize,
+                  grad_scale, clip_value, average is not None, average_decay),
+        (param, grad, buf, average),
+    )
+
+
+class SGD(Optimizer):
+    """Gradient descent for a whole model, torch.optim's form: ``SGD(lr=0.1, momentum=0.9).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, momentum, dampening, nesterov
+        As in `fastopt.sgd`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: with momentum buf. The formula is `fastopt.sgd`'s.
+    """
+
+    _rule = staticmethod(_sgd_rule)
+    _state_names = ("buf",)
+
+    def __init__(self, *, lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, **common):
+        super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), **common)
+
+    @staticmethod
+    def _states(hyper):
+        return ("buf" if hyper["momentum"] else None,)
+
+
+def _momentum_rule(step, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
+                   clip_value, average, average_decay):
+    _momentum_ranges(momentum)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.sgd.momentum(lr, momentum, nesterov, *common)
+
+
+def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_decay=0.0, decoupled_weight_decay=0.0,
+             l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+    """Update one parameter in place by momentum whose velocity carries the learning rate.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+
+        v ← μ · v − lr · g
+        p ← p · (1 − lr · decoupled_weight_decay) + v               Nesterov: + μ · v − lr · g with the new v
+
+    Parameters
+    ----------
+    param, v : float32 arrays of one shape
+        The parameter and its velocity (zeros before the first step), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    lr, momentum, nesterov : float, float, bool
+        Learning rate ≥ 0, μ ≥ 0.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    The form of Keras, scikit-learn and the textbooks; `fastopt.sgd` is PyTorch's. Same bits as
+    ``fastopt.reference.momentum``.
+    """
+    driver.apply(
+        _momentum_rule(1, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
+                       clip_value, average is not None, average_decay),
+        (param, grad, v, average),
+    )
+
+
+class Momentum(Optimizer):
+    """Momentum for a whole model; the velocity carries lr: ``Momentum(lr=0.01).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, momentum, nesterov
+        As in `fastopt.momentum`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: v. The formula is `fastopt.momentum`'s.
+    """
+
+    _rule = staticmethod(_momentum_rule)
+    _state_names = ("v",)
+
+    def __init__(self, *, lr=0.01, momentum=0.9, nesterov=False, **common):
+        super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), **common)

@@ -1,0 +1,67 @@
+"""One row per public function: what it takes and writes. test_bad_input.py runs every row against every defect.
+
+A new function gets all those tests by a row here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+def f32(rng, *shape):
+    return rng.standard_normal(shape, dtype=np.float32)
+
+
+def positive(rng, *shape):
+    return np.abs(f32(rng, *shape))
+
+
+@dataclass(frozen=True)
+class Function:
+    """A public function, its valid arguments, and hyper-parameters that it must refuse."""
+
+    name: str
+    arrays: Callable
+    """rng -> {argument: float32 array}, all of them passed by keyword, in the signature's order."""
+    written: tuple
+    """Those of `arrays` that the function writes; they must not overlap any other."""
+    options: dict = field(default_factory=dict)
+    """Other arguments, valid."""
+    refused: tuple = ()
+    """(argument, value) pairs, each of which is refused by a message that starts with the argument's name."""
+    overlap: tuple = ()
+    """Pairs of arguments that may be the same array."""
+
+
+COMMON_REFUSED = (
+    ("lr", -0.1), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"), ("lr", None), ("lr", True),
+    ("weight_decay", -1e-3), ("decoupled_weight_decay", -1e-3), ("l1", -1.0), ("l1", [0.1]),
+    ("grad_scale", float("nan")), ("grad_scale", float("inf")), ("clip_value", 0.0), ("clip_value", -1.0),
+    ("average_decay", 1.5), ("average_decay", -0.1), ("average_decay", None),
+)
+STEP_REFUSED = (("step", 0), ("step", -1), ("step", 1.5), ("step", True), ("step", "1"), ("step", 2**63))
+
+
+def optimizer(name, states, options, refused):
+    """The row of an optimizer: param, grad and its state, all of one shape, with an average."""
+    return Function(
+        name,
+        lambda rng: {
+            "param": f32(rng, 3, 40), "grad": f32(rng, 3, 40),
+            **{state: positive(rng, 3, 40) for state in (*states, "average")},
+        },
+        written=("param", *states, "average"),
+        options={**options, "average_decay": 0.9},
+        refused=(*COMMON_REFUSED, *refused),
+    )
+
+
+FUNCTIONS = [
+    optimizer("sgd", ["buf"], {"lr": 0.1, "momentum": 0.9, "step": 2},
+              (*STEP_REFUSED, ("momentum", -0.1), ("dampening", float("nan")), ("momentum", "heavy"))),
+    optimizer("momentum", ["v"], {"lr": 0.1}, (("momentum", -0.1), ("momentum", float("inf")))),
+    optimizer("adam", ["m", "v", "vmax"], {"lr": 0.1, "step": 2},
+              (*STEP_REFUSED, ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9),
+               ("betas", (0.9,)), ("betas", ("a", 0.9)), ("eps", -1e-8), ("eps", float("nan")))),
+]
