@@ -23,7 +23,7 @@ def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax
     v[...] = f(beta2) * v + f(1.0 - beta2) * (g * g)
     u = v
     if vmax is not None:
-        u = vmax[...] = np.maximum(vmax, v)
+        u = vmax[...] = np.where((vmax >= v) | np.isnan(vmax), vmax, v)  # maximum, but for which of −0 and 0
     denominator = np.sqrt(u) + f(eps if eps_hat else eps * root)
     param[...] = decayed(param, lr, decoupled_weight_decay) - f(alpha) * m / denominator
     update_average(average, average_decay, param)

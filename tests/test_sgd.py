@@ -1,0 +1,78 @@
+"""Gradient descent with and without momentum against the reference and hand-computed steps."""
+
+import numpy as np
+import pytest
+from elementwise import Elementwise, Rule, pytest_generate_tests  # noqa: F401
+
+import fastopt
+
+RULES = [
+    Rule("sgd", ()),
+    Rule("sgd", ("buf",), {"momentum": 0.9}),
+    Rule("sgd", ("buf",), {"momentum": 0.9, "dampening": 0.3}),
+    Rule("sgd", ("buf",), {"momentum": 0.9, "nesterov": True}),
+    Rule("momentum", ("v",), stepped=False),
+    Rule("momentum", ("v",), {"momentum": 0.5, "nesterov": True}, stepped=False),
+]
+
+
+class TestBits(Elementwise):
+    rules = RULES
+
+
+@pytest.mark.parametrize("form", ["sgd", "momentum"])
+def test_momentum_on_a_parabola(form):
+    """w²/2 from 1 with momentum 0.9 and lr 0.1 steps 0.1, then 0.18: 0.9 · 0.1 + 0.1 · 0.9."""
+    w, state = np.ones(1, np.float32), np.zeros(1, np.float32)
+    path = [1.0]
+    for step in (1, 2):
+        options = {"step": step} if form == "sgd" else {}
+        getattr(fastopt, form)(w, w.copy(), state, lr=0.1, momentum=0.9, **options)
+        path.append(float(w[0]))
+    np.testing.assert_allclose(-np.diff(path), [0.1, 0.18], rtol=1e-6)
+
+
+def test_nesterov_on_a_parabola():
+    """By hand: v = −0.1, step μ·v − lr·g = −0.19; then w = 0.81, v = −0.09 − 0.081, step −0.1539 − 0.081."""
+    w, v = np.ones(1, np.float32), np.zeros(1, np.float32)
+    path = [1.0]
+    for _ in range(2):
+        fastopt.momentum(w, w.copy(), v, lr=0.1, momentum=0.9, nesterov=True)
+        path.append(float(w[0]))
+    np.testing.assert_allclose(-np.diff(path), [0.19, 0.2349], rtol=1e-6)
+
+
+def test_minimum_of_a_parabola():
+    """(w − 5)² by gradient descent at lr 0.01 for 1000 steps ends at 5 within 1e-4."""
+    w = np.zeros(1, np.float32)
+    for _ in range(1000):
+        fastopt.sgd(w, 2.0 * (w - np.float32(5.0)), lr=0.01)
+    assert abs(w[0] - 5.0) < 1e-4
+
+
+def test_the_first_step_fills_the_buffer_with_the_gradient():
+    """torch's form: dampening does not apply to step 1, and what the buffer held does not matter."""
+    grad = np.array([1.0, -2.0], np.float32)
+    buf = np.full(2, np.nan, np.float32)
+    fastopt.sgd(np.zeros(2, np.float32), grad, buf, lr=0.1, momentum=0.9, dampening=0.5)
+    assert (buf == grad).all()
+
+
+def test_without_momentum_the_buffer_is_not_touched():
+    buf = np.full(2, 7.0, np.float32)
+    fastopt.sgd(np.zeros(2, np.float32), np.ones(2, np.float32), buf, lr=0.1)
+    assert (buf == 7.0).all()
+
+
+@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"momentum": 0.9, "dampening": 0.1}])
+def test_nesterov_wants_momentum_and_no_dampening(options):
+    with pytest.raises(ValueError, match="^nesterov: expected momentum > 0 and dampening = 0"):
+        fastopt.sgd(np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(2, np.float32), lr=0.1, nesterov=True,
+                    **options)
+
+
+def test_regularisation_is_added_to_the_gradient():
+    """p = 2, g = 0, l2 = 0.1, l1 = 0.5: g = 0.2 + 0.5; at −2 the same with the other sign; at 0 none."""
+    param = np.array([2.0, -2.0, 0.0], np.float32)
+    fastopt.sgd(param, np.zeros(3, np.float32), lr=1.0, weight_decay=0.1, l1=0.5)
+    np.testing.assert_allclose(param, [1.3, -1.3, 0.0], rtol=1e-6)
