@@ -15,6 +15,19 @@ class UpdateInfo(NamedTuple):
     lr: float
 
 
+class Bound(NamedTuple):
+    """A model's arrays as they were bound: what a step needs beside the gradients."""
+
+    keys: list
+    params: list
+    groups: list
+    """What `per_param` gave, once for all parameters for which it gave the same."""
+    members: list
+    """For each parameter the index of its group."""
+    state: dict
+    binding: Binding
+
+
 class Optimizer:
     """Base of the optimizer classes; the keyword arguments here are what each of them takes beside its own.
 
@@ -53,12 +66,10 @@ class Optimizer:
         self._hyper = dict(hyper, weight_decay=weight_decay, decoupled_weight_decay=decoupled_weight_decay, l1=l1,
                            maximize=maximize, clip_value=clip_value, average_decay=average_decay)
         self._per_param = per_param
-        self._binding = None
-        self._keys = []
-        self._groups = [self._hyper]
+        self._bound = None
         self.step_count = 0
         self.state = {}
-        self._rules(1, 1.0)
+        self._rules([{}], 1, 1.0)
 
     @property
     def lr(self):
@@ -68,7 +79,7 @@ class Optimizer:
     def lr(self, lr):
         before, self._hyper["lr"] = self._hyper["lr"], lr
         try:
-            self._rules(self.step_count + 1, 1.0)
+            self._rules([{}], self.step_count + 1, 1.0)
         except (TypeError, ValueError):
             self._hyper["lr"] = before
             raise
@@ -102,64 +113,66 @@ class Optimizer:
             Any array or number that will not do. Nothing at all has changed then: not one parameter, nor the step.
         """
         keys, params, grads = _paired(params, grads)
-        if self._binding is None or keys != self._keys or not self._binding.holds(params):
-            self._bind(keys, params)
+        bound = self._bound
+        if bound is None or keys != bound.keys or not bound.binding.holds(params):
+            bound = self._bind(keys, params)
         step = self.step_count + 1
-        self._step(step, grad_scale, grads)
+        self._step(bound, step, grad_scale, grads)
+        if bound is not self._bound:
+            self._bound = bound
+            self.state.update(bound.state)
         self.step_count = step
-        return UpdateInfo(step, self._lr(self._hyper, step))
+        return UpdateInfo(step, self._lr_at(step, self._hyper))
 
-    def _step(self, step, grad_scale, grads):
-        self._binding.apply(self._rules(step, grad_scale), grads)
+    def _step(self, bound, step, grad_scale, grads):
+        bound.binding.apply(self._rules(bound.groups, step, grad_scale), grads)
 
     @staticmethod
-    def _lr(hyper, step):
+    def _lr_at(step, hyper):
         lr = hyper["lr"]
         return lr(step) if callable(lr) else lr
 
-    def _rules(self, step, grad_scale):
-        """The rule of each group of parameters that share their hyper-parameters."""
-        return [
-            self._rule(step=step, grad_scale=grad_scale, average=hyper["average_decay"] is not None,
-                       **{**hyper, "lr": self._lr(hyper, step)})
-            for hyper in self._groups
-        ]
+    def _hyper_at(self, step, own):
+        """The hyper-parameters of one group at one step."""
+        hyper = {**self._hyper, **own}
+        hyper["lr"] = self._lr_at(step, hyper)
+        return hyper
+
+    def _rules(self, groups, step, grad_scale):
+        """The rule of each group."""
+        average = self._hyper["average_decay"] is not None
+        return [self._rule(step=step, grad_scale=grad_scale, average=average, **self._hyper_at(step, own))
+                for own in groups]
 
     def _bind(self, keys, params):
-        """Bind these arrays, with the state they have or new state. Nothing changes unless all of it succeeds."""
+        """Bind these arrays, with the state they have or new state. The optimizer itself stays as it is."""
         groups, members, state, arrays = [], [], {}, []
         for key, param in zip(keys, params, strict=True):
-            hyper = self._hyper_of(key, param)
-            if hyper not in groups:
-                groups.append(hyper)
-            members.append(groups.index(hyper))
-            names = [name for name in self._states(hyper) if name]
-            if hyper["average_decay"] is not None:
+            own = self._own(key, param)
+            if own not in groups:
+                groups.append(own)
+            members.append(groups.index(own))
+            names = [name for name in self._states({**self._hyper, **own}) if name]
+            if self._hyper["average_decay"] is not None:
                 names.append("average")
             state[key] = {name: self._state_of(key, name, param) for name in names}
             arrays.append((param, None, *map(state[key].get, (*self._state_names, "average"))))
         binding = Binding(keys, arrays, ("param", "grad", *self._state_names, "average"), members)
-        before, self._groups = self._groups, groups or [self._hyper]
-        try:
-            self._rules(self.step_count + 1, 1.0)
-        except (TypeError, ValueError):
-            self._groups = before
-            raise
-        self._keys, self._params, self._members, self._binding = keys, params, members, binding
-        self.state = {**self.state, **state}
+        return Bound(keys, params, groups, members, state, binding)
 
-    def _hyper_of(self, key, param):
-        """This parameter's hyper-parameters."""
+    def _own(self, key, param):
+        """The hyper-parameters that differ for this parameter."""
         if self._per_param is None:
-            return self._hyper
+            return {}
         own = self._per_param(key, param)
         if not isinstance(own, Mapping):
             raise TypeError(f"per_param({key!r}, …): expected a dict, got {type(own).__name__}")
-        unknown = sorted(set(own) - set(self._hyper))
+        allowed = [name for name in self._hyper if name != "average_decay"]
+        unknown = [name for name in own if name not in allowed]
         if unknown:
-            raise ValueError(f"per_param({key!r}, …): expected hyper-parameters among {', '.join(self._hyper)}, "
-                             f"got {', '.join(unknown)}")
-        return {**self._hyper, **own}
+            raise ValueError(f"per_param({key!r}, …): expected hyper-parameters among {', '.join(allowed)}, "
+                             f"got {', '.join(map(repr, unknown))}")
+        return dict(own)
 
     def _state_of(self, key, name, param):
         """The state array kept under `key`, or a new one."""

@@ -6,11 +6,11 @@ class Reference:
 
     _function = None
 
-    def _step(self, step, grad_scale, grads):
-        for key, param, member, grad in zip(self._keys, self._params, self._members, grads, strict=True):
-            hyper = self._groups[member]
-            arguments = {**hyper, "lr": self._lr(hyper, step), "grad_scale": grad_scale, **self.state[key]}
-            self._function(param, grad.astype(param.dtype, copy=False), **self._arguments(arguments, step))
+    def _step(self, bound, step, grad_scale, grads):
+        for key, param, member, grad in zip(bound.keys, bound.params, bound.members, grads, strict=True):
+            hyper = self._hyper_at(step, bound.groups[member])
+            arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step)
+            self._function(param, grad.astype(param.dtype, copy=False), **arguments)
 
     @staticmethod
     def _arguments(arguments, step):

@@ -1,0 +1,338 @@
+"""The optimizer classes: whole models, binding, per-parameter overrides, all or nothing."""
+
+import itertools
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits
+
+import fastopt
+
+CLASSES = {
+    "SGD": {"lr": 0.1},
+    "SGD with momentum": {"lr": 0.1, "momentum": 0.9},
+    "SGD with Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+    "Momentum": {"lr": 0.1},
+    "Momentum with Nesterov": {"lr": 0.1, "nesterov": True},
+    "Adam": {"lr": 0.01},
+    "Adam with AMSGrad": {"lr": 0.01, "amsgrad": True, "eps_hat": True},
+}
+COMMON = {
+    "plain": {},
+    "everything": {"weight_decay": 0.01, "l1": 1e-3, "decoupled_weight_decay": 0.1, "maximize": True,
+                   "clip_value": 0.7, "average_decay": 0.9},
+}
+SHAPES = {"W1": (64, 130), "b1": (130,), "scalar": (), "empty": (0, 3), "W2": (130, 3), "big": (20011,), "b2": (3,)}
+
+
+def make(name, module=fastopt, **options):
+    return getattr(module, name.split()[0])(**{**CLASSES[name], **options})
+
+
+def model(rng):
+    return {key: rng.standard_normal(shape).astype(np.float32) for key, shape in SHAPES.items()}
+
+
+def no_decay_on_vectors(key, param):
+    return {} if param.ndim > 1 else {"weight_decay": 0.0, "decoupled_weight_decay": 0.0}
+
+
+@pytest.mark.parametrize("common", COMMON)
+@pytest.mark.parametrize("name", CLASSES)
+def test_same_bits_as_the_reference(name, common, level, rng, always_parallel):
+    """Ten steps of a model with tensors from empty to several chunks, with overrides and gradient scale."""
+    options = {**COMMON[common], "per_param": no_decay_on_vectors}
+    ours, theirs = model(rng), None
+    theirs = {key: param.copy() for key, param in ours.items()}
+    opt, ref = make(name, **options), make(name, fastopt.reference, **options)
+    for step in range(1, 11):
+        grads = model(rng)
+        opt.update(ours, grads, grad_scale=0.5)
+        ref.update(theirs, {key: grad.copy() for key, grad in grads.items()}, grad_scale=0.5)
+        assert opt.step_count == ref.step_count == step
+    for key in ours:
+        assert_same_bits(ours[key], theirs[key], key)
+        assert opt.state[key].keys() == ref.state[key].keys()
+        for state in opt.state[key]:
+            assert_same_bits(opt.state[key][state], ref.state[key][state], f"{key} {state}")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_whole_model_equals_one_by_one(name, level, rng):
+    together, apart = model(rng), None
+    apart = {key: param.copy() for key, param in together.items()}
+    one, many = make(name), {key: make(name) for key in together}
+    for _ in range(3):
+        grads = model(rng)
+        one.update(together, grads)
+        for key, opt in many.items():
+            opt.update(apart[key], grads[key])
+    for key in together:
+        assert_same_bits(together[key], apart[key], key)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7, 16])
+def test_threads_and_chunks(threads, rng, always_parallel, chunk):
+    results = []
+    for size in (8192, 16, 1024):
+        chunk(size)
+        seeded = np.random.default_rng(3)
+        params, opt = model(seeded), make("Adam")
+        with fastopt.num_threads(threads):
+            for _ in range(3):
+                opt.update(params, model(seeded))
+        results.append(params)
+    for key, other in itertools.product(SHAPES, results[1:]):
+        assert_same_bits(results[0][key], other[key], key)
+
+
+def test_dict_sequence_and_array_are_alike(rng):
+    a, b, c = (np.ones(5, np.float32) for _ in range(3))
+    g = rng.standard_normal(5).astype(np.float32)
+    fastopt.Adam().update({"w": a}, {"w": g})
+    fastopt.Adam().update([b], (g,))
+    fastopt.Adam().update(c, g)
+    assert_same_bits(a, b)
+    assert_same_bits(a, c)
+
+
+def test_grads_in_another_order_of_keys():
+    params = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
+    grads = {"b": np.full(2, 2.0, np.float32), "a": np.ones(2, np.float32)}
+    fastopt.SGD(lr=1.0).update(params, grads)
+    assert (params["a"] == -1.0).all()
+    assert (params["b"] == -2.0).all()
+
+
+def test_parameters_change_in_place_and_gradients_may_be_new_each_step():
+    param = np.ones((3, 4), np.float32)
+    layer = param[:]  # what a layer holds
+    opt = fastopt.SGD(lr=0.5)
+    for _ in range(4):
+        opt.update([param], [np.ones((3, 4), np.float32)])
+    assert (layer == -1.0).all()
+
+
+def test_the_same_gradient_arrays_written_anew():
+    param, grad = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    opt = fastopt.SGD(lr=1.0)
+    for value in (1.0, 2.0, 3.0):
+        grad[...] = value
+        opt.update(param, grad)
+    assert (param == -6.0).all()
+
+
+def test_large_gradients_are_not_kept_alive():
+    """Their memory is the user's: after the update nothing else holds it, so they may be resized."""
+    param, grad = np.zeros(2**20, np.float32), np.ones(2**20, np.float32)
+    fastopt.SGD(lr=1.0).update(param, grad)
+    grad.resize(5, refcheck=False)
+
+
+def test_bound_parameters_cannot_be_resized_under_our_feet():
+    params = [np.zeros(8, np.float32)]
+    params[0].resize(4)  # the list holds the only reference
+    opt = fastopt.Adam()
+    opt.update(params, [np.ones(4, np.float32)])
+    with pytest.raises(ValueError, match="cannot resize"):
+        params[0].resize(1000)
+
+
+@pytest.mark.parametrize("convert", [
+    lambda g: g.astype(np.float64), lambda g: g.astype(np.float16).astype(np.longdouble), lambda g: np.asfortranarray(g),
+    lambda g: np.repeat(g, 2, axis=1)[:, ::2], lambda g: g.astype(">f4"), lambda g: g.T.copy().T,
+], ids=["float64", "longdouble", "fortran", "strided", "big endian", "transposed"])
+def test_gradients_of_another_layout_or_float_type_are_converted_by_index(convert):
+    grad = np.arange(12, dtype=np.float32).reshape(3, 4)
+    param = np.zeros((3, 4), np.float32)
+    given = convert(grad)
+    before = given.copy()
+    opt = fastopt.SGD(lr=1.0)
+    for step in (1, 2):
+        opt.update({"w": param}, {"w": given})
+        np.testing.assert_array_equal(param, -step * grad)
+    assert (given == before).all()
+
+
+def test_new_arrays_are_bound_anew_with_the_same_state():
+    opt, ref = fastopt.Adam(), fastopt.reference.Adam()
+    first, second = np.ones(4, np.float32), np.full(4, 2.0, np.float32)
+    for params in ([first], [second], [first]):
+        copies = [param.copy() for param in params]
+        opt.update(params, [np.ones(4, np.float32)])
+        ref.update(copies, [np.ones(4, np.float32)])
+        assert_same_bits(params[0], copies[0])
+    assert opt.step_count == 3
+
+
+def test_a_parameter_added_later_starts_with_fresh_state():
+    opt = fastopt.Momentum(lr=1.0)
+    params = {"a": np.zeros(2, np.float32)}
+    opt.update(params, {"a": np.ones(2, np.float32)})
+    params["b"] = np.zeros(3, np.float32)
+    opt.update(params, {"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
+    np.testing.assert_allclose(opt.state["a"]["v"], -1.9)
+    np.testing.assert_allclose(opt.state["b"]["v"], -1.0)
+
+
+def test_averages():
+    param = np.ones(2, np.float32)
+    opt = fastopt.SGD(lr=1.0, average_decay=0.5)
+    assert opt.averages == {}
+    opt.update({"w": param}, {"w": np.ones(2, np.float32)})
+    assert (opt.averages["w"] == 0.5).all()  # 0.5 · 1 (before the first step) + 0.5 · 0
+
+
+def test_lr_as_a_function_of_the_step():
+    param = np.zeros(1, np.float32)
+    opt = fastopt.SGD(lr=lambda step: 10.0**-step)
+    infos = [opt.update(param, np.ones(1, np.float32)) for _ in range(3)]
+    assert [(info.step, info.lr) for info in infos] == [(1, 0.1), (2, 0.01), (3, 0.001)]
+    np.testing.assert_allclose(param, -0.111, rtol=1e-6)
+
+
+def test_lr_can_be_assigned():
+    param, opt = np.zeros(1, np.float32), fastopt.SGD(lr=1.0)
+    opt.lr = 0.25
+    opt.update(param, np.ones(1, np.float32))
+    assert param[0] == -0.25
+    with pytest.raises(ValueError, match="^lr: expected a number"):
+        opt.lr = -1.0
+    assert opt.lr == 0.25
+
+
+def test_an_assigned_lr_reaches_parameters_with_overrides():
+    params = {"w": np.zeros(1, np.float32), "own": np.zeros(1, np.float32)}
+    grads = {key: np.ones(1, np.float32) for key in params}
+    own = {"w": {"weight_decay": 0.5}, "own": {"lr": 8.0}}
+    opt = fastopt.SGD(lr=1.0, per_param=lambda key, array: own[key])
+    opt.lr = 0.25
+    opt.update(params, grads)
+    opt.lr = lambda step: 1.0
+    opt.update(params, grads)
+    assert params["w"][0] == -0.25 - (1.0 - 0.125)
+    assert params["own"][0] == -16.0
+
+
+def test_a_schedule_that_returns_nonsense_changes_nothing():
+    param, opt = np.zeros(1, np.float32), fastopt.SGD(lr=lambda step: 0.1 if step < 2 else float("nan"))
+    opt.update(param, np.ones(1, np.float32))
+    before = param.copy()
+    with pytest.raises(ValueError, match="^lr: expected"):
+        opt.update(param, np.ones(1, np.float32))
+    assert_same_bits(param, before)
+    assert opt.step_count == 1
+
+
+def test_per_param_overrides():
+    params = {"W": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32), "frozen": np.ones(2, np.float32)}
+    own = {"W": {}, "b": {"weight_decay": 0.0}, "frozen": {"lr": 0.0}}
+    opt = fastopt.SGD(lr=1.0, weight_decay=0.5, per_param=lambda key, array: own[key])
+    opt.update(params, {key: np.zeros_like(param) for key, param in params.items()})
+    assert (params["W"] == 0.5).all()
+    assert (params["b"] == 1.0).all()
+    assert (params["frozen"] == 1.0).all()
+
+
+@pytest.mark.parametrize(("per_param", "error", "message"), [
+    ("no", TypeError, "^per_param: expected a function"),
+    (lambda key, array: None, TypeError, r"^per_param\('w', …\): expected a dict"),
+    (lambda key, array: {"wait_decay": 0.0}, ValueError, r"among lr, .* got 'wait_decay'"),
+    (lambda key, array: {"lr": -1.0}, ValueError, r"^lr: expected a number"),
+])
+def test_wrong_per_param(per_param, error, message):
+    with pytest.raises(error, match=message):
+        fastopt.Adam(per_param=per_param).update({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lr": -1.0}, "^lr: expected"), ({"betas": (0.9, 1.0)}, r"^betas\[1\]: expected"), ({"eps": "small"}, "^eps: expected"),
+    ({"weight_decay": -0.1}, "^weight_decay: expected"), ({"average_decay": 2.0}, "^average_decay: expected"),
+    ({"clip_value": 0}, "^clip_value: expected"),
+])
+def test_wrong_hyper_parameters_are_refused_at_once(options, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        fastopt.Adam(**options)
+
+
+F = np.float32
+SHARED = np.ones(9, np.float32)
+
+
+@pytest.mark.parametrize(("params", "grads", "message"), [
+    ({"a": np.ones(2)}, {"a": np.ones(2, F)}, r"^params\['a'\]: expected writable C-contiguous float32 array, got float64"),
+    ({"a": np.ones(2, F)}, {"b": np.ones(2, F)}, "^grads: expected the keys of params, got none for 'a' and 'b', which"),
+    ({"a": np.ones(2, F)}, [np.ones(2, F)], "^grads: expected a dict like params, got list"),
+    ([np.ones(2, F)], {"a": np.ones(2, F)}, "^grads: expected a sequence like params, got dict"),
+    ([np.ones(2, F)], [], "^grads: expected 1 arrays, one for each of params, got 0"),
+    ({"a": np.ones(2, F)}, {"a": np.ones(3, F)}, r"^grads\['a'\]: expected C-contiguous float32 of shape \(2,\), got float32 \(3,\)"),
+    ({"a": np.ones(2, F)}, {"a": None}, r"^grads\['a'\]: expected .* got None"),
+    ({"a": np.ones(2, F)}, {"a": np.ones(2, int)}, r"^grads\['a'\]: expected .* got int64"),
+    ({"a": np.ones(2, F)}, {"a": np.ma.ones(2, F)}, r"^grads\['a'\]: expected .* got masked array"),
+    ({"a": np.ones(2, F)}, {"a": np.ones(2, complex)}, r"^grads\['a'\]: expected .* got complex128"),
+    ({"a": SHARED[:4], "b": SHARED[3:6]}, {"a": np.ones(4, F), "b": np.ones(3, F)}, r"^params\['b'\]: expected memory of its own"),
+    ({"a": SHARED[:4], "b": SHARED[4:8]}, {"a": SHARED[5:9], "b": np.ones(4, F)}, r"^grads\['a'\]: expected memory of its own"),
+])
+def test_bad_models_change_nothing(params, grads, message):
+    opt = fastopt.Adam()
+    values = params.values() if isinstance(params, dict) else params
+    before = [param.copy() for param in values]
+    with pytest.raises((TypeError, ValueError), match=message):
+        opt.update(params, grads)
+    for param, old in zip(values, before, strict=True):
+        assert_same_bits(param, old)
+    assert opt.step_count == 0
+    assert opt.state == {}
+
+
+@pytest.mark.parametrize("defect", [np.ones(7, np.float32), None, np.ones(5, np.int32)], ids=["shape", "None", "int32"])
+@pytest.mark.parametrize("k", [0, 50, 99])
+def test_a_defect_in_one_of_a_hundred_changes_nothing(k, defect, rng):
+    params = [rng.standard_normal(5).astype(np.float32) for _ in range(100)]
+    opt = fastopt.Adam()
+    opt.update(params, [np.ones(5, np.float32)] * 100)
+    before = [param.copy() for param in params]
+    state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in opt.state.items()}
+    grads = [np.ones(5, np.float32) for _ in range(100)]
+    grads[k] = defect
+    with pytest.raises((TypeError, ValueError), match=rf"^grads\[{k}\]: expected"):
+        opt.update(params, grads)
+    for param, old in zip(params, before, strict=True):
+        assert_same_bits(param, old)
+    for key, entry in state.items():
+        for name, old in entry.items():
+            assert_same_bits(opt.state[key][name], old)
+    assert opt.step_count == 1
+    opt.update(params, [np.ones(5, np.float32)] * 100)  # and goes on
+
+
+def test_tied_gradients_are_allowed():
+    grad = np.ones(3, np.float32)
+    params = [np.zeros(3, np.float32), np.zeros(3, np.float32)]
+    fastopt.SGD(lr=1.0).update(params, [grad, grad])
+    assert (params[0] == -1.0).all()
+    assert (params[1] == -1.0).all()
+
+
+def test_nothing_to_update():
+    opt = fastopt.Adam()
+    assert opt.update({}, {}).step == 1
+    assert opt.update([], []).step == 2
+
+
+def test_a_state_of_another_shape_is_refused():
+    opt = fastopt.Adam()
+    opt.update({"w": np.ones(3, np.float32)}, {"w": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match=r"^state m\['w'\]: expected writable C-contiguous float32 of shape \(4,\)"):
+        opt.update({"w": np.ones(4, np.float32)}, {"w": np.ones(4, np.float32)})
+    assert opt.state["w"]["m"].shape == (3,)
+
+
+def test_minimum_of_a_parabola():
+    """Every class finds the minimum of (w − 5)²."""
+    for name in CLASSES:
+        opt = make(name, lr=0.05)
+        w = np.zeros(1, np.float32)
+        for _ in range(2000):
+            opt.update(w, 2.0 * (w - np.float32(5.0)))
+        assert abs(w[0] - 5.0) < 1e-3, name
