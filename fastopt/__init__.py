@@ -1,13 +1,11 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
-from fastopt._runtime import dispatch as _dispatch  # first: it says in one line when nothing is built
+from fastopt import reference
 from fastopt._adam import Adam, adam
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import SGD, Momentum, momentum, sgd
-
-from fastopt import reference  # isort: skip
 
 __version__ = "0.1.0"
 

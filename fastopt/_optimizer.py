@@ -52,7 +52,8 @@ class Optimizer:
     Attributes
     ----------
     lr : float or callable
-        Of all parameters but those whose own `per_param` gives. Assign it to change the learning rate; a callable gets the step's number (1-based).
+        Of all parameters but those to which `per_param` gives their own. Assign it to change it; a callable gets the
+        step's number (1-based).
     step_count : int
         Steps taken.
     state : dict

@@ -1,6 +1,13 @@
 """Comparisons and inputs that several families' tests share."""
 
+import os
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
+
+import fastopt
 
 THREADS = (1, 2, 3, 7, 16)
 """Thread counts under which results must not differ."""
@@ -57,3 +64,13 @@ def ulps(actual, exact):
     _, exponent = np.frexp(exact.astype(np.float64))
     unit = np.ldexp(1.0, np.maximum(exponent, -125) - 24)
     return np.abs(np.asarray(actual, np.float64) - exact.astype(np.float64)) / unit
+
+
+def run(code, **environment):
+    """Run `code` in a fresh interpreter, from a folder that holds no fastopt, and return what it prints."""
+    environment = {**os.environ, "PYTHONPATH": os.path.dirname(fastopt.__path__[0]), **environment}
+    environment = {name: value for name, value in environment.items() if value is not None}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, cwd=os.path.dirname(__file__),
+                          capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

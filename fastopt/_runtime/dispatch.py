@@ -5,9 +5,9 @@ import os
 import pkgutil
 from types import SimpleNamespace
 
-LEVELS = ("baseline", "v3", "v4")
+from fastopt._runtime import HOW_TO_BUILD, cpu
 
-_BUILD = "run `pip install -e .` in the source tree (a C compiler is needed)"
+LEVELS = ("baseline", "v3", "v4")
 
 
 def kernels_at(level):
@@ -38,14 +38,9 @@ def choose(ceiling):
     highest = LEVELS[-1] if ceiling is None else ceiling
     levels = [level for level in available() if LEVELS.index(level) <= LEVELS.index(highest)]
     if not levels:
-        raise ImportError(f"fastopt: no kernel is built: {_BUILD}")
+        raise ImportError(f"fastopt: no kernel is built: {HOW_TO_BUILD}")
     return levels[-1]
 
-
-try:
-    from fastopt._runtime import arrays, cpu, driver, parallel  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"fastopt: not built ({error}): {_BUILD}") from None
 
 active = load(choose(os.environ.get("FASTOPT_ISA") or None))
 """The kernels in use: `active.adam.adam(...)`."""

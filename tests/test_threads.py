@@ -1,0 +1,180 @@
+"""How many threads the kernels get, and who decides."""
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from helpers import run
+
+import fastopt
+from fastopt._runtime import parallel
+from fastopt._runtime.threads import cgroup_quota
+
+
+@pytest.fixture(autouse=True)
+def automatic():
+    before = parallel.state()["process_request"]
+    yield
+    parallel.set_process_request(before)
+
+
+def test_openmp_is_really_on():
+    assert parallel.state()["openmp"] >= 201307
+    assert parallel.census(4) == 4
+    assert parallel.census(1) == 1
+
+
+def test_small_work_runs_on_the_calling_thread():
+    run("""
+    import numpy as np, fastopt
+    from fastopt._runtime import parallel
+    fastopt.set_num_threads(4)
+    p = np.ones(1000, np.float32)
+    fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
+    assert not parallel.state()["used"]
+    p = np.ones(1_000_000, np.float32)
+    fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
+    assert parallel.state()["used"]
+    """)
+
+
+def test_set_and_get():
+    fastopt.set_num_threads(5)
+    assert fastopt.get_num_threads() == 5
+    fastopt.set_num_threads(None)
+    assert fastopt.get_num_threads() >= 1
+
+
+def test_context_nests_and_is_undone_by_errors():
+    fastopt.set_num_threads(5)
+    with fastopt.num_threads(3):
+        assert fastopt.get_num_threads() == 3
+        with fastopt.num_threads(2):
+            assert fastopt.get_num_threads() == 2
+        assert fastopt.get_num_threads() == 3
+        with pytest.raises(KeyError), fastopt.num_threads(7):
+            raise KeyError
+        assert fastopt.get_num_threads() == 3
+    assert fastopt.get_num_threads() == 5
+
+
+def test_context_is_the_calling_threads_own():
+    fastopt.set_num_threads(5)
+    seen = []
+    with fastopt.num_threads(3):
+        other = threading.Thread(target=lambda: seen.append(fastopt.get_num_threads()))
+        other.start()
+        other.join()
+    assert seen == [5]
+
+
+@pytest.mark.parametrize("bad", [0, -1, 1.5, "2", True, 10**6])
+def test_bad_counts(bad):
+    with pytest.raises((TypeError, ValueError), match="^num_threads: expected an int"):
+        fastopt.set_num_threads(bad)
+    with pytest.raises((TypeError, ValueError), match="^num_threads: expected an int"), fastopt.num_threads(bad):
+        pass
+
+
+PRINT = "import fastopt; print(fastopt.get_num_threads())"
+
+
+@pytest.mark.parametrize(("environment", "expected"), [
+    ({"FASTOPT_NUM_THREADS": "3"}, "3"),
+    ({"FASTOPT_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3"),
+    ({"OMP_NUM_THREADS": "5"}, "5"),
+    ({"OMP_NUM_THREADS": "5,2"}, "5"),
+    ({"FASTOPT_NUM_THREADS": "", "OMP_NUM_THREADS": "1"}, "1"),
+])
+def test_environment(environment, expected):
+    assert run(PRINT, **{"FASTOPT_NUM_THREADS": None, "OMP_NUM_THREADS": None, **environment}) == expected
+
+
+@pytest.mark.parametrize("bad", ["0", "-2", "many", "1.5"])
+def test_bad_environment(bad):
+    with pytest.raises(AssertionError, match=rf"ValueError: FASTOPT_NUM_THREADS: expected an int in .*, got '{bad}'"):
+        run(PRINT, FASTOPT_NUM_THREADS=bad)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_affinity_is_respected_whenever_it_is_set():
+    run("""
+    import os
+    one = {min(os.sched_getaffinity(0))}
+    all_of_them = os.sched_getaffinity(0)
+    import fastopt
+    assert fastopt.get_num_threads() == len(all_of_them)
+    os.sched_setaffinity(0, one)
+    assert fastopt.get_num_threads() == 1
+    os.sched_setaffinity(0, all_of_them)
+    assert fastopt.get_num_threads() == len(all_of_them)
+    """, FASTOPT_NUM_THREADS=None, OMP_NUM_THREADS=None)
+
+
+def test_threadpoolctl_limits_are_obeyed():
+    pytest.importorskip("threadpoolctl")
+    run("""
+    import threadpoolctl, fastopt
+    for request in (None, 4):
+        fastopt.set_num_threads(request)
+        before = fastopt.get_num_threads()
+        with threadpoolctl.threadpool_limits(1):
+            assert fastopt.get_num_threads() == 1
+            with fastopt.num_threads(3):
+                assert fastopt.get_num_threads() == 1
+            assert "limit" in fastopt.show_config(mode="dicts")["threads"]["why"]
+        assert fastopt.get_num_threads() == before
+    """, FASTOPT_NUM_THREADS=None, OMP_NUM_THREADS="2")
+
+
+def cgroup(tmp_path, membership, files):
+    (tmp_path / "membership").write_text(membership)
+    for name, text in files.items():
+        path = tmp_path / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return cgroup_quota(tmp_path / "root", tmp_path / "membership")
+
+
+@pytest.mark.parametrize(("membership", "files", "expected"), [
+    ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n"}, 2),
+    ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 1),
+    ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n"}, 0),
+    ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
+    ("0::/not/mounted/here\n", {"cpu.max": "400000 100000\n"}, 4),
+    ("3:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "250000\n", "cpu/x/cpu.cfs_period_us": "100000\n"}, 3),
+    ("3:cpu,cpuacct:/x\n", {"cpu/x/cpu.cfs_quota_us": "-1\n", "cpu/x/cpu.cfs_period_us": "100000\n"}, 0),
+    ("3:memory:/x\n", {}, 0),
+    ("0::/a\n", {"a/cpu.max": "garbage\n"}, 0),
+])
+def test_cgroup_quota(tmp_path, membership, files, expected):
+    assert cgroup(tmp_path, membership, files) == expected
+
+
+def test_no_cgroup_at_all():
+    assert cgroup_quota(Path("/nowhere"), Path("/nowhere/either")) == 0
+
+
+def test_quota_caps_the_default_alone():
+    facts = parallel.state()
+    try:
+        parallel.configure(0, 1, False)
+        assert fastopt.get_num_threads() == 1
+        fastopt.set_num_threads(3)
+        assert fastopt.get_num_threads() == 3
+        parallel.configure(0, 1, True)
+        assert fastopt.get_num_threads() == facts["openmp_threads"]
+    finally:
+        parallel.configure(facts["process_request"], facts["quota"], facts["openmp_is_explicit"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shared OpenMP runtime")
+def test_show_config_says_why(capsys):
+    fastopt.set_num_threads(3)
+    threads = fastopt.show_config(mode="dicts")["threads"]
+    assert threads["count"] == 3
+    assert "set_num_threads" in threads["why"]
+    fastopt.show_config()
+    assert "set_num_threads" in capsys.readouterr().out
