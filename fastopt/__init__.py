@@ -7,7 +7,7 @@ from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import SGD, Momentum, momentum, sgd
 
-from fastopt import reference  # isort: skip
+from fastopt import init, reference, schedules  # isort: skip
 
 __version__ = "0.1.0"
 
@@ -19,9 +19,11 @@ __all__ = [
     "UpdateInfo",
     "adam",
     "get_num_threads",
+    "init",
     "momentum",
     "num_threads",
     "reference",
+    "schedules",
     "set_num_threads",
     "sgd",
     "show_config",
