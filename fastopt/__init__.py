@@ -1,6 +1,6 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
-from fastopt import reference
+from fastopt import init, reference, schedules
 from fastopt._adam import Adam, adam
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
@@ -17,9 +17,11 @@ __all__ = [
     "UpdateInfo",
     "adam",
     "get_num_threads",
+    "init",
     "momentum",
     "num_threads",
     "reference",
+    "schedules",
     "set_num_threads",
     "sgd",
     "show_config",

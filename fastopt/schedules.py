@@ -1,0 +1,298 @@
+"""Learning-rate schedules: callables from the step, an int that starts at 1, to the learning rate.
+
+An optimizer takes one in place of a number, ``fastopt.Adam(lr=schedules.cosine(1e-3, 5000))``, and asks it
+once per update; any other function of the step will do as well.
+
+Keras and optax count from 0: their formulas see t, the number of updates already made. Here t = step - 1, so
+the first update gets the initial value, and ``schedule(step)`` equals theirs at ``step - 1``. A boundary or a
+length in steps is a number of updates: with ``piecewise_constant([100], ...)`` exactly the first 100 updates
+use the first value.
+
+Schedules are immutable, compare by value, can be pickled, and print as the call that makes them.
+"""
+
+import math
+import operator
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from numbers import Real
+
+__all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "join", "linear_warmup",
+           "piecewise_constant"]
+
+
+def _number(name, value, limits="of at least 0", fits=lambda x: x >= 0.0):
+    """`value` as a float, refused unless it is finite and within the limits."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    number = float(value)
+    if not (math.isfinite(number) and fits(number)):
+        raise ValueError(f"{name}: expected a finite number {limits}, got {number!r}")
+    return number
+
+
+def _count(name, value):
+    """`value` as an int of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
+    if number < 1:
+        raise ValueError(f"{name}: expected an int of at least 1, got {number}")
+    return number
+
+
+def _boundaries(values, pieces, what):
+    """`values` as a tuple of rising ints, one fewer than `pieces`."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise TypeError(f"boundaries: expected a sequence of ints, got {type(values).__name__}")
+    boundaries = tuple(_count(f"boundaries[{i}]", value) for i, value in enumerate(values))
+    if len(boundaries) != pieces - 1:
+        raise ValueError(f"boundaries: expected one fewer than {what} ({pieces - 1}), got {len(boundaries)}")
+    if any(a >= b for a, b in pairwise(boundaries)):
+        raise ValueError(f"boundaries: expected rising numbers of steps, got {list(boundaries)}")
+    return boundaries
+
+
+def _bool(name, value):
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}")
+    return value
+
+
+def _store(schedule, **fields):
+    for name, value in fields.items():
+        object.__setattr__(schedule, name, value)       # the dataclasses are frozen
+
+
+@dataclass(frozen=True)
+class constant:
+    """The same learning rate at every step.
+
+    Parameters
+    ----------
+    value : float
+        Learning rate, at least 0.
+    """
+
+    value: float
+
+    def __post_init__(self):
+        _store(self, value=_number("value", self.value))
+
+    def __call__(self, step):
+        _count("step", step)
+        return self.value
+
+
+@dataclass(frozen=True)
+class piecewise_constant:
+    """One value until a boundary, the next one after it.
+
+    ``values[k]`` for ``boundaries[k-1] < step <= boundaries[k]``, so that the first boundaries[0] updates use
+    values[0].
+    optax.piecewise_constant_schedule changes at the same update (but takes factors, not values); Keras'
+    PiecewiseConstantDecay, fed with its own count from 0, changes one update later.
+
+    Parameters
+    ----------
+    boundaries : sequence of int
+        Rising numbers of steps.
+    values : sequence of float
+        Learning rates, one more than boundaries.
+    """
+
+    boundaries: tuple
+    values: tuple
+
+    def __post_init__(self):
+        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+            raise TypeError(f"values: expected a sequence of numbers, got {type(self.values).__name__}")
+        values = tuple(_number(f"values[{i}]", value) for i, value in enumerate(self.values))
+        if not values:
+            raise ValueError("values: expected at least one number, got none")
+        _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
+
+    def __call__(self, step):
+        return self.values[bisect_left(self.boundaries, _count("step", step))]
+
+
+@dataclass(frozen=True)
+class exponential_decay:
+    """initial · decay_rate^(t / decay_steps) with t = step - 1; t / decay_steps rounded down if `staircase`.
+
+    The form of Keras' ExponentialDecay and optax.exponential_decay (whose transition_steps is decay_steps).
+
+    Parameters
+    ----------
+    initial : float
+        Learning rate of the first update, at least 0.
+    decay_steps : int
+        Updates over which the rate falls by the factor `decay_rate`.
+    decay_rate : float
+        In (0, 1].
+    staircase : bool
+        Fall once every `decay_steps` updates instead of a little at each.
+    """
+
+    initial: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+
+    def __post_init__(self):
+        _store(self, initial=_number("initial", self.initial),
+               decay_steps=_count("decay_steps", self.decay_steps),
+               decay_rate=_number("decay_rate", self.decay_rate, "in (0, 1]", lambda x: 0.0 < x <= 1.0),
+               staircase=_bool("staircase", self.staircase))
+
+    def __call__(self, step):
+        t = _count("step", step) - 1
+        periods = t // self.decay_steps if self.staircase else t / self.decay_steps
+        return self.initial * self.decay_rate**periods
+
+
+@dataclass(frozen=True)
+class inverse_time_decay:
+    """initial / (1 + decay_rate · (t / decay_steps)) with t = step - 1.
+
+    t / decay_steps is rounded down if `staircase`. The form of Keras' InverseTimeDecay.
+
+    Parameters
+    ----------
+    initial : float
+        Learning rate of the first update, at least 0.
+    decay_steps : int
+        Updates after which the denominator has grown by `decay_rate`.
+    decay_rate : float
+        At least 0.
+    staircase : bool
+        Fall once every `decay_steps` updates instead of a little at each.
+    """
+
+    initial: float
+    decay_steps: int
+    decay_rate: float
+    staircase: bool = False
+
+    def __post_init__(self):
+        _store(self, initial=_number("initial", self.initial),
+               decay_steps=_count("decay_steps", self.decay_steps),
+               decay_rate=_number("decay_rate", self.decay_rate),
+               staircase=_bool("staircase", self.staircase))
+
+    def __call__(self, step):
+        t = _count("step", step) - 1
+        periods = t // self.decay_steps if self.staircase else t / self.decay_steps
+        return self.initial / (1.0 + self.decay_rate * periods)
+
+
+@dataclass(frozen=True)
+class cosine:
+    """initial · ((1 - alpha) · (1 + cos(π t / decay_steps)) / 2 + alpha) with t = min(step - 1, decay_steps).
+
+    Half a cosine from `initial` down to alpha · initial, then constant: Loshchilov and Hutter 2016
+    (arXiv:1608.03983) without restarts, in the form of Keras' CosineDecay and optax.cosine_decay_schedule.
+    The last value is reached at step decay_steps + 1.
+
+    Parameters
+    ----------
+    initial : float
+        Learning rate of the first update, at least 0.
+    decay_steps : int
+        Updates until the last value.
+    alpha : float
+        Last value as a fraction of the first, in [0, 1].
+    """
+
+    initial: float
+    decay_steps: int
+    alpha: float = 0.0
+
+    def __post_init__(self):
+        _store(self, initial=_number("initial", self.initial),
+               decay_steps=_count("decay_steps", self.decay_steps),
+               alpha=_number("alpha", self.alpha, "in [0, 1]", lambda x: 0.0 <= x <= 1.0))
+
+    def __call__(self, step):
+        t = min(_count("step", step) - 1, self.decay_steps)
+        fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
+        return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
+
+
+@dataclass(frozen=True)
+class linear_warmup:
+    """initial + (peak - initial) · t / warmup_steps with t = min(step - 1, warmup_steps).
+
+    The gradual warm-up of Goyal et al. 2017 (arXiv:1706.02677) in the form of optax.linear_schedule and of
+    Keras' warmup_steps: the first update gets `initial`, update warmup_steps + 1 and all later ones the peak.
+    With the default initial of 0, as there, the first update moves nothing but the optimizer's state: give
+    ``initial=peak / warmup_steps`` or so where every update should count.
+    ``join([linear_warmup(peak, n), cosine(peak, m)], [n])`` reaches the peak once and no value twice.
+
+    Parameters
+    ----------
+    peak : float
+        Learning rate after the warm-up, at least 0.
+    warmup_steps : int
+        Updates until the peak.
+    initial : float
+        Learning rate of the first update, at least 0.
+    """
+
+    peak: float
+    warmup_steps: int
+    initial: float = 0.0
+
+    def __post_init__(self):
+        _store(self, peak=_number("peak", self.peak),
+               warmup_steps=_count("warmup_steps", self.warmup_steps),
+               initial=_number("initial", self.initial))
+
+    def __call__(self, step):
+        t = min(_count("step", step) - 1, self.warmup_steps)
+        if t == self.warmup_steps:
+            return self.peak            # not peak - initial + initial, which may round
+        return self.initial + (self.peak - self.initial) * t / self.warmup_steps
+
+
+@dataclass(frozen=True)
+class join:
+    """One schedule until a boundary, the next one after it, each counting its own steps from 1.
+
+    ``schedules[k](step - boundaries[k-1])`` for ``boundaries[k-1] < step <= boundaries[k]``, as
+    optax.join_schedules does.
+
+    Parameters
+    ----------
+    schedules : sequence of callables
+        Functions of the step, those of this module or others.
+    boundaries : sequence of int
+        Rising numbers of steps, one fewer than schedules.
+    """
+
+    schedules: tuple
+    boundaries: tuple
+
+    def __post_init__(self):
+        if not isinstance(self.schedules, Iterable):
+            got = type(self.schedules).__name__
+            raise TypeError(f"schedules: expected a sequence of functions, got {got}")
+        schedules = tuple(self.schedules)
+        for i, schedule in enumerate(schedules):
+            if not isinstance(schedule, Callable):
+                got = type(schedule).__name__
+                raise TypeError(f"schedules[{i}]: expected a function of the step, got {got}; "
+                                "for a fixed rate use constant(lr)")
+        if not schedules:
+            raise ValueError("schedules: expected at least one function, got none")
+        _store(self, schedules=schedules,
+               boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
+
+    def __call__(self, step):
+        k = bisect_left(self.boundaries, _count("step", step))
+        return self.schedules[k](step - self.boundaries[k - 1] if k else step)
