@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._runtime.driver import Binding
+from fastopt._runtime.binding import Binding
 
 
 class UpdateInfo(NamedTuple):

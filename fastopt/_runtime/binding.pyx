@@ -1,0 +1,212 @@
+# A model's arrays, bound once and updated many times.
+#
+# A Binding holds the exported buffers of parameters and state (so NumPy refuses to resize them) and the driver's
+# tables. A step looks only at whether each gradient is still the same object: what costs small models most is taking
+# four buffers a parameter anew. Everything is validated before the first element is written.
+from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from libc.stdlib cimport calloc, free, malloc, qsort
+
+from fastopt._runtime.arrays cimport (
+    DESCRIBED, acquire, elements, held, holds, label, same_shape, usable,
+)
+from fastopt._runtime.driver cimport STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run
+
+import numpy
+
+cdef Py_ssize_t HELD = 65536            # a gradient of at most so many elements stays bound between steps
+
+
+cdef struct Interval:
+    size_t start
+    size_t stop
+    Py_ssize_t tensor
+    Py_ssize_t stream
+
+
+cdef int by_start(const void* a, const void* b) noexcept nogil:
+    cdef size_t x = (<const Interval*> a).start, y = (<const Interval*> b).start
+    return -1 if x < y else x > y
+
+
+cdef class Binding:
+    """A model's parameters and state, bound: `apply(rules, grads)` is one native call over all of it.
+
+    Parameters
+    ----------
+    keys : list
+        What the user calls each tensor; only error messages use it.
+    arrays : list of tuple
+        For each tensor (param, None, state…): a rule's streams with the gradient left out.
+    names : tuple of str
+        The streams' names.
+    groups : list of int
+        For each tensor which of the rules given to `apply` is its own.
+    """
+    cdef list keys
+    cdef tuple names
+    cdef Py_ssize_t count, total, rules
+    cdef Py_buffer* views               # count x STREAMS; the gradient's slot is bound anew as steps need it
+    cdef Tensor* tensors
+    cdef Table table
+    cdef Interval* written              # of parameters and state, sorted by start
+    cdef Py_ssize_t intervals
+    cdef bint busy
+    cdef list params                    # the arrays bound, in order
+
+    def __cinit__(self, list keys, list arrays, tuple names, list groups):
+        cdef Py_ssize_t i, k
+        cdef Py_buffer* row
+        self.keys, self.names, self.count = keys, names, len(arrays)
+        if not (len(keys) == len(groups) == self.count and len(names) <= STREAMS):
+            raise ValueError("keys, arrays, groups: expected the same length")
+        self.views = <Py_buffer*> calloc(max(self.count, 1) * STREAMS, sizeof(Py_buffer))
+        self.tensors = <Tensor*> calloc(max(self.count, 1), sizeof(Tensor))
+        self.written = <Interval*> malloc(max(self.count, 1) * STREAMS * sizeof(Interval))
+        if self.views == NULL or self.tensors == NULL or self.written == NULL:
+            raise MemoryError
+        for i in range(self.count):
+            row = &self.views[i * STREAMS]
+            for k in range(<Py_ssize_t> len(arrays[i])):
+                if k == 1 or (arrays[i][k] is None and k > 0):
+                    continue
+                acquire(&row[k], arrays[i][k], self.name(i, k), c"f", True, &row[0] if k > 0 else NULL)
+                self.tensors[i].x[k] = <float*> row[k].buf
+                if row[k].len > 0:
+                    self.written[self.intervals] = Interval(
+                        <size_t> row[k].buf, <size_t> row[k].buf + <size_t> row[k].len, i, k)
+                    self.intervals += 1
+            self.tensors[i].size = elements(&row[0])
+            self.tensors[i].rule = groups[i]
+            self.rules = max(self.rules, self.tensors[i].rule + 1)
+            self.total += self.tensors[i].size
+        qsort(self.written, self.intervals, sizeof(Interval), by_start)
+        for i in range(1, self.intervals):
+            if self.written[i].start < self.written[i - 1].stop:
+                raise ValueError(f"{self.where(i)}: expected memory of its own, got an array that overlaps "
+                                 f"{self.where(i - 1)}")
+        cut(&self.table, self.tensors, self.count)
+        self.params = [entry[0] for entry in arrays]
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        if self.views != NULL:
+            for i in range(self.count * STREAMS):
+                PyBuffer_Release(&self.views[i])
+        free(self.views)
+        free(self.tensors)
+        discard(&self.table)
+        free(self.written)
+
+    def holds(self, list params not None):
+        """Whether these very arrays, in this order, are the ones bound."""
+        cdef Py_ssize_t i
+        if len(params) != self.count:
+            return False
+        for i in range(self.count):
+            if params[i] is not self.params[i]:
+                return False
+        return True
+
+    cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
+        return (("params", "grads")[stream] if stream < 2 else f"state {self.names[stream]}", self.keys[tensor])
+
+    cdef object where(self, Py_ssize_t interval):
+        return label(self.name(self.written[interval].tensor, self.written[interval].stream))
+
+    cdef int bind_gradient(self, Py_ssize_t i, object grad) except -1:
+        """Make tensor i's gradient slot hold `grad`, converted if it must be."""
+        cdef Py_buffer* slot = &self.views[i * STREAMS + 1]
+        cdef const Py_buffer* param = &self.views[i * STREAMS]
+        cdef Py_ssize_t low, high, middle
+        PyBuffer_Release(slot)
+        acquire(slot, as_gradient(grad, self.name(i, 1), param), self.name(i, 1), c"f", False, param)
+        # The first written interval that ends behind the gradient's start: intervals are sorted and disjoint.
+        low, high = 0, self.intervals
+        while low < high:
+            middle = (low + high) // 2
+            if self.written[middle].stop <= <size_t> slot.buf:
+                low = middle + 1
+            else:
+                high = middle
+        if low < self.intervals and slot.len > 0 and self.written[low].start < <size_t> slot.buf + <size_t> slot.len:
+            PyBuffer_Release(slot)
+            raise ValueError(f"{label(self.name(i, 1))}: expected memory of its own, got an array that overlaps "
+                             f"{self.where(low)}")
+        self.tensors[i].x[1] = <float*> slot.buf
+        return 0
+
+    def apply(self, list rules not None, list grads not None):
+        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]. All or nothing."""
+        self.step(rules, grads, False)
+
+    def measure(self, Rule rule not None, list grads not None):
+        """Return the first of rule's sums over all gradients, added in order. Nothing is written."""
+        return self.step([rule] * max(self.rules, 1), grads, True)
+
+    cdef double step(self, list rules, list grads, bint total) except? -1.0:
+        cdef Compiled* code = NULL
+        cdef double* sums = NULL
+        cdef Plan plan
+        cdef Rule rule
+        cdef Py_ssize_t i, count = len(rules)
+        cdef double cost = 0.0, result = 0.0
+        cdef bint measures = False
+        cdef Py_buffer* slot
+        if len(grads) != self.count:
+            raise ValueError(f"grads: expected {self.count} arrays, got {len(grads)}")
+        if count < self.rules:
+            raise ValueError(f"rules: expected {self.rules}, got {count}")
+        if self.busy:
+            raise RuntimeError("update: expected one call at a time, got a second while another thread's is running")
+        self.busy = True
+        try:
+            code = <Compiled*> malloc(max(count, 1) * sizeof(Compiled))
+            if code == NULL:
+                raise MemoryError
+            for i in range(count):
+                rule = rules[i]
+                code[i] = compiled(rule)
+                cost = max(cost, rule.cost)
+                measures = measures or rule.measure != NULL
+            if measures:
+                sums = <double*> calloc(max(self.table.first[self.table.chunks], 1) * SUMS, sizeof(double))
+                if sums == NULL:
+                    raise MemoryError
+            for i in range(self.count):
+                slot = &self.views[i * STREAMS + 1]
+                if not (held(slot) and holds(slot, grads[i])):
+                    self.bind_gradient(i, grads[i])
+            plan = Plan(self.tensors, self.table, code, sums)
+            with nogil:
+                run(&plan, cost * <double> self.total)
+                if total:
+                    for i in range(self.table.first[self.table.chunks]):
+                        result += sums[SUMS * i]
+        finally:
+            # Keep only small gradients bound: they are what rebinding costs something for, and large ones are the
+            # user's to free.
+            for i in range(self.count):
+                slot = &self.views[i * STREAMS + 1]
+                if held(slot) and (self.tensors[i].size > HELD or not holds(slot, grads[i])):
+                    PyBuffer_Release(slot)
+            self.busy = False
+            free(code)
+            free(sums)
+        return result
+
+
+cdef object as_gradient(object grad, object name, const Py_buffer* param):
+    """`grad` itself if a kernel can read it, else a C-contiguous float32 copy (by index) of a real float array."""
+    cdef Py_buffer view
+    if type(grad) is not numpy.ndarray:
+        return grad                     # acquire takes it or says why not
+    try:
+        PyObject_GetBuffer(grad, &view, DESCRIBED)
+    except (TypeError, ValueError, BufferError):
+        return grad
+    try:
+        if not same_shape(&view, param) or usable(&view, c"f", False) or grad.dtype.kind != "f":
+            return grad
+    finally:
+        PyBuffer_Release(&view)
+    return numpy.require(grad, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"])
