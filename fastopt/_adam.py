@@ -14,7 +14,7 @@ def _rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, decoupled_weight
     _ranges(step, beta1, beta2, eps)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
-    return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, *common)
+    return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, common)
 
 
 def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax=None, eps_hat=False,

@@ -17,7 +17,7 @@ def _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_w
                          f"momentum {momentum!r} and dampening {dampening!r}")
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
-    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, *common)
+    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, common)
 
 
 def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=False, step=1, weight_decay=0.0,
@@ -97,7 +97,7 @@ def _momentum_rule(step, lr, momentum, nesterov, weight_decay, decoupled_weight_
     _momentum_ranges(momentum)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
-    return dispatch.active.sgd.momentum(lr, momentum, nesterov, *common)
+    return dispatch.active.sgd.momentum(lr, momentum, nesterov, common)
 
 
 def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_decay=0.0, decoupled_weight_decay=0.0,

@@ -4,8 +4,6 @@
 # A family's loop is written once, over elements, with a `flags` argument that decides which terms exist. `specialise`
 # calls it with each value as a literal, so that the compiler makes one loop per combination with no test inside.
 
-from libc.math cimport INFINITY
-
 cdef extern from *:
     """
     typedef const float* __restrict fastopt_in;
@@ -41,16 +39,18 @@ cdef struct Common:
 ctypedef void (*loop_fn)(const void* scalars, float* const* x, Py_ssize_t n, int flags) noexcept nogil
 
 
-cdef inline Common common(double lr, double grad_scale, bint maximize, double clip_value, double weight_decay,
-                          double l1, double decoupled_weight_decay, double average_decay, bint average) noexcept nogil:
-    cdef Common c
+cdef inline int set_common(Common* c, double lr, tuple values) except -1:
+    """Fill `c` from what fastopt._common.check_common returns; every scalar is rounded once."""
+    cdef double grad_scale, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay
+    cdef bint maximize, average
+    (grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay, average) = values
     c.scale = -grad_scale if maximize else grad_scale
     c.clip = clip_value
     c.l2, c.l1 = weight_decay, l1
     c.keep = 1.0 - lr * decoupled_weight_decay
     c.average_keep, c.average_take = average_decay, 1.0 - average_decay
     c.flags = (L2 if weight_decay != 0.0 else 0) | (L1 if l1 != 0.0 else 0) | (AVERAGE if average else 0)
-    return c
+    return 0
 
 
 cdef inline float sign(float x) noexcept nogil:

@@ -10,7 +10,7 @@
 
 from libc.math cimport pow, sqrt, sqrtf
 
-from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, common, gradient, specialise
+from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
@@ -59,14 +59,12 @@ cdef tuple ADAM_STREAMS = ("param", "grad", "m", "v", "vmax", "average")
 
 
 def adam(long long step, double lr, double beta1, double beta2, double eps, bint amsgrad, bint eps_hat,
-         double grad_scale, bint maximize, double clip_value, double weight_decay, double l1,
-         double decoupled_weight_decay, double average_decay, bint average):
+         tuple common):
     """The rule of step `step`; every scalar is computed in double and rounded once."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
     cdef double root = sqrt(1.0 - pow(beta2, <double> step))
-    s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
-                      average)
+    set_common(&s.common, lr, common)
     if amsgrad:
         s.common.flags |= AMSGRAD
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1

@@ -6,7 +6,7 @@
 # momentum, whose velocity carries lr       v ← μ · v − lr · g
 # (Keras, scikit-learn, textbooks):         p ← p · (1 − lr · λ) + v, or + (μ · v − lr · g) for Nesterov
 
-from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, common, gradient, specialise
+from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
@@ -76,14 +76,11 @@ cdef void sgd_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
 cdef tuple SGD_STREAMS = ("param", "grad", "buf", "average")
 
 
-def sgd(long long step, double lr, double momentum, double dampening, bint nesterov,
-        double grad_scale, bint maximize, double clip_value, double weight_decay, double l1,
-        double decoupled_weight_decay, double average_decay, bint average):
+def sgd(long long step, double lr, double momentum, double dampening, bint nesterov, tuple common):
     """The rule of step `step`; without momentum the buffer is not touched."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Sgd* s = <Sgd*> rule.block
-    s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
-                      average)
+    set_common(&s.common, lr, common)
     s.lr, s.momentum, s.take = lr, momentum, 1.0 - dampening
     rule.cost, rule.names, rule.required = 0.2, SGD_STREAMS, STATE
     if momentum == 0.0:
@@ -124,14 +121,11 @@ cdef void momentum_rule(const void* s, float* const* x, Py_ssize_t n) noexcept n
 cdef tuple MOMENTUM_STREAMS = ("param", "grad", "v", "average")
 
 
-def momentum(double lr, double momentum, bint nesterov,
-             double grad_scale, bint maximize, double clip_value, double weight_decay, double l1,
-             double decoupled_weight_decay, double average_decay, bint average):
+def momentum(double lr, double momentum, bint nesterov, tuple common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Sgd* s = <Sgd*> rule.block
-    s.common = common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
-                      average)
+    set_common(&s.common, lr, common)
     s.lr, s.momentum = lr, momentum
     if nesterov:
         s.common.flags |= NESTEROV
