@@ -1,28 +1,21 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
 from fastopt import init, reference, schedules
-from fastopt._adam import Adam, adam
+from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
+from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
+from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
-from fastopt._sgd import SGD, Momentum, momentum, sgd
+from fastopt._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
+from fastopt._sign import Lion, Rprop, lion, rprop
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "Momentum",
-    "Optimizer",
-    "UpdateInfo",
-    "adam",
-    "get_num_threads",
-    "init",
-    "momentum",
-    "num_threads",
-    "reference",
-    "schedules",
-    "set_num_threads",
-    "sgd",
+    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Momentum",
+    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "UpdateInfo",
+    "adadelta", "adagrad", "adam", "adamax", "asgd", "get_num_threads", "init", "lamb", "lars", "lion", "momentum",
+    "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "schedules", "set_num_threads", "sgd", "sgdm",
     "show_config",
 ]

@@ -1,4 +1,4 @@
-"""Adam and AdamW: functions on one parameter and classes for a whole model."""
+"""Adam, AdamW, Adamax, NAdam and RAdam: functions on one parameter and classes for a whole model."""
 
 from fastopt._common import check_common, check_pair
 from fastopt._optimizer import Optimizer
@@ -6,6 +6,8 @@ from fastopt._runtime import dispatch, driver
 from fastopt._runtime.hyper import Ranges
 
 _ranges = Ranges(**{"step": "int [1, 9e18]", "betas[0]": "[0, 1)", "betas[1]": "[0, 1)", "eps": "[0, inf)"})
+_adamw_ranges = Ranges(weight_decay="[0, inf)")
+_nadam_ranges = Ranges(momentum_decay="[0, inf)")
 
 
 def _rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
@@ -111,3 +113,272 @@ class Adam(Optimizer):
     @staticmethod
     def _states(hyper):
         return ("m", "v", "vmax" if hyper["amsgrad"] else None)
+
+
+def _adamw_rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, l1, maximize, grad_scale, clip_value, average,
+                average_decay):
+    _adamw_ranges(weight_decay)
+    return _rule(step, lr, betas, eps, amsgrad, eps_hat, 0.0, weight_decay, l1, maximize, grad_scale, clip_value,
+                 average, average_decay)
+
+
+class AdamW(Adam):
+    """Adam whose weight decay is decoupled: ``AdamW(lr=0.001, weight_decay=0.01).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, betas, eps, amsgrad, eps_hat
+        As in `fastopt.Adam`.
+    weight_decay : float
+        The parameter shrinks by lr · weight_decay before the step; nothing is added to the gradient.
+    **common
+        What every optimizer takes (see `fastopt.Optimizer`) but decoupled_weight_decay.
+
+    Notes
+    -----
+    Loshchilov and Hutter 2017, arXiv:1711.05101, in torch.optim's form. The function is `fastopt.adam` with
+    decoupled_weight_decay.
+    """
+
+    _rule = staticmethod(_adamw_rule)
+    _decoupled = False
+
+    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False, eps_hat=False,
+                 **common):
+        super().__init__(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat, weight_decay=weight_decay,
+                         **common)
+
+
+def _adamax_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+                 average, average_decay):
+    beta1, beta2 = check_pair("betas", betas)
+    _ranges(step, beta1, beta2, eps)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.adam.adamax(step, lr, beta1, beta2, eps, common)
+
+
+def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
+           decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
+           average_decay=None):
+    """Update one parameter in place by Adamax: Adam with the infinity norm.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and t = ``step``::
+
+        m ← β₁ · m + (1 − β₁) · g
+        u ← max(β₂ · u, |g| + eps)
+        p ← p · (1 − lr · decoupled_weight_decay) − lr / (1 − β₁ᵗ) · m / u
+
+    Parameters
+    ----------
+    param, m, u : float32 arrays of one shape
+        The parameter and its state (zeros before the first step), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    step, lr, betas, eps
+        As in `fastopt.adam`.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Kingma and Ba 2014, section 7.1, in torch.optim's form. Same bits as ``fastopt.reference.adamax``.
+    """
+    driver.apply(
+        _adamax_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+                     average is not None, average_decay),
+        (param, grad, m, u, average),
+    )
+
+
+class Adamax(Optimizer):
+    """Adamax for a whole model: ``Adamax(lr=0.002).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, betas, eps
+        As in `fastopt.adamax`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: m and u. The formula is `fastopt.adamax`'s.
+    """
+
+    _rule = staticmethod(_adamax_rule)
+    _state_names = ("m", "u")
+
+    def __init__(self, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, **common):
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), **common)
+
+
+_last_momenta = {}
+"""For each (β₁, momentum_decay) the last step asked for and its product, from which the next one follows."""
+
+
+def _nadam_momenta(step, beta1, momentum_decay):
+    """μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product is 0 once it can no longer change 1 − product."""
+    last, product = _last_momenta.get((beta1, momentum_decay), (0, 1.0))
+    if last > step:
+        last, product = 0, 1.0
+    while last < step and product:
+        last += 1
+        product *= beta1 * (1.0 - 0.5 * 0.96 ** (last * momentum_decay))
+        if product < 2.0**-64:
+            product = 0.0
+    if len(_last_momenta) > 100:
+        _last_momenta.clear()
+    _last_momenta[beta1, momentum_decay] = last, product
+    mu = beta1 * (1.0 - 0.5 * 0.96 ** (step * momentum_decay))
+    mu_next = beta1 * (1.0 - 0.5 * 0.96 ** ((step + 1) * momentum_decay))
+    return mu, mu_next, product
+
+
+def _nadam_rule(step, lr, betas, eps, momentum_decay, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
+                clip_value, average, average_decay):
+    beta1, beta2 = check_pair("betas", betas)
+    _ranges(step, beta1, beta2, eps)
+    _nadam_ranges(momentum_decay)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.adam.nadam(step, lr, beta1, beta2, eps, *_nadam_momenta(step, beta1, momentum_decay), common)
+
+
+def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3, weight_decay=0.0,
+          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
+          average_decay=None):
+    """Update one parameter in place by NAdam: Adam with Nesterov's momentum.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`), t = ``step``, and m and v as Adam's::
+
+        μᵢ = β₁ · (1 − 0.96^(i · momentum_decay) / 2)      Π = μ₁ · … · μₜ
+        p ← p · (1 − lr · decoupled_weight_decay)
+            − lr · ((1 − μₜ) / (1 − Π) · g + μₜ₊₁ / (1 − Π · μₜ₊₁) · m) / (√v / √(1 − β₂ᵗ) + eps)
+
+    computed with √(1 − β₂ᵗ) drawn into the scalars, as in `fastopt.adam`.
+
+    Parameters
+    ----------
+    param, m, v : float32 arrays of one shape
+        The parameter and its moments (zeros before the first step), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    step, lr, betas, eps
+        As in `fastopt.adam`.
+    momentum_decay : float
+        ≥ 0.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Dozat 2016 in torch.optim's form. Same bits as ``fastopt.reference.nadam``.
+    """
+    driver.apply(
+        _nadam_rule(step, lr, betas, eps, momentum_decay, weight_decay, decoupled_weight_decay, l1, maximize,
+                    grad_scale, clip_value, average is not None, average_decay),
+        (param, grad, m, v, average),
+    )
+
+
+class NAdam(Optimizer):
+    """NAdam for a whole model: ``NAdam(lr=0.002).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, betas, eps, momentum_decay
+        As in `fastopt.nadam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: m and v. The formula is `fastopt.nadam`'s.
+    """
+
+    _rule = staticmethod(_nadam_rule)
+    _state_names = ("m", "v")
+
+    def __init__(self, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3, **common):
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), **common)
+
+
+def _radam_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+                average, average_decay):
+    beta1, beta2 = check_pair("betas", betas)
+    _ranges(step, beta1, beta2, eps)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.adam.radam(step, lr, beta1, beta2, eps, common)
+
+
+def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
+          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
+          average_decay=None):
+    """Update one parameter in place by RAdam: Adam with a rectified adaptive rate.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`), t = ``step``, and m and v as Adam's::
+
+        ρ∞ = 2 / (1 − β₂) − 1                ρ = ρ∞ − 2 · t · β₂ᵗ / (1 − β₂ᵗ)
+        p ← p · (1 − lr · decoupled_weight_decay) − α · m / (√v + eps)          if ρ > 5
+        p ← p · (1 − lr · decoupled_weight_decay) − lr / (1 − β₁ᵗ) · m          otherwise
+        α = lr · √((ρ − 4) · (ρ − 2) · ρ∞ / ((ρ∞ − 4) · (ρ∞ − 2) · ρ)) · √(1 − β₂ᵗ) / (1 − β₁ᵗ)
+
+    Parameters
+    ----------
+    param, m, v : float32 arrays of one shape
+        The parameter and its moments (zeros before the first step), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    step, lr, betas, eps
+        As in `fastopt.adam`.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Liu et al. 2019, arXiv:1908.03265, in torch.optim's form. Same bits as ``fastopt.reference.radam``.
+    """
+    driver.apply(
+        _radam_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+                    average is not None, average_decay),
+        (param, grad, m, v, average),
+    )
+
+
+class RAdam(Optimizer):
+    """RAdam for a whole model: ``RAdam(lr=0.001).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, betas, eps
+        As in `fastopt.radam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: m and v. The formula is `fastopt.radam`'s.
+    """
+
+    _rule = staticmethod(_radam_rule)
+    _state_names = ("m", "v")
+
+    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **common):
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), **common)

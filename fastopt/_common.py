@@ -31,6 +31,10 @@ def check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupl
     return grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay, average
 
 
+check_lr = Ranges(lr="[0, inf)")
+"""For an optimizer that does not hand its learning rate to its kernel."""
+
+
 def check_pair(name, pair):
     """Return the two members of a pair of numbers; their ranges are the caller's to check."""
     try:

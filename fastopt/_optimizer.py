@@ -60,12 +60,24 @@ class Optimizer:
         The state arrays by key and name.
     """
 
-    def __init__(self, hyper, *, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
+    _rule = None
+    """Makes the kernel's rule from the step and the hyper-parameters."""
+    _state_names = ()
+    """Every state array the optimizer can have, in its rule's order."""
+    _decoupled = True
+    """Whether decoupled_weight_decay is a hyper-parameter: elsewhere weight_decay is, or nothing multiplies it."""
+
+    def __init__(self, hyper, *, weight_decay=0.0, decoupled_weight_decay=None, l1=0.0, maximize=False,
                  clip_value=None, average_decay=None, per_param=None):
         if per_param is not None and not callable(per_param):
             raise TypeError(f"per_param: expected a function (key, array) -> dict, got {type(per_param).__name__}")
-        self._hyper = dict(hyper, weight_decay=weight_decay, decoupled_weight_decay=decoupled_weight_decay, l1=l1,
-                           maximize=maximize, clip_value=clip_value, average_decay=average_decay)
+        self._hyper = dict(hyper, weight_decay=weight_decay, l1=l1, maximize=maximize, clip_value=clip_value,
+                           average_decay=average_decay)
+        if self._decoupled:
+            self._hyper["decoupled_weight_decay"] = 0.0 if decoupled_weight_decay is None else decoupled_weight_decay
+        elif decoupled_weight_decay is not None:
+            raise TypeError(f"decoupled_weight_decay: expected none for {type(self).__name__}, got "
+                            f"{decoupled_weight_decay!r}")
         self._per_param = per_param
         self._bound = None
         self.step_count = 0
@@ -153,10 +165,10 @@ class Optimizer:
             if own not in groups:
                 groups.append(own)
             members.append(groups.index(own))
-            names = [name for name in self._states({**self._hyper, **own}) if name]
-            if self._hyper["average_decay"] is not None:
-                names.append("average")
-            state[key] = {name: self._state_of(key, name, param) for name in names}
+            hyper = self._hyper_at(self.step_count + 1, own)
+            state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
+            if hyper["average_decay"] is not None:
+                state[key]["average"] = self._state_of(key, "average", param, hyper)
             arrays.append((param, None, *map(state[key].get, (*self._state_names, "average"))))
         binding = Binding(keys, arrays, ("param", "grad", *self._state_names, "average"), members)
         return Bound(keys, params, groups, members, state, binding)
@@ -175,17 +187,24 @@ class Optimizer:
                              f"got {', '.join(map(repr, unknown))}")
         return dict(own)
 
-    def _state_of(self, key, name, param):
+    def _state_of(self, key, name, param, hyper):
         """The state array kept under `key`, or a new one."""
         kept = self.state.get(key, {}).get(name)
         if kept is not None:
             return kept
-        return np.array(param, np.float32) if name == "average" else np.zeros(np.shape(param), np.float32)
+        if name == "average":
+            return np.array(param, np.float32)
+        return np.full(np.shape(param), self._initial(name, hyper), np.float32)
 
     @classmethod
     def _states(cls, hyper):
         """Names of the state arrays that these hyper-parameters need, in the rule's order; None: one left out."""
         return cls._state_names
+
+    @staticmethod
+    def _initial(name, hyper):
+        """What a state array holds before the first step."""
+        return 0.0
 
 
 def _paired(params, grads):

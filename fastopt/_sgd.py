@@ -7,6 +7,8 @@ from fastopt._runtime.hyper import Ranges
 
 _sgd_ranges = Ranges(step="int [1, 9e18]", momentum="[0, inf)", dampening="(-inf, inf)")
 _momentum_ranges = Ranges(momentum="[0, inf)")
+_sgdm_ranges = Ranges(beta="[0, 1)")
+_asgd_ranges = Ranges(step="int [1, 9e18]", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
 
 
 def _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
@@ -157,3 +159,141 @@ class Momentum(Optimizer):
 
     def __init__(self, *, lr=0.01, momentum=0.9, nesterov=False, **common):
         super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), **common)
+
+
+def _sgdm_rule(step, lr, beta, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average,
+               average_decay):
+    _sgdm_ranges(beta)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.sgd.sgdm(lr, beta, common)
+
+
+def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
+         grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+    """Update one parameter in place by gradient descent along an exponential average of the gradients.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+
+        m ← β · m + (1 − β) · g
+        p ← p · (1 − lr · decoupled_weight_decay) − lr · m
+
+    Parameters
+    ----------
+    param, m : float32 arrays of one shape
+        The parameter and the average (zeros before the first step), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    lr, beta : float
+        Learning rate ≥ 0, β in [0, 1).
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    The form of courses that teach momentum as an exponentially weighted average. With lr / (1 − β) in place of lr
+    `fastopt.momentum` takes the same steps while lr is constant. Same bits as ``fastopt.reference.sgdm``.
+    """
+    driver.apply(
+        _sgdm_rule(1, lr, beta, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+                   average is not None, average_decay),
+        (param, grad, m, average),
+    )
+
+
+class SGDM(Optimizer):
+    """Gradient descent along an exponential average, for a whole model: ``SGDM(lr=0.01).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, beta
+        As in `fastopt.sgdm`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: m. The formula is `fastopt.sgdm`'s.
+    """
+
+    _rule = staticmethod(_sgdm_rule)
+    _state_names = ("m",)
+
+    def __init__(self, *, lr=0.01, beta=0.9, **common):
+        super().__init__(dict(lr=lr, beta=beta), **common)
+
+
+def _asgd_rule(step, lr, lambd, alpha, t0, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
+               average, average_decay):
+    _asgd_ranges(step, lambd, alpha, t0)
+    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
+                          average_decay, average)
+    return dispatch.active.sgd.asgd(step, lr, lambd, alpha, t0, common)
+
+
+def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0,
+         decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
+         average_decay=None):
+    """Update one parameter in place by averaged stochastic gradient descent.
+
+    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and t = ``step``::
+
+        η = lr / (1 + lambd · lr · (t − 1))^alpha          μ = 1 / max(1, t − 1 − t0)
+        p ← p · (1 − lr · decoupled_weight_decay) · (1 − lambd · η) − η · g
+        a ← p while μ = 1, then a + μ · (p − a)
+
+    Parameters
+    ----------
+    param, ax : float32 arrays of one shape
+        The parameter and its running mean since step t0, C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    step : int
+        1 at the first update.
+    lr, lambd, alpha, t0 : float
+        Learning rate, decay term, power of the rate's decay, step at which averaging starts; all ≥ 0.
+    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
+        As in `fastopt.adam`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Polyak and Juditsky 1992 in torch.optim's form. ax is its running mean; average, if given, the exponential one that
+    every optimizer offers. Same bits as ``fastopt.reference.asgd``.
+    """
+    driver.apply(
+        _asgd_rule(step, lr, lambd, alpha, t0, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
+                   clip_value, average is not None, average_decay),
+        (param, grad, ax, average),
+    )
+
+
+class ASGD(Optimizer):
+    """Averaged stochastic gradient descent for a whole model: ``ASGD(lr=0.01).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, lambd, alpha, t0
+        As in `fastopt.asgd`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **common
+        What every optimizer takes: see `fastopt.Optimizer`.
+
+    Notes
+    -----
+    State: ax. The formula is `fastopt.asgd`'s.
+    """
+
+    _rule = staticmethod(_asgd_rule)
+    _state_names = ("ax",)
+
+    def __init__(self, *, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, **common):
+        super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), **common)

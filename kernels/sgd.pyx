@@ -5,18 +5,27 @@
 #                                           p ← p · (1 − lr · λ) − lr · d
 # momentum, whose velocity carries lr       v ← μ · v − lr · g
 # (Keras, scikit-learn, textbooks):         p ← p · (1 − lr · λ) + v, or + (μ · v − lr · g) for Nesterov
+# sgdm, an exponential average:             m ← β · m + (1 − β) · g
+#                                           p ← p · (1 − lr · λ) − lr · m
+# asgd (Polyak and Juditsky 1992),          p ← p · (1 − lr · λ) · (1 − λ′ · η) − η · g
+# torch.optim's form:                       a ← p at first, then a + μ · (p − a)
 
-from _common cimport AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise
+from libc.math cimport pow
+
+from _common cimport (
+    AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise, specialise_shared,
+)
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
     NESTEROV = OWN
+    COPIES = OWN        # asgd: the average is the parameter
 
 cdef struct Sgd:
     Common common
     float lr
-    float momentum
-    float take          # 1 − dampening
+    float momentum      # or sgdm's β, or asgd's μ
+    float take          # 1 − dampening, or 1 − β
 
 
 # sgd without momentum: no buffer.
@@ -37,7 +46,7 @@ cdef inline void plain_loop(const void* s, float* const* x, Py_ssize_t n, int fl
 
 
 cdef void plain_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(plain_loop, s, x, n, (<const Sgd*> s).common.flags)
+    specialise_shared(plain_loop, s, x, n, (<const Sgd*> s).common.flags)
 
 
 # sgd with momentum; `first` is the step on which the buffer becomes the gradient.
@@ -130,4 +139,81 @@ def momentum(double lr, double momentum, bint nesterov, tuple common):
     if nesterov:
         s.common.flags |= NESTEROV
     rule.fn, rule.cost, rule.names, rule.required = momentum_rule, 0.2, MOMENTUM_STREAMS, STATE + 1
+    return rule
+
+
+# sgdm
+
+cdef inline void sgdm_elements(Sgd s, INOUT param, IN grad, INOUT m, INOUT average, Py_ssize_t n,
+                               int flags) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float p
+    for i in range(n):
+        p = param[i]
+        m[i] = s.momentum * m[i] + s.take * gradient(&s.common, grad[i], p, flags)
+        p = p * s.common.keep - s.lr * m[i]
+        param[i] = p
+        if flags & AVERAGE:
+            average[i] = averaged(&s.common, average[i], p)
+
+
+cdef inline void sgdm_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    sgdm_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+
+
+cdef void sgdm_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise_shared(sgdm_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+cdef tuple SGDM_STREAMS = ("param", "grad", "m", "average")
+
+
+def sgdm(double lr, double beta, tuple common):
+    """The rule of any step."""
+    cdef Rule rule = Rule.__new__(Rule)
+    cdef Sgd* s = <Sgd*> rule.block
+    set_common(&s.common, lr, common)
+    s.lr, s.momentum, s.take = lr, beta, 1.0 - beta
+    rule.fn, rule.cost, rule.names, rule.required = sgdm_rule, 0.2, SGDM_STREAMS, STATE + 1
+    return rule
+
+
+# asgd
+
+cdef inline void asgd_elements(Sgd s, INOUT param, IN grad, INOUT ax, INOUT average, Py_ssize_t n,
+                               int flags) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef float p
+    for i in range(n):
+        p = param[i]
+        p = p * s.common.keep - s.lr * gradient(&s.common, grad[i], p, flags)
+        param[i] = p
+        ax[i] = p if flags & COPIES else ax[i] + s.momentum * (p - ax[i])
+        if flags & AVERAGE:
+            average[i] = averaged(&s.common, average[i], p)
+
+
+cdef inline void asgd_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
+    asgd_elements((<const Sgd*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+
+
+cdef void asgd_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
+    specialise(asgd_loop, s, x, n, (<const Sgd*> s).common.flags)
+
+
+cdef tuple ASGD_STREAMS = ("param", "grad", "ax", "average")
+
+
+def asgd(long long step, double lr, double lambd, double alpha, double t0, tuple common):
+    """The rule of step `step`: η = lr / (1 + λ′ · lr · (t − 1))^α, μ = 1 / max(1, t − 1 − t₀)."""
+    cdef Rule rule = Rule.__new__(Rule)
+    cdef Sgd* s = <Sgd*> rule.block
+    cdef double before = <double> step - 1.0
+    cdef double eta = lr / pow(1.0 + lambd * lr * before, alpha)
+    cdef double mu = 1.0 / max(1.0, before - t0)
+    set_common(&s.common, lr, common, 1.0 - lambd * eta)
+    s.lr, s.momentum = eta, mu
+    if mu == 1.0:
+        s.common.flags |= COPIES
+    rule.fn, rule.cost, rule.names, rule.required = asgd_rule, 0.2, ASGD_STREAMS, STATE + 1
     return rule

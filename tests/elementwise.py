@@ -36,16 +36,22 @@ class Rule:
     options: dict = field(default_factory=dict)
     stepped: bool = True
     """Whether the function takes a step."""
+    lacks: tuple = ()
+    """Options of the other optimizers that this one does not take; the checks leave them out."""
 
     def __str__(self):
         return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
 
+    def call(self, module, arrays, options):
+        options = {name: value for name, value in options.items() if name not in self.lacks}
+        getattr(module, self.name)(**arrays, **self.options, **options)
+
     def kernel(self, arrays, **options):
-        getattr(fastopt, self.name)(**arrays, **self.options, **options)
+        self.call(fastopt, arrays, options)
 
     def reference(self, arrays, **options):
         with np.errstate(all="ignore"):
-            getattr(fastopt.reference, self.name)(**arrays, **self.options, **options)
+            self.call(fastopt.reference, arrays, options)
 
     def step(self, step):
         return {"step": step} if self.stepped else {}
@@ -141,12 +147,14 @@ class Elementwise:
         for name in ours:
             assert_same_bits(ours[name], theirs[name], f"{rule} {name}")
 
+    chunks = (16, 1008, 8192, 2**20)
+
     def test_threads_and_chunks(self, rule, level, rng, always_parallel, chunk):
         arrays = rule.normal(rng, 20011, True)
         expected = {name: array.copy() for name, array in arrays.items()}
         options = {"lr": 0.01, **rule.step(5), "l1": 0.01, **averaging(True)}
         rule.reference(expected, **options)
-        for size in (16, 1008, 8192, 2**20):
+        for size in self.chunks:
             chunk(size)
             for threads in THREADS:
                 ours = {name: array.copy() for name, array in arrays.items()}
@@ -158,3 +166,16 @@ class Elementwise:
     def test_shapes(self, rule, level, rng):
         for shape in ((), (0,), (3, 0, 2), (1,), (5, 7), (2, 3, 4, 5)):
             rule.check(rule.normal(rng, shape, True), str(shape), lr=0.01, **rule.step(1), **averaging(True))
+
+
+class Layerwise(Elementwise):
+    """For rules that look at the tensor's norms: a slice's result is another, and a sum's order is by 8192."""
+
+    chunks = (8192,)
+
+    def test_every_length_at_every_offset(self, rule, level, rng):
+        for n in (*range(80), 255, 256, 257, 8191, 8192, 8193, 16500):
+            arrays = rule.normal(rng, n, True)
+            for offset in (0, 1, 7):
+                rule.check({name: unaligned(array, offset) for name, array in arrays.items()}, f"n={n} offset={offset}",
+                           lr=0.01, **rule.step(2), weight_decay=0.01, **averaging(True))

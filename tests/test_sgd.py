@@ -13,6 +13,9 @@ RULES = [
     Rule("sgd", ("buf",), {"momentum": 0.9, "nesterov": True}),
     Rule("momentum", ("v",), stepped=False),
     Rule("momentum", ("v",), {"momentum": 0.5, "nesterov": True}, stepped=False),
+    Rule("sgdm", ("m",), stepped=False),
+    Rule("asgd", ("ax",)),
+    Rule("asgd", ("ax",), {"t0": 500.0, "lambd": 0.1, "alpha": 0.5}),
 ]
 
 
@@ -76,3 +79,35 @@ def test_regularisation_is_added_to_the_gradient():
     param = np.array([2.0, -2.0, 0.0], np.float32)
     fastopt.sgd(param, np.zeros(3, np.float32), lr=1.0, weight_decay=0.1, l1=0.5)
     np.testing.assert_allclose(param, [1.3, -1.3, 0.0], rtol=1e-6)
+
+
+def test_the_average_of_gradients_by_hand():
+    """β = 0.9, gradients 1 and 1: m = 0.1, then 0.19."""
+    param, m = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    fastopt.sgdm(param, np.ones(1, np.float32), m, lr=1.0)
+    np.testing.assert_allclose((m[0], param[0]), (0.1, -0.1), rtol=1e-6)
+    fastopt.sgdm(param, np.ones(1, np.float32), m, lr=1.0)
+    np.testing.assert_allclose((m[0], param[0]), (0.19, -0.29), rtol=1e-6)
+
+
+def test_sgdm_and_momentum_take_the_same_steps_at_a_constant_rate(rng):
+    a, b = np.ones(5, np.float32), np.ones(5, np.float32)
+    m, v = np.zeros(5, np.float32), np.zeros(5, np.float32)
+    for _ in range(20):
+        grad = rng.standard_normal(5, dtype=np.float32)
+        fastopt.sgdm(a, grad, m, lr=0.1, beta=0.9)
+        fastopt.momentum(b, grad, v, lr=0.1 * (1 - 0.9), momentum=0.9)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_asgd_by_hand():
+    """lr = 1, λ = 0.5, α = 1, t₀ = 1: η = 1, 2/3, 1/2; μ = 1, 1, 1 and then 1/2 at step 4."""
+    param, ax = np.ones(1, np.float32), np.zeros(1, np.float32)
+    p, a = 1.0, 0.0
+    for step in range(1, 5):
+        eta, mu = 1.0 / (1.0 + 0.5 * (step - 1)), 1.0 / max(1, step - 1 - 1)
+        p = p * (1.0 - 0.5 * eta) - eta * 0.25
+        a = p if mu == 1.0 else a + mu * (p - a)
+        fastopt.asgd(param, np.full(1, 0.25, np.float32), ax, step=step, lr=1.0, lambd=0.5, alpha=1.0, t0=1.0)
+        np.testing.assert_allclose((param[0], ax[0]), (p, a), rtol=1e-6, atol=1e-7)
+    assert mu == 0.5

@@ -20,9 +20,30 @@ def gradient(param, grad, *, grad_scale, maximize, clip_value, weight_decay, l1)
     return g
 
 
-def decayed(param, lr, decoupled_weight_decay):
-    """The parameter after decoupled weight decay."""
-    return param * param.dtype.type(1.0 - lr * decoupled_weight_decay)
+def decayed(param, lr, decoupled_weight_decay, shrink=1.0):
+    """The parameter after decoupled weight decay and what an optimizer's own decay leaves of it."""
+    return param * param.dtype.type((1.0 - lr * decoupled_weight_decay) * shrink)
+
+
+def greater(a, b):
+    """The greater of two, NaN if one is; a where they are equal (numpy.maximum leaves open which of −0 and 0)."""
+    return np.where((a >= b) | np.isnan(a), a, b)
+
+
+def norm(x):
+    """Euclidean norm in double, in the kernels' order.
+
+    Blocks of 8192 elements; in a block 16 lanes, of which lane l adds the elements i with i mod 16 = l in order; then
+    the lanes in order, then the blocks in order.
+    """
+    x = x.ravel().astype(np.float64)
+    total = 0.0
+    for start in range(0, x.size, 8192):
+        block = x[start : start + 8192]
+        lanes = np.zeros((-(-block.size // 16), 16))
+        lanes.ravel()[: block.size] = block * block
+        total += sum(np.cumsum(lanes, axis=0)[-1].tolist())
+    return float(np.sqrt(total))
 
 
 def update_average(average, average_decay, param):

@@ -16,3 +16,8 @@ class Reference:
     def _arguments(arguments, step):
         """The function's keyword arguments, given the hyper-parameters and state arrays by name."""
         return arguments
+
+
+def with_step(arguments, step):
+    """For functions that take the step."""
+    return {**arguments, "step": step}
