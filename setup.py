@@ -23,6 +23,8 @@ LEVELS = {
 KERNELS = {
     "sgd": ("baseline", "v3", "v4"),
     "adam": ("baseline", "v3", "v4"),
+    "cross_entropy": ("baseline", "v3", "v4"),
+    "softmax": ("baseline", "v3", "v4"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

@@ -2,10 +2,12 @@
 
 from fastopt import init, reference, schedules
 from fastopt._adam import Adam, adam
+from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import SGD, Momentum, momentum, sgd
+from fastopt._softmax import log_softmax
 
 __version__ = "0.1.0"
 
@@ -18,6 +20,7 @@ __all__ = [
     "adam",
     "get_num_threads",
     "init",
+    "log_softmax",
     "momentum",
     "num_threads",
     "reference",
@@ -25,4 +28,6 @@ __all__ = [
     "set_num_threads",
     "sgd",
     "show_config",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_loss",
 ]

@@ -41,6 +41,12 @@ COMMON_REFUSED = (
     ("average_decay", 1.5), ("average_decay", -0.1), ("average_decay", None),
 )
 STEP_REFUSED = (("step", 0), ("step", -1), ("step", 1.5), ("step", True), ("step", "1"), ("step", 2**63))
+AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)))
+CROSS_ENTROPY_REFUSED = (
+    ("reduction", "max"), ("reduction", None), ("reduction", 1), ("label_smoothing", 1.0), ("label_smoothing", -0.1),
+    ("label_smoothing", float("nan")), ("label_smoothing", "much"), ("ignore_index", 0.5), ("ignore_index", "none"),
+    ("count_correct", True),
+)
 
 
 def optimizer(name, states, options, refused):
@@ -64,4 +70,14 @@ FUNCTIONS = [
     optimizer("adam", ["m", "v", "vmax"], {"lr": 0.1, "step": 2},
               (*STEP_REFUSED, ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9),
                ("betas", (0.9,)), ("betas", ("a", 0.9)), ("eps", -1e-8), ("eps", float("nan")))),
+    Function("log_softmax", lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
+             options={"axis": -1}, overlap=(("out", "x"),), refused=AXIS_REFUSED),
+    Function("softmax_cross_entropy",
+             lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
+                          "class_weight": positive(rng, 40), "out": f32(rng, 3, 40)},
+             written=("out",), overlap=(("out", "logits"),), refused=CROSS_ENTROPY_REFUSED),
+    Function("softmax_cross_entropy_loss",
+             lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
+                          "class_weight": positive(rng, 40)},
+             written=(), refused=CROSS_ENTROPY_REFUSED),
 ]
