@@ -26,6 +26,8 @@ KERNELS = {
     "adam": ("baseline", "v3", "v4"),
     "sign": ("baseline", "v3", "v4"),
     "layerwise": ("baseline", "v3", "v4"),
+    "cross_entropy": ("baseline", "v3", "v4"),
+    "softmax": ("baseline", "v3", "v4"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

@@ -1,21 +1,23 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
 from fastopt import init, reference, schedules
-from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
+from fastopt._adam import Adam, AdamW, Adamax, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
+from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
 from fastopt._sign import Lion, Rprop, lion, rprop
+from fastopt._softmax import log_softmax
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Momentum",
-    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "UpdateInfo",
-    "adadelta", "adagrad", "adam", "adamax", "asgd", "get_num_threads", "init", "lamb", "lars", "lion", "momentum",
-    "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "schedules", "set_num_threads", "sgd", "sgdm",
-    "show_config",
+    "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd",
+    "get_num_threads", "init", "lamb", "lars", "lion", "log_softmax", "momentum", "nadam", "num_threads", "radam",
+    "reference", "rmsprop", "rprop", "schedules", "set_num_threads", "sgd", "sgdm", "show_config",
+    "softmax_cross_entropy", "softmax_cross_entropy_loss",
 ]

@@ -46,6 +46,12 @@ BETAS_REFUSED = (
     ("betas", ("a", 0.9)),
 )
 EPS_REFUSED = (("eps", -1e-8), ("eps", float("nan")))
+AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)))
+CROSS_ENTROPY_REFUSED = (
+    ("reduction", "max"), ("reduction", None), ("reduction", 1), ("label_smoothing", 1.0), ("label_smoothing", -0.1),
+    ("label_smoothing", float("nan")), ("label_smoothing", "much"), ("ignore_index", 0.5), ("ignore_index", "none"),
+    ("count_correct", True),
+)
 
 
 def optimizer(name, states, options, refused, lacks=()):
@@ -84,4 +90,14 @@ FUNCTIONS = [
     optimizer("lars", ["v"], {"lr": 0.1}, (*EPS_REFUSED, ("momentum", -0.1), ("trust_coefficient", 0.0))),
     optimizer("lamb", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED),
               lacks=["decoupled_weight_decay"]),
+    Function("log_softmax", lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
+             options={"axis": -1}, overlap=(("out", "x"),), refused=AXIS_REFUSED),
+    Function("softmax_cross_entropy",
+             lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
+                          "class_weight": positive(rng, 40), "out": f32(rng, 3, 40)},
+             written=("out",), overlap=(("out", "logits"),), refused=CROSS_ENTROPY_REFUSED),
+    Function("softmax_cross_entropy_loss",
+             lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
+                          "class_weight": positive(rng, 40)},
+             written=(), refused=CROSS_ENTROPY_REFUSED),
 ]

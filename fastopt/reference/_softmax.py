@@ -1,0 +1,39 @@
+"""Softmax and its relatives along an axis, computed in double and rounded once to float32."""
+
+import numpy as np
+
+
+def moments(x, axis=-1):
+    """In float64: x − m for the largest element m, Σ exp(x − m) over all but that one, and its log1p.
+
+    Rows whose largest element is infinite (or NaN) become NaN.
+    """
+    x = np.asarray(x, np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        m = x.max(axis, keepdims=True)
+        distance = np.where(np.isfinite(m), x - m, np.nan)
+        terms = np.exp(distance)
+        first = np.expand_dims(x.argmax(axis), axis)
+        others = terms.copy()
+        np.put_along_axis(others, first, 0.0, axis)
+        rest = others.sum(axis, keepdims=True) + 0.0 * m        # NaN stays where it was the term left out
+        rest = np.where(np.isfinite(m), rest, np.nan)
+    return distance, rest, np.log1p(rest)
+
+
+def result(values, out):
+    """`values` as float32, in `out` if given."""
+    with np.errstate(over="ignore", under="ignore"):
+        values = values.astype(np.float32)
+    if out is None:
+        return values
+    out[...] = values
+    return out
+
+
+def log_softmax(x, axis=-1, out=None):
+    """See `fastopt.log_softmax`."""
+    if x.size == 0:
+        return result(x, out)
+    distance, _, log_sum = moments(x, axis)
+    return result(distance - log_sum, out)

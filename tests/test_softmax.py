@@ -1,0 +1,154 @@
+"""log-softmax: exact to 2 units in the last place on every kind of row, the same bits however it is run."""
+
+import numpy as np
+import pytest
+from helpers import AWKWARD, THREADS, assert_same_bits, random_bits, ulps, unaligned
+from rows import FAMILIES, exact_row, exact_ulps, log_softmax64
+
+import fastopt
+from fastopt import reference
+from fastopt._runtime import dispatch
+
+FAMILY = pytest.mark.parametrize("family", FAMILIES)
+WIDTHS = (*AWKWARD, 4, 5, 10, 47, 48, 49, 50, 100, 1000, 1023, 1024, 1025, 2064, 5000)
+
+
+@FAMILY
+def test_log_softmax_against_mpmath(family, rng, level):
+    for n, rows in ((1, 4), (2, 60), (3, 40), (10, 20), (47, 3), (49, 3), (257, 1), (1030, 1)):
+        x = FAMILIES[family](rng, rows, n)
+        y = fastopt.log_softmax(x)
+        for r in range(rows):
+            exact = exact_row(x[r])[0]
+            assert exact_ulps(y[r], exact) <= 2.0, (n, x[r])
+
+
+@FAMILY
+def test_reference_is_the_exact_value_rounded(family, rng):
+    for n, rows in ((1, 4), (2, 60), (10, 10), (257, 1)):
+        x = FAMILIES[family](rng, rows, n)
+        y = reference.log_softmax(x)
+        for r in range(rows):
+            assert exact_ulps(y[r], exact_row(x[r])[0]) <= 0.5 + 1e-6, (n, x[r])
+
+
+@FAMILY
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 48, 49, 100, 1000, 32000, 262144])
+def test_log_softmax_at_every_width(family, n, rng, level):
+    x = FAMILIES[family](rng, max(1, min(2000, 60000 // n)), n)
+    with np.errstate(all="ignore"):
+        worst = ulps(fastopt.log_softmax(x), log_softmax64(x))
+    assert np.nanmax(worst) <= 2.0
+    assert_same_bits(np.isinf(fastopt.log_softmax(x)).astype(np.float32), np.isinf(x).astype(np.float32))
+
+
+def test_a_hundred_thousand_rows(rng):
+    x = rng.standard_normal((100_000, 10), dtype=np.float32)
+    assert ulps(fastopt.log_softmax(x), log_softmax64(x)).max() <= 2.0
+
+
+def test_from_the_literature():
+    y = np.exp(fastopt.log_softmax(np.float32([5, 2, -1, 3]).reshape(1, 4)))
+    np.testing.assert_allclose(y, [[0.842, 0.042, 0.002, 0.114]], atol=5e-4)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 16, 48, 49, 64, 100, 1000, 5000])
+def test_special_rows(n, level):
+    row = np.linspace(-2, 3, n, dtype=np.float32)
+    rows = np.stack([row] * 7)
+    rows[1] = -np.inf
+    rows[2, n // 2] = np.inf
+    rows[3, n // 3] = np.nan
+    rows[4, -1], rows[4, 0] = np.nan, -np.inf
+    rows[5] = np.inf
+    y = fastopt.log_softmax(rows)
+    assert np.isnan(y[1:6]).all()
+    assert_same_bits(y[6], y[0])
+    assert np.isfinite(y[0]).all()
+    if n > 1:
+        rows[0, 1:] = -np.inf
+        y = fastopt.log_softmax(rows)
+        assert_same_bits(y[0], np.float32([0.0] + [-np.inf] * (n - 1)))
+        assert_same_bits(y[6], fastopt.log_softmax(rows[6:])[0])
+
+
+def test_log_softmax_of_any_bits(rng, level):
+    """Against the reference: what is NaN, what is infinite, and the values."""
+    for n in (2, 3, 17, 64, 130):
+        x = random_bits(rng, (500, n))
+        x[::2] = np.where(np.abs(x[::2]) < 1e30, x[::2], np.float32(1.0))
+        with np.errstate(all="ignore"):
+            y, expected = fastopt.log_softmax(x), reference.log_softmax(x)
+            assert_same_bits(np.isnan(y).astype(np.float32), np.isnan(expected).astype(np.float32))
+            finite = np.isfinite(expected)
+            assert (ulps(y[finite], expected[finite].astype(np.float64)) <= 2.5).all()
+            assert (y[~finite & ~np.isnan(y)] == -np.inf).all()
+
+
+@pytest.mark.parametrize("n", WIDTHS)
+def test_same_bits_at_every_level(n, rng):
+    for family in FAMILIES.values():
+        x = family(rng, 150 if n < 100 else 3, n)
+        results = []
+        before = dispatch.active
+        try:
+            for level in dispatch.available():
+                dispatch.active = dispatch.load(level)
+                results.append(fastopt.log_softmax(x))
+        finally:
+            dispatch.active = before
+        for result in results[1:]:
+            assert_same_bits(result, results[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (700, 10), (1000, 48), (333, 49), (70, 1000), (3, 70000)])
+def test_same_bits_for_any_threads_alignment_and_run(shape, rng, level, always_parallel):
+    x = rng.standard_normal(shape, dtype=np.float32)
+    expected = fastopt.log_softmax(x)
+    for threads in THREADS:
+        with fastopt.num_threads(threads):
+            assert_same_bits(fastopt.log_softmax(x), expected, f"{threads} threads")
+    for offset in range(16):
+        out = unaligned(np.zeros_like(x), 15 - offset)
+        assert_same_bits(fastopt.log_softmax(unaligned(x, offset), out=out), expected, f"offset {offset}")
+    inplace = x.copy()
+    assert fastopt.log_softmax(inplace, out=inplace) is inplace
+    assert_same_bits(inplace, expected, "in place")
+    assert_same_bits(fastopt.log_softmax(x[:1]), expected[:1], "one row alone")
+
+
+SHAPES = [(3, 5), (2, 10, 7), (2, 3, 4, 5), (40, 65), (1000, 3), (2, 33, 130), (4, 1, 3), (1, 300, 1)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_other_axes(shape, rng, level, always_parallel):
+    x = 3 * rng.standard_normal(shape, dtype=np.float32)
+    x.ravel()[::7] = -np.inf
+    for axis in range(-len(shape), len(shape)):
+        with np.errstate(all="ignore"):
+            expected = log_softmax64(x, axis)
+            y = fastopt.log_softmax(x, axis)
+            assert np.array_equal(np.isnan(y), np.isnan(expected))
+            good = np.isfinite(expected)
+            assert (ulps(y[good], expected[good]) <= 2.0).all()
+        for threads in THREADS:
+            with fastopt.num_threads(threads):
+                assert_same_bits(fastopt.log_softmax(x, axis=axis), y)
+        inplace = x.copy()
+        assert_same_bits(fastopt.log_softmax(inplace, axis, out=inplace), y)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)])
+def test_empty(shape):
+    x = np.empty(shape, np.float32)
+    for axis in range(len(shape)):
+        assert fastopt.log_softmax(x, axis).shape == shape
+        assert reference.log_softmax(x, axis).shape == shape
+
+
+def test_partial_overlap_is_refused(rng):
+    room = rng.standard_normal(41, dtype=np.float32)
+    before = room.copy()
+    with pytest.raises(ValueError, match="^out: expected memory of its own"):
+        fastopt.log_softmax(room[:40].reshape(4, 10), out=room[1:].reshape(4, 10))
+    assert_same_bits(room, before)
