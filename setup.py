@@ -23,6 +23,7 @@ LEVELS = {
 KERNELS = {
     "sgd": ("baseline", "v3", "v4"),
     "adam": ("baseline", "v3", "v4"),
+    "batchnorm": ("baseline", "v3", "v4"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

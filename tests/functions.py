@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import fastopt
+
 
 def f32(rng, *shape):
     return rng.standard_normal(shape, dtype=np.float32)
@@ -57,6 +59,18 @@ def optimizer(name, states, options, refused):
     )
 
 
+BATCH_NORM_REFUSED = (
+    ("momentum", -0.1), ("momentum", 1.1), ("momentum", float("nan")), ("momentum", None), ("momentum", True),
+    ("eps", 0.0), ("eps", -1e-5), ("eps", float("inf")), ("eps", "small"), ("channel_axis", 2), ("channel_axis", -3),
+    ("channel_axis", 1.0), ("channel_axis", None), ("channel_axis", True),
+)
+
+
+def batch_norm_cache():
+    x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
+    return fastopt.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
+
+
 FUNCTIONS = [
     optimizer("sgd", ["buf"], {"lr": 0.1, "momentum": 0.9, "step": 2},
               (*STEP_REFUSED, ("momentum", -0.1), ("dampening", float("nan")), ("momentum", "heavy"))),
@@ -64,4 +78,27 @@ FUNCTIONS = [
     optimizer("adam", ["m", "v", "vmax"], {"lr": 0.1, "step": 2},
               (*STEP_REFUSED, ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9),
                ("betas", (0.9,)), ("betas", ("a", 0.9)), ("eps", -1e-8), ("eps", float("nan")))),
+    Function(
+        "batch_norm_forward",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "running_mean": f32(rng, 3),
+                     "running_var": positive(rng, 3), "out": f32(rng, 8, 3)},
+        written=("running_mean", "running_var", "out"),
+        refused=BATCH_NORM_REFUSED,
+    ),
+    Function(
+        "batch_norm_backward",
+        lambda rng: {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        options={"cache": batch_norm_cache()},
+        refused=(("cache", None), ("cache", 1.0)),
+        overlap=(("dy", "out"),),
+    ),
+    Function(
+        "batch_norm_inference",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "mean": f32(rng, 3),
+                     "var": positive(rng, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        refused=BATCH_NORM_REFUSED[5:],
+        overlap=(("x", "out"),),
+    ),
 ]
