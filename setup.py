@@ -28,6 +28,7 @@ KERNELS = {
     "layerwise": ("baseline", "v3", "v4"),
     "cross_entropy": ("baseline", "v3", "v4"),
     "softmax": ("baseline", "v3", "v4"),
+    "batchnorm": ("baseline", "v3", "v4"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

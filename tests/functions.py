@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+import fastopt
+
 
 def f32(rng, *shape):
     return rng.standard_normal(shape, dtype=np.float32)
@@ -68,6 +70,18 @@ def optimizer(name, states, options, refused, lacks=()):
     )
 
 
+BATCH_NORM_REFUSED = (
+    ("momentum", -0.1), ("momentum", 1.1), ("momentum", float("nan")), ("momentum", None), ("momentum", True),
+    ("eps", 0.0), ("eps", -1e-5), ("eps", float("inf")), ("eps", "small"), ("channel_axis", 2), ("channel_axis", -3),
+    ("channel_axis", 1.0), ("channel_axis", None), ("channel_axis", True),
+)
+
+
+def batch_norm_cache():
+    x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
+    return fastopt.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
+
+
 FUNCTIONS = [
     optimizer("sgd", ["buf"], {"lr": 0.1, "momentum": 0.9, "step": 2},
               (*STEP_REFUSED, ("momentum", -0.1), ("dampening", float("nan")), ("momentum", "heavy"))),
@@ -100,4 +114,27 @@ FUNCTIONS = [
              lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
                           "class_weight": positive(rng, 40)},
              written=(), refused=CROSS_ENTROPY_REFUSED),
+    Function(
+        "batch_norm_forward",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "running_mean": f32(rng, 3),
+                     "running_var": positive(rng, 3), "out": f32(rng, 8, 3)},
+        written=("running_mean", "running_var", "out"),
+        refused=BATCH_NORM_REFUSED,
+    ),
+    Function(
+        "batch_norm_backward",
+        lambda rng: {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        options={"cache": batch_norm_cache()},
+        refused=(("cache", None), ("cache", 1.0)),
+        overlap=(("dy", "out"),),
+    ),
+    Function(
+        "batch_norm_inference",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "mean": f32(rng, 3),
+                     "var": positive(rng, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        refused=BATCH_NORM_REFUSED[5:],
+        overlap=(("x", "out"),),
+    ),
 ]

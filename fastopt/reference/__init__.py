@@ -1,7 +1,8 @@
 """The written definition of every result: the same names and signatures in plain NumPy."""
 
-from fastopt.reference._adam import Adam, AdamW, Adamax, NAdam, RAdam, adam, adamax, nadam, radam
+from fastopt.reference._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt.reference._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
+from fastopt.reference._batchnorm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
 from fastopt.reference._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt.reference._layerwise import LAMB, LARS, lamb, lars
 from fastopt.reference._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
@@ -9,8 +10,9 @@ from fastopt.reference._sign import Lion, Rprop, lion, rprop
 from fastopt.reference._softmax import log_softmax
 
 __all__ = [
-    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Lion", "Momentum",
-    "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "asgd", "lamb", "lars", "lion",
-    "log_softmax", "momentum", "nadam", "radam", "rmsprop", "rprop", "sgd", "sgdm", "softmax_cross_entropy",
+    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchNorm", "Lion",
+    "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "asgd",
+    "batch_norm_backward", "batch_norm_forward", "batch_norm_inference", "lamb", "lars", "lion", "log_softmax",
+    "momentum", "nadam", "radam", "rmsprop", "rprop", "sgd", "sgdm", "softmax_cross_entropy",
     "softmax_cross_entropy_loss",
 ]

@@ -1,0 +1,200 @@
+"""Batch normalisation in NumPy, in double, with one rounding to float32 at the end.
+
+The sums have a written order (kernels/_batchnorm.pxd, here `lane_sums` and `blocks`), so that the kernels' bits are
+promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
+"""
+
+import numpy as np
+
+from fastopt import _batchnorm
+from fastopt._batchnorm import BatchNormCache, check_backward, check_forward, check_inference
+
+WIDE, LONG, PART, TALL = 64, 1024, 16384, 256
+
+quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
+
+
+# The order of sums.
+
+def grouped(x, layout):
+    """x as (outer, channels, inner)."""
+    x = x if layout.order is None else x.transpose(layout.order)
+    return x.reshape(layout.outer, layout.channels, layout.inner)
+
+
+def period_of(channels, inner):
+    """Outer indices in a row of lanes."""
+    return max(WIDE // (channels * inner), 1)
+
+
+def blocks(x):
+    """The blocks of (outer, channels, inner), in the order in which their sums are merged."""
+    outer, channels, inner = x.shape
+    if inner > LONG:
+        for image in x:
+            for start in range(0, inner, PART):
+                yield image[np.newaxis, :, start : start + PART]
+    else:
+        period = period_of(channels, inner)
+        size = period * min(TALL, PART // (period * inner) // 4 * 4)
+        # The last, incomplete row belongs to the last block.
+        starts = range(0, max(outer // period * period, 1), size)
+        for start in starts:
+            yield x[start : start + size if start + size < starts.stop else outer]
+
+
+def in_order(values):
+    """Σ over the first axis, one after the other (np.sum may pair them up)."""
+    return np.add.accumulate(values, axis=0)[-1] + 0.0
+
+
+def padded(values, axis, multiple):
+    """Zeros added at the end of an axis: they change no sum."""
+    missing = [(0, 0)] * values.ndim
+    missing[axis] = (0, -values.shape[axis] % multiple)
+    return np.pad(values, missing)
+
+
+def lane_sums(block):
+    """Σ of each channel of one block (outer, channels, inner): lanes first, then the lanes of a channel."""
+    outer, channels, inner = block.shape
+    if inner > LONG or outer == 0:
+        raise AssertionError("not a block")
+    period = period_of(channels, inner)
+    rows = padded(block, 0, period).reshape(-1, period, channels, inner)
+    lanes = in_order(in_order(rows))
+    return lanes[:, 0] if inner == 1 else fold(lanes)
+
+
+def run_sums(block):
+    """The same for a block (1, channels, part) of a long run."""
+    run = padded(block[0], 1, WIDE).reshape(block.shape[1], -1, WIDE)
+    return fold(in_order(run.swapaxes(0, 1)))
+
+
+def fold(lanes):
+    """Σ over the last axis: sixteen sums over lanes 16 apart, then halves added to halves."""
+    lanes = padded(lanes, 1, 16).reshape(lanes.shape[0], -1, 16)
+    sums = in_order(lanes.swapaxes(0, 1))
+    for half in (8, 4, 2, 1):
+        sums = sums[:, :half] + sums[:, half:]
+    return sums[:, 0]
+
+
+def block_sums(block, long):
+    return run_sums(block) if long else lane_sums(block)
+
+
+# Statistics.
+
+def statistics(x):
+    """Count, mean and m2 = Σ (x − mean)² of each channel of (outer, channels, inner)."""
+    long = x.shape[2] > LONG
+    n, mean, m2 = 0.0, None, None
+    for block in blocks(x):
+        count = float(block.shape[0] * block.shape[2])
+        shift = block[0, :, :1].astype(np.float64)
+        d = block - shift
+        s, q = block_sums(d, long), block_sums(d * d, long)
+        block_mean = shift[:, 0] + s / count
+        block_m2 = q - s * (s / count)
+        if mean is None:
+            n, mean, m2 = count, block_mean, block_m2
+            continue
+        share = count / (n + count)
+        delta = block_mean - mean
+        mean = mean + delta * share
+        m2 = (m2 + block_m2) + delta * delta * (n * share)
+        n += count
+    return n, mean, m2
+
+
+def gradient_sums(dy, d):
+    """Σ dy and Σ dy · d of each channel."""
+    long = d.shape[2] > LONG
+    first = second = 0.0
+    for g, product in zip(blocks(dy), blocks(dy * d), strict=True):
+        first = first + block_sums(g, long)
+        second = second + block_sums(product, long)
+    return first, second
+
+
+# Elements.
+
+def normalised(x, mean, scale, beta, relu):
+    y = ((x - mean[:, np.newaxis]) * scale[:, np.newaxis] + beta[:, np.newaxis]).astype(np.float32)
+    return np.where(y < 0, np.float32(0), y) if relu else y
+
+
+@quiet
+def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
+                       channel_axis=1, unbiased=True, relu=False, out=None):
+    """See `fastopt.batch_norm_forward`."""
+    layout, *_, y = check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis,
+                                  out)
+    saved = np.empty((4, layout.channels))
+    cache = BatchNormCache(x, layout, saved, training, relu)
+    if y.size == 0:
+        return y, cache
+    values = grouped(x, layout)
+    gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
+    if training:
+        n, mean, m2 = statistics(values)
+        var = m2 / n
+    else:
+        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
+    invstd = 1.0 / np.sqrt(var + eps)
+    scale, shift = gamma * invstd, mean
+    if training:
+        # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
+        scale = np.where(m2 == 0, -0.0 * np.abs(scale), scale)
+        shift = np.where(mean == 0, -0.0, mean)
+    grouped(y, layout)[...] = normalised(values, shift, scale, beta, relu)
+    if training and running_mean is not None:
+        running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
+        spread = m2 / (n - 1.0) if unbiased else var
+        running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * spread
+    saved[...] = mean, invstd, gamma, beta
+    return y, cache
+
+
+@quiet
+def batch_norm_backward(dy, cache, *, out=None):
+    """See `fastopt.batch_norm_backward`."""
+    *_, (dx, dgamma, dbeta) = check_backward(dy, cache, out)
+    layout, mean, invstd = cache.layout, cache.mean, cache.invstd
+    if dx.size == 0:
+        dgamma[...] = dbeta[...] = 0.0
+        return dx, dgamma, dbeta
+    d = grouped(cache.x, layout) - mean[:, np.newaxis]
+    scale = cache.gamma * invstd
+    g = grouped(dy, layout).astype(np.float64)
+    if cache.relu:
+        y = (d * scale[:, np.newaxis] + cache.beta[:, np.newaxis]).astype(np.float32)
+        g = np.where(y <= 0, 0.0, g)
+    sum_dy, sum_dy_d = gradient_sums(g, d)
+    dbeta[...] = sum_dy
+    dgamma[...] = sum_dy_d * invstd
+    if cache.training:
+        n = float(layout.count)
+        g = (g - (sum_dy / n)[:, np.newaxis]) - d * ((invstd * invstd) * (sum_dy_d / n))[:, np.newaxis]
+    grouped(dx, layout)[...] = scale[:, np.newaxis] * g
+    return dx, dgamma, dbeta
+
+
+@quiet
+def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
+    """See `fastopt.batch_norm_inference`."""
+    layout, *_, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
+    if y.size:
+        scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
+        values = normalised(grouped(x, layout), mean.astype(np.float64), scale, beta.astype(np.float64), relu)
+        grouped(y, layout)[...] = values
+    return y
+
+
+class BatchNorm(_batchnorm.BatchNorm):
+    """See `fastopt.BatchNorm`."""
+
+    _forward = staticmethod(batch_norm_forward)
+    _backward = staticmethod(batch_norm_backward)

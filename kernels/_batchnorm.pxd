@@ -1,0 +1,154 @@
+# How a batch-normalised array is walked: the order of every sum, and the loops over it.
+#
+# The array is outer × channels × inner, C-contiguous: (N, C) and channels-last have inner = 1, (N, C, H, W) has
+# inner = H·W. It is read as *rows* of adjacent elements, every lane of a row has accumulators of its own, and a lane
+# belongs to one channel:
+#
+#   inner ≤ LONG   a row is `period` consecutive outer indices with all their channels; period is 1 unless
+#                  channels · inner is less than WIDE / 2. A *tile* is some whole channels of all the rows.
+#   inner > LONG   a row is WIDE consecutive elements of one channel's run. A tile is one channel.
+#
+# The last row may be shorter (`tail`). A *block* is a bounded stretch of a tile's rows, at most PART values a channel.
+# In a block, lanes add their rows in order; lanes of one channel are added period by period, then folded in sixteens
+# (`fold`); blocks are merged in order. All of this follows from the three sizes alone; how many channels a tile has,
+# and which thread takes which tile or block, changes no bit. fastopt/reference/_batchnorm.py says the same in NumPy.
+
+cdef extern from *:
+    """
+    #ifdef _MSC_VER
+        #define FASTOPT_ALIGNED __declspec(align(64))
+    #else
+        #define FASTOPT_ALIGNED __attribute__((aligned(64)))
+    #endif
+    typedef FASTOPT_ALIGNED struct { double v[1024]; } fastopt_lanes;
+    typedef const double* __restrict fastopt_in_double;
+    typedef double* __restrict fastopt_inout_double;
+    """
+    ctypedef struct Lanes "fastopt_lanes":
+        double v[1024]
+    ctypedef const double* IN_DOUBLE "fastopt_in_double"
+    ctypedef double* INOUT_DOUBLE "fastopt_inout_double"
+
+cdef enum:
+    WIDE = 64           # lanes of a row inside a run, and about the fewest of any row
+    LONG = 1024         # the longest run that is part of a row; also the most lanes
+    PART = 16384        # values of one channel in a block
+    TALL = 256          # rows of a block
+
+cdef struct Walk:
+    Py_ssize_t outer
+    Py_ssize_t channels
+    Py_ssize_t inner
+    bint runs                       # inner > LONG
+    Py_ssize_t period
+    Py_ssize_t rows                 # complete rows
+    Py_ssize_t tail                 # elements of the incomplete last row
+    Py_ssize_t block_rows
+    Py_ssize_t parts                # blocks of a run
+    Py_ssize_t blocks               # of a tile
+    Py_ssize_t tile_channels
+    Py_ssize_t tiles
+
+cdef struct Block:
+    Py_ssize_t start                # offset of the first element
+    Py_ssize_t rows
+    Py_ssize_t stride               # from row to row
+    Py_ssize_t tail
+    Py_ssize_t channel              # first channel
+    Py_ssize_t channels
+    Py_ssize_t period
+    Py_ssize_t inner                # adjacent lanes of one channel
+    Py_ssize_t lanes                # period · channels · inner
+    double count                    # values of each channel
+
+
+cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Py_ssize_t tile_lanes) noexcept nogil:
+    """The walk of an array that is not empty. A tile has about `tile_lanes` lanes, WIDE to LONG / 2."""
+    cdef Walk w
+    w.outer, w.channels, w.inner = outer, channels, inner
+    w.runs = inner > LONG
+    if w.runs:
+        w.period, w.rows, w.tail, w.block_rows = 1, 0, 0, 0
+        w.parts = (inner + PART - 1) // PART
+        w.blocks = outer * w.parts
+        w.tile_channels, w.tiles = 1, channels
+    else:
+        w.period = max(WIDE // (channels * inner), 1) if channels <= WIDE else 1
+        w.rows = outer // w.period
+        w.tail = outer % w.period * channels * inner
+        w.block_rows = min(TALL, PART // (w.period * inner) // 4 * 4)
+        w.parts = 0
+        w.blocks = max((w.rows + w.block_rows - 1) // w.block_rows, 1)
+        w.tile_channels = channels if w.period > 1 else min(max(tile_lanes // inner, 1), channels)
+        w.tiles = (channels + w.tile_channels - 1) // w.tile_channels
+    return w
+
+
+cdef inline Block block_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    cdef Block b
+    cdef Py_ssize_t row, length
+    b.channel = tile * w.tile_channels
+    if w.runs:
+        row = index % w.parts * PART
+        length = min(PART, w.inner - row)
+        b.start = (index // w.parts * w.channels + tile) * w.inner + row
+        b.rows, b.tail = length // WIDE, length % WIDE
+        b.stride = b.inner = b.lanes = WIDE
+        b.channels = b.period = 1
+        b.count = <double> length
+    else:
+        row = index * w.block_rows
+        b.stride = w.period * w.channels * w.inner
+        b.start = row * b.stride + b.channel * w.inner
+        b.rows = min(w.block_rows, w.rows - row)
+        b.tail = w.tail if index == w.blocks - 1 else 0
+        b.channels = min(w.tile_channels, w.channels - b.channel)
+        b.period, b.inner = w.period, w.inner
+        b.lanes = b.period * b.channels * b.inner
+        b.count = <double> ((b.rows * b.period + b.tail // (w.channels * w.inner)) * b.inner)
+    return b
+
+
+cdef inline void spread(const Block* b, IN_DOUBLE channel, INOUT_DOUBLE lane) noexcept nogil:
+    """Give every lane its channel's value; `channel` starts at the block's first channel."""
+    cdef Py_ssize_t c, i, period = b.channels * b.inner
+    if b.inner == 1:
+        for c in range(b.channels):
+            lane[c] = channel[c]
+    else:
+        for c in range(b.channels):
+            for i in range(b.inner):
+                lane[c * b.inner + i] = channel[c]
+    for i in range(b.lanes - period):
+        lane[period + i] = lane[i]
+
+
+cdef inline double fold(const double* lane, Py_ssize_t n) noexcept nogil:
+    """Σ lane: sixteen sums over lanes 16 apart, then halves added to halves."""
+    cdef double f[16]
+    cdef Py_ssize_t i, j
+    for i in range(16):
+        f[i] = lane[i] if i < n else 0.0
+    for j in range(1, n // 16):
+        for i in range(16):
+            f[i] = f[i] + lane[16 * j + i]
+    if n > 16:
+        for i in range(n % 16):
+            f[i] = f[i] + lane[n // 16 * 16 + i]
+    for i in range(8):
+        f[i] = f[i] + f[i + 8]
+    for i in range(4):
+        f[i] = f[i] + f[i + 4]
+    for i in range(2):
+        f[i] = f[i] + f[i + 2]
+    return f[0] + f[1]
+
+
+cdef inline void fold_lanes(const Block* b, INOUT_DOUBLE lane, INOUT_DOUBLE channel) noexcept nogil:
+    """Add the lanes of each channel; `channel` starts at the block's first channel. `lane` is used up."""
+    cdef Py_ssize_t c, i, j, period = b.channels * b.inner
+    for j in range(1, b.period):
+        for i in range(period):
+            lane[i] = lane[i] + lane[j * period + i]
+    for c in range(b.channels):
+        channel[c] = lane[c] if b.inner == 1 else fold(lane + c * b.inner, b.inner)
