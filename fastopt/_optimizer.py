@@ -1,18 +1,30 @@
 """What every optimizer class is: hyper-parameters, state, and one native call for a whole model."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._runtime.binding import Binding
+from fastopt._runtime import dispatch
+from fastopt._runtime.binding import Binding, Counter
+from fastopt._runtime.hyper import Ranges
+
+_clip_norm_range = Ranges(clip_norm="(0, inf]")
+_step_count_range = Ranges(step_count="int [0, 9e18]")
 
 
 class UpdateInfo(NamedTuple):
-    """What a step did: its number (1-based) and the learning rate it used."""
+    """What a call of `update` did."""
 
     step: int
+    """The step's number, from 1; of a skipped one the number of the step before."""
     lr: float
+    """The learning rate it used."""
+    grad_norm: float | None
+    """Euclidean norm of all gradients after grad_scale, before clipping; None unless something asked for it."""
+    skipped: bool
+    """Whether nothing was changed because a gradient held an inf or NaN."""
 
 
 class Bound(NamedTuple):
@@ -41,6 +53,12 @@ class Optimizer:
         Follow the gradient uphill.
     clip_value : float, optional
         Largest magnitude of a gradient's element.
+    clip_norm : float, optional
+        Largest Euclidean norm of all gradients together: they are multiplied by clip_norm / (norm + 1e-6) where that
+        is below 1 (before clip_value). Costs one more read of the gradients; the norm is a sum in double in a fixed
+        order. If it is NaN nothing is clipped.
+    skip_nonfinite : bool
+        Change nothing at all, the step count included, when a gradient holds an inf or NaN.
     average_decay : float, optional
         Keep an exponential moving average of every parameter (d · a + (1 − d) · p after each step, from the
         parameter as it was before the first): see `averages`.
@@ -68,7 +86,7 @@ class Optimizer:
     """Whether decoupled_weight_decay is a hyper-parameter: elsewhere weight_decay is, or nothing multiplies it."""
 
     def __init__(self, hyper, *, weight_decay=0.0, decoupled_weight_decay=None, l1=0.0, maximize=False,
-                 clip_value=None, average_decay=None, per_param=None):
+                 clip_value=None, clip_norm=None, skip_nonfinite=False, average_decay=None, per_param=None):
         if per_param is not None and not callable(per_param):
             raise TypeError(f"per_param: expected a function (key, array) -> dict, got {type(per_param).__name__}")
         self._hyper = dict(hyper, weight_decay=weight_decay, l1=l1, maximize=maximize, clip_value=clip_value,
@@ -78,11 +96,19 @@ class Optimizer:
         elif decoupled_weight_decay is not None:
             raise TypeError(f"decoupled_weight_decay: expected none for {type(self).__name__}, got "
                             f"{decoupled_weight_decay!r}")
+        if clip_norm is not None:
+            _clip_norm_range(clip_norm)
+        self._clip_norm = clip_norm
+        self._skip_nonfinite = skip_nonfinite
         self._per_param = per_param
         self._bound = None
-        self.step_count = 0
+        self._counter = Counter()
         self.state = {}
         self._rules([{}], 1, 1.0)
+
+    @property
+    def step_count(self):
+        return self._counter.value
 
     @property
     def lr(self):
@@ -118,7 +144,7 @@ class Optimizer:
         Returns
         -------
         UpdateInfo
-            (step, lr).
+            (step, lr, grad_norm, skipped).
 
         Raises
         ------
@@ -129,16 +155,75 @@ class Optimizer:
         bound = self._bound
         if bound is None or keys != bound.keys or not bound.binding.holds(params):
             bound = self._bind(keys, params)
-        step = self.step_count + 1
-        self._step(bound, step, grad_scale, grads)
+        before = self.step_count
+        lr = self._lr_at(before + 1, self._hyper)
+        norm = None
+        if self._clip_norm is not None or self._skip_nonfinite:
+            norm = math.sqrt(self._squares(bound, grads)) * abs(grad_scale)
+            if self._skip_nonfinite and not math.isfinite(norm):
+                return UpdateInfo(before, lr, norm, True)
+            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
+                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
+        kept = self._bound, self.state
         if bound is not self._bound:
-            self._bound = bound
-            self.state.update(bound.state)
-        self.step_count = step
-        return UpdateInfo(step, self._lr_at(step, self._hyper))
+            self._bound, self.state = bound, {**self.state, **bound.state}
+        try:
+            self._step(bound, before + 1, grad_scale, grads)
+        except BaseException:
+            if self.step_count == before:  # an interrupt can come just behind the native call too
+                self._bound, self.state = kept
+            raise
+        return UpdateInfo(before + 1, lr, norm, False)
 
     def _step(self, bound, step, grad_scale, grads):
-        bound.binding.apply(self._rules(bound.groups, step, grad_scale), grads)
+        """Change parameters and state and count the step, or raise and change nothing."""
+        bound.binding.apply(self._rules(bound.groups, step, grad_scale), grads, self._counter)
+
+    def _squares(self, bound, grads):
+        """The sum of the gradients' squares; not finite if one of them is not."""
+        return bound.binding.measure(dispatch.active.layerwise.squares(), grads)
+
+    def state_dict(self):
+        """Return {"step_count": int, "state": {key: {name: array}}}, copies all.
+
+        Hyper-parameters are the constructor's and not in it. `fastopt.save_state` writes it to a file.
+        """
+        state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in self.state.items()}
+        return {"step_count": self.step_count, "state": state}
+
+    def load_state_dict(self, state_dict):
+        """Continue from what `state_dict` returned: the arrays are copied; parameters are the caller's to restore.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Anything but such a dict with this optimizer's state arrays. Nothing has changed then.
+        """
+        if not (isinstance(state_dict, Mapping) and {"step_count", "state"} == set(state_dict)):
+            got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
+            raise ValueError(f"state_dict: expected a dict of step_count and state, got {got}")
+        _step_count_range(state_dict["step_count"])
+        state = {key: self._loaded(key, entry) for key, entry in state_dict["state"].items()}
+        self._counter.value = int(state_dict["step_count"])
+        self._bound, self.state = None, state
+
+    def _loaded(self, key, entry):
+        """Copies of one parameter's state arrays, checked by name, type and shape among themselves."""
+        allowed = {*self._state_names, "average"}
+        needed = set() if self._per_param else set(filter(None, self._states(self._hyper)))
+        if not isinstance(entry, Mapping) or not needed <= set(entry) <= allowed:
+            got = sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__
+            raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {got}")
+        arrays = {}
+        for name, array in entry.items():
+            if not isinstance(array, np.ndarray) or array.dtype != np.float32:
+                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+                raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}")
+            arrays[name] = np.array(array, np.float32, order="C")
+        if len({array.shape for array in arrays.values()}) > 1:
+            raise ValueError(f"state[{key!r}]: expected arrays of one shape, got "
+                             f"{sorted({array.shape for array in arrays.values()})}")
+        return arrays
 
     @staticmethod
     def _lr_at(step, hyper):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits
+from helpers import assert_same_bits, run
 
 import fastopt
 
@@ -35,7 +35,7 @@ NOT_DECOUPLED = {"AdamW", "Lion", "Rprop", "LAMB"}
 COMMON = {
     "plain": {},
     "everything": {"weight_decay": 0.01, "l1": 1e-3, "decoupled_weight_decay": 0.1, "maximize": True,
-                   "clip_value": 0.7, "average_decay": 0.9},
+                   "clip_value": 0.7, "clip_norm": 3.0, "skip_nonfinite": True, "average_decay": 0.9},
 }
 SHAPES = {"W1": (64, 130), "b1": (130,), "scalar": (), "empty": (0, 3), "W2": (130, 3), "big": (20011,), "b2": (3,)}
 
@@ -64,8 +64,8 @@ def test_same_bits_as_the_reference(name, common, level, rng, always_parallel):
     opt, ref = make(name, **options), make(name, fastopt.reference, **options)
     for step in range(1, 11):
         grads = model(rng)
-        opt.update(ours, grads, grad_scale=0.5)
-        ref.update(theirs, {key: grad.copy() for key, grad in grads.items()}, grad_scale=0.5)
+        info = opt.update(ours, grads, grad_scale=0.5)
+        assert info == ref.update(theirs, {key: grad.copy() for key, grad in grads.items()}, grad_scale=0.5)
         assert opt.step_count == ref.step_count == step
     for key in ours:
         assert_same_bits(ours[key], theirs[key], key)
@@ -378,3 +378,168 @@ def test_initial_values():
     rprop.update(params, grads)
     assert (adagrad.state["w"]["h"] == 0.5).all()
     assert (rprop.state["w"]["step_size"] == 0.25).all()
+
+
+def test_clip_norm():
+    """Gradients 3 and 4: norm 5 over both tensors, scaled down to 1."""
+    params = {"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
+    grads = {"a": np.full(1, 3.0, np.float32), "b": np.full(1, 4.0, np.float32)}
+    opt = fastopt.SGD(lr=1.0, clip_norm=1.0)
+    assert opt.update(params, grads).grad_norm == 5.0
+    np.testing.assert_allclose([params["a"][0], params["b"][0]], [-0.6, -0.8], rtol=1e-6)
+    assert (grads["a"] == 3.0).all()
+
+
+def test_clip_norm_leaves_small_gradients_alone():
+    param, grad = np.zeros(2, np.float32), np.array([0.1, 0.2], np.float32)
+    info = fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, grad)
+    assert_same_bits(param, -grad)
+    np.testing.assert_allclose(info.grad_norm, np.sqrt(0.05), rtol=1e-7)
+
+
+def test_clip_norm_sees_the_scaled_gradients():
+    param = np.zeros(1, np.float32)
+    info = fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, np.full(1, 256.0, np.float32), grad_scale=-1 / 128)
+    assert info.grad_norm == 2.0
+    np.testing.assert_allclose(param, 1.0, rtol=1e-6)
+
+
+def test_grad_norm_does_not_overflow_and_is_exact_to_double():
+    grads = [np.full(1000, 1e30, np.float32), np.full(7, 1e-30, np.float32)]
+    info = fastopt.SGD(clip_norm=1.0).update([np.zeros_like(g) for g in grads], grads)
+    np.testing.assert_allclose(info.grad_norm, np.float64(np.float32(1e30)) * np.sqrt(1000), rtol=1e-14)
+
+
+def test_grad_norm_is_not_measured_unless_asked_for():
+    assert fastopt.SGD().update(np.zeros(1, np.float32), np.ones(1, np.float32)).grad_norm is None
+
+
+def test_grad_norm_has_the_same_bits_for_any_threads(level, rng, always_parallel):
+    grads = list(model(rng).values())
+    norms = set()
+    for threads in (1, 2, 3, 7, 16):
+        with fastopt.num_threads(threads):
+            norms.add(fastopt.SGD(clip_norm=1.0).update([np.zeros_like(g) for g in grads], grads).grad_norm)
+    assert len(norms) == 1
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+def test_skip_nonfinite(bad, rng):
+    params = model(rng)
+    opt = fastopt.Adam(skip_nonfinite=True)
+    grads = model(rng)
+    grads["big"][12345] = bad
+    before = {key: param.copy() for key, param in params.items()}
+    info = opt.update(params, grads)
+    assert info.skipped
+    assert info.step == opt.step_count == 0
+    assert opt.state == {}
+    for key, param in params.items():
+        assert_same_bits(param, before[key])
+    grads["big"][12345] = 0.0
+    info = opt.update(params, grads)
+    assert not info.skipped
+    assert info.step == opt.step_count == 1
+
+
+def test_nonfinite_gradients_propagate_unless_skipped():
+    param = np.zeros(3, np.float32)
+    fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, np.array([np.nan, 1.0, 0.5], np.float32))
+    assert np.isnan(param[0])
+    assert (param[1:] == [-1.0, -0.5]).all()
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), "1", None])
+def test_wrong_clip_norm(bad):
+    if bad is None:
+        fastopt.SGD(clip_norm=None)
+        return
+    with pytest.raises((TypeError, ValueError), match="^clip_norm: expected a number"):
+        fastopt.SGD(clip_norm=bad)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_training_goes_on_from_a_state_dict(name, rng):
+    """Ten steps at once are the same as five, a state dict, and five more with a new optimizer."""
+    grads = [model(rng) for _ in range(10)]
+    straight = model(rng)
+    broken = {key: param.copy() for key, param in straight.items()}
+    opt = make(name, average_decay=0.9)
+    for g in grads:
+        opt.update(straight, g)
+    first = make(name, average_decay=0.9)
+    for g in grads[:5]:
+        first.update(broken, g)
+    saved = first.state_dict()
+    first.update({key: param.copy() for key, param in broken.items()}, grads[5])  # must not reach the dict
+    second = make(name, average_decay=0.9)
+    second.load_state_dict(saved)
+    assert second.step_count == 5
+    for g in grads[5:]:
+        second.update(broken, g)
+    for key in straight:
+        assert_same_bits(broken[key], straight[key], key)
+        assert_same_bits(second.averages[key], opt.averages[key], key)
+
+
+@pytest.mark.parametrize(("state_dict", "message"), [
+    (None, "^state_dict: expected a dict of step_count and state, got NoneType"),
+    ({"state": {}}, "^state_dict: expected"),
+    ({"step_count": -1, "state": {}}, "^step_count: expected an int"),
+    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32)}}},
+     r"^state\['w'\]: expected arrays named \['m', 'v'\]"),
+    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(2)}}},
+     r"^state\['w'\]\['v'\]: expected a float32 array, got float64"),
+    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(3, np.float32)}}}, "of one shape"),
+    ({"step_count": 1, "state": {"w": {"m": [1.0], "v": [1.0]}}}, "expected a float32 array, got list"),
+])
+def test_wrong_state_dicts_change_nothing(state_dict, message):
+    opt = fastopt.Adam()
+    opt.update({"w": np.ones(2, np.float32)}, {"w": np.ones(2, np.float32)})
+    with pytest.raises((TypeError, ValueError), match=message):
+        opt.load_state_dict(state_dict)
+    assert opt.step_count == 1
+    assert opt.state["w"]["m"].shape == (2,)
+
+
+def test_a_loaded_state_of_another_shape_is_refused_at_the_update():
+    opt = fastopt.Momentum()
+    opt.load_state_dict({"step_count": 3, "state": {"w": {"v": np.ones(3, np.float32)}}})
+    param = np.ones(2, np.float32)
+    with pytest.raises(ValueError, match=r"^state v\['w'\]: expected"):
+        opt.update({"w": param}, {"w": np.ones(2, np.float32)})
+    assert (param == 1.0).all()
+
+
+def test_interrupts_never_leave_a_model_half_stepped():
+    """A signal every few hundred microseconds: all parameters, the state and the count agree after each."""
+    run("""
+    import random, signal, sys
+    import numpy as np, fastopt
+
+    class Stop(BaseException):
+        pass
+
+    def stop(signum, frame):
+        raise Stop
+
+    if not hasattr(signal, "setitimer"):
+        sys.exit()
+    signal.signal(signal.SIGALRM, stop)
+    params = [np.zeros(n, np.float32) for n in (3, 20_000, 7, 100_000, 1)]
+    grads = [np.ones_like(p) for p in params]
+    opt = fastopt.SGD(lr=1.0, momentum=1.0, dampening=1.0)
+    stops = 0
+    for _ in range(400):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, 1e-3))
+            while True:
+                opt.update(params, grads)
+        except Stop:
+            stops += 1
+        for i, p in enumerate(params):
+            assert (p == -opt.step_count).all(), (stops, i, p[0], opt.step_count)
+            if opt.step_count:
+                assert (opt.state[i]["buf"] == 1.0).all()
+    assert stops == 400 and opt.step_count > 400
+    """)

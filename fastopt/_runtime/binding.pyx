@@ -28,6 +28,11 @@ cdef int by_start(const void* a, const void* b) noexcept nogil:
     return -1 if x < y else x > y
 
 
+cdef class Counter:
+    """Steps taken. The native call itself moves it on, so that no interrupt can come between a step and its count."""
+    cdef public long long value
+
+
 cdef class Binding:
     """A model's parameters and state, bound: `apply(rules, grads)` is one native call over all of it.
 
@@ -135,15 +140,16 @@ cdef class Binding:
         self.tensors[i].x[1] = <float*> slot.buf
         return 0
 
-    def apply(self, list rules not None, list grads not None):
-        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]. All or nothing."""
-        self.step(rules, grads, False)
+    def apply(self, list rules not None, list grads not None, Counter counter not None):
+        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]; count the step. All or nothing."""
+        self.step(rules, grads, counter)
 
     def measure(self, Rule rule not None, list grads not None):
         """Return the first of rule's sums over all gradients, added in order. Nothing is written."""
-        return self.step([rule] * max(self.rules, 1), grads, True)
+        return self.step([rule] * max(self.rules, 1), grads, None)
 
-    cdef double step(self, list rules, list grads, bint total) except? -1.0:
+    cdef double step(self, list rules, list grads, Counter counter) except? -1.0:
+        """Run the rules and move the counter on; without one, add up what they measure."""
         cdef Compiled* code = NULL
         cdef double* sums = NULL
         cdef Plan plan
@@ -179,9 +185,11 @@ cdef class Binding:
             plan = Plan(self.tensors, self.table, code, sums)
             with nogil:
                 run(&plan, cost * <double> self.total)
-                if total:
-                    for i in range(self.table.first[self.table.chunks]):
-                        result += sums[SUMS * i]
+            if counter is not None:
+                counter.value += 1
+            elif measures:
+                for i in range(self.table.first[self.table.chunks]):
+                    result += sums[SUMS * i]
         finally:
             # Keep only small gradients bound: they are what rebinding costs something for, and large ones are the
             # user's to free.

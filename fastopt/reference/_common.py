@@ -4,6 +4,8 @@ The functions compute in the type of `param`: float32 is the definition that the
 float64 arrays make the same code an oracle.
 """
 
+import math
+
 import numpy as np
 
 
@@ -30,20 +32,23 @@ def greater(a, b):
     return np.where((a >= b) | np.isnan(a), a, b)
 
 
-def norm(x):
-    """Euclidean norm in double, in the kernels' order.
+def block_squares(x):
+    """Yield the sum of squares of each block of 8192 elements, in double and in the kernels' order.
 
-    Blocks of 8192 elements; in a block 16 lanes, of which lane l adds the elements i with i mod 16 = l in order; then
-    the lanes in order, then the blocks in order.
+    In a block there are 16 lanes, of which lane l adds the elements i with i mod 16 = l in order; then the lanes in
+    order.
     """
     x = x.ravel().astype(np.float64)
-    total = 0.0
     for start in range(0, x.size, 8192):
         block = x[start : start + 8192]
         lanes = np.zeros((-(-block.size // 16), 16))
         lanes.ravel()[: block.size] = block * block
-        total += sum(np.cumsum(lanes, axis=0)[-1].tolist())
-    return float(np.sqrt(total))
+        yield sum(np.cumsum(lanes, axis=0)[-1].tolist())
+
+
+def norm(x):
+    """Euclidean norm: the blocks' sums added in order."""
+    return math.sqrt(sum(block_squares(x)))
 
 
 def update_average(average, average_decay, param):

@@ -1,5 +1,9 @@
 """The optimizer classes in plain NumPy: one call of the family's function for each parameter."""
 
+import numpy as np
+
+from fastopt.reference._common import block_squares
+
 
 class Reference:
     """Put before a class of `fastopt`: the same hyper-parameters and state, the arithmetic by `_function`."""
@@ -11,6 +15,10 @@ class Reference:
             hyper = self._hyper_at(step, bound.groups[member])
             arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step)
             self._function(param, grad.astype(param.dtype, copy=False), **arguments)
+        self._counter.value = step
+
+    def _squares(self, bound, grads):
+        return sum(sum_ for grad in grads for sum_ in block_squares(grad.astype(np.float32, copy=False)))
 
     @staticmethod
     def _arguments(arguments, step):
