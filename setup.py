@@ -32,7 +32,7 @@ KERNELS = {
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.
-RUNTIME = ("arrays", "binding", "cpu", "driver", "hyper", "parallel")
+RUNTIME = ("arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel")
 
 # -ffp-contract=off: gcc otherwise fuses multiply-adds from v3 up and the levels' bits differ.
 # -fno-math-errno lets sqrtf become one exact instruction. Nothing here relaxes IEEE arithmetic.

@@ -3,7 +3,17 @@
 from fastopt import init, reference, schedules
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
-from fastopt._batchnorm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
+from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
+from fastopt._batchnorm_layer import BatchNorm
+from fastopt._batchnorm_statistics import (
+    BatchGradientSums,
+    BatchStatistics,
+    batch_norm_backward_sums,
+    batch_norm_fold,
+    batch_norm_merge,
+    batch_norm_merge_sums,
+    batch_norm_statistics,
+)
 from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._optimizer import Optimizer, UpdateInfo
@@ -16,10 +26,11 @@ from fastopt._softmax import log_softmax
 __version__ = "0.1.0"
 
 __all__ = [
-    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchNorm", "Lion",
-    "Momentum", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "UpdateInfo", "adadelta", "adagrad", "adam",
-    "adamax", "asgd", "batch_norm_backward", "batch_norm_forward", "batch_norm_inference", "get_num_threads", "init",
-    "lamb", "lars", "lion", "log_softmax", "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop",
-    "rprop", "schedules", "set_num_threads", "sgd", "sgdm", "show_config", "softmax_cross_entropy",
-    "softmax_cross_entropy_loss",
+    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchGradientSums",
+    "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
+    "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward", "batch_norm_backward_sums",
+    "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums",
+    "batch_norm_statistics", "get_num_threads", "init", "lamb", "lars", "lion", "log_softmax", "momentum", "nadam",
+    "num_threads", "radam", "reference", "rmsprop", "rprop", "schedules", "set_num_threads", "sgd", "sgdm",
+    "show_config", "softmax_cross_entropy", "softmax_cross_entropy_loss",
 ]

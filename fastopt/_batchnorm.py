@@ -1,135 +1,96 @@
-"""Batch normalisation: forward, backward, inference, and the layer as a class."""
+"""Batch normalisation: forward, backward and inference."""
 
 import numpy as np
 
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint
+from fastopt._runtime.channels import Layout, refuse_overlap, same_memory
 from fastopt._runtime.hyper import Ranges
 
-_ranges = Ranges(momentum="[0, 1]", eps="(0, inf)")
-
-
-class Layout:
-    """An array as outer × channels × inner in memory: `order` transposes it to C order where it is not already."""
-
-    __slots__ = ("channels", "inner", "order", "outer", "shape")
-
-    def __init__(self, x, channel_axis):
-        if not isinstance(x, np.ndarray) or x.ndim < 2:
-            Array(x, "x")
-            raise ValueError(f"x: expected at least 2 dimensions, got shape {np.shape(x)}")
-        shape = self.shape = x.shape
-        ndim = len(shape)
-        if type(channel_axis) is not int or not -ndim <= channel_axis < ndim:
-            error = ValueError if type(channel_axis) is int else TypeError
-            raise error(f"channel_axis: expected an int in [-{ndim}, {ndim}), got {channel_axis!r}")
-        axis = channel_axis % ndim
-        self.channels = shape[axis]
-        self.order = None
-        if ndim == 2:
-            self.outer, self.inner = (shape[0], 1) if axis else (1, shape[1])
-            return
-        if not x.flags.c_contiguous and axis != ndim - 1:
-            order = (*range(axis), *range(axis + 1, ndim), axis)
-            if x.transpose(order).flags.c_contiguous:   # (N, C, H, W) whose memory is (N, H, W, C)
-                self.order = order
-        outer = inner = 1
-        for size in shape[:axis]:
-            outer *= size
-        for size in shape[axis + 1 :]:
-            inner *= size
-        self.outer, self.inner = (outer, inner) if self.order is None else (outer * inner, 1)
-
-    @property
-    def count(self):
-        """Values of each channel."""
-        return self.outer * self.inner
-
-    def empty(self):
-        if self.order is None:
-            return np.empty(self.shape, np.float32)
-        return np.empty([self.shape[axis] for axis in self.order], np.float32).transpose(np.argsort(self.order))
-
-    def array(self, source, name, *, writable=False):
-        """`source`, checked: the shape and the layout in memory of x."""
-        if self.order is None:
-            return Array(source, name, writable=writable, shape=self.shape)
-        if isinstance(source, np.ndarray) and source.shape == self.shape:
-            turned = source.transpose(self.order)
-            if turned.flags.c_contiguous:
-                return Array(turned, name, writable=writable)
-            raise ValueError(f"{name}: expected the memory layout of x (channels last), "
-                             f"got strides {source.strides}")
-        return Array(source, name, writable=writable, shape=self.shape)
+float32 = np.dtype(np.float32)
+ranges = Ranges(momentum="[0, 1]", eps="(0, inf)")
 
 
 class BatchNormCache:
-    """What `batch_norm_backward` needs of the forward pass: a reference to x, and a few numbers a channel.
+    """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers a channel.
 
-    x itself is kept, not a copy: it must still have its values when backward runs. `mean` and `invstd` are float64;
-    gamma and beta are copies of the values that forward saw. `release()` lets go of x.
+    x itself is kept, not a copy, and must still have its values when backward runs. `mean`, `invstd` and `scale`
+    (gamma · invstd) are float64; gamma and beta are those that forward saw. `count` is the number of values behind
+    the statistics. `release()` lets go of x.
     """
 
-    __slots__ = ("_saved", "layout", "relu", "training", "x")
+    __slots__ = ("count", "layout", "relu", "saved", "training")
 
-    def __init__(self, x, layout, saved, training, relu):
-        self.x = x
+    def __init__(self, layout, saved, training, relu, count):
         self.layout = layout
-        self._saved = saved
+        self.saved = saved
         self.training = training
         self.relu = relu
+        self.count = count
+
+    @property
+    def x(self):
+        return None if self.layout is None else self.layout.source
 
     @property
     def mean(self):
-        return self._saved[0]
+        return self.saved[0]
 
     @property
     def invstd(self):
-        return self._saved[1]
+        return self.saved[1]
 
     @property
-    def gamma(self):
-        return self._saved[2]
+    def scale(self):
+        return self.saved[2]
 
     @property
     def beta(self):
-        return self._saved[3]
-
-    @property
-    def shape(self):
-        return self.layout.shape
+        return self.saved[3]
 
     def release(self):
         """Drop the reference to x; backward then refuses this cache."""
-        self.x = None
+        self.layout = None
 
 
-def _same_memory(a, b):
-    return a is b or a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+def check_statistics(statistics, layout):
+    """(count, mean, m2) checked, the arrays as the kernel takes them."""
+    try:
+        count, mean, m2 = statistics
+    except (TypeError, ValueError):
+        raise TypeError(f"statistics: expected (count, mean, m2), got {type(statistics).__name__}") from None
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        raise TypeError(f"statistics.count: expected an int, got {type(count).__name__}")
+    if count < 2:
+        raise ValueError(f"statistics.count: expected more than one value per channel, got {count}")
+    return int(count), layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
 
 
-def check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out):
-    """Everything that forward refuses; returns the layout and the checked arrays, out made if need be."""
+def check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out, statistics):
+    """Everything that forward refuses; returns the checked arrays, y made if need be."""
+    ranges(momentum, eps)
     layout = Layout(x, channel_axis)
-    _ranges(momentum, eps)
-    a = layout.array(x, "x")
-    per_channel = (layout.channels,)
-    g, b = Array(gamma, "gamma", shape=per_channel), Array(beta, "beta", shape=per_channel)
-    mean = variance = None
+    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
+    running = m = v = mean = m2 = None
+    count = layout.count
     if running_mean is not None or running_var is not None or not training:
-        mean = Array(running_mean, "running_mean", writable=training, shape=per_channel)
-        variance = Array(running_var, "running_var", writable=training, shape=per_channel)
-    if training and layout.count == 1:
+        running = m = layout.vector(running_mean, "running_mean", training)
+        v = layout.vector(running_var, "running_var", training)
+    if statistics is not None:
+        if not training:
+            raise ValueError("statistics: expected None without training, got statistics")
+        count, mean, m2 = check_statistics(statistics, layout)
+    elif training and count == 1:
         raise ValueError(f"x: expected more than one value per channel in training mode, got shape {layout.shape}")
     y = layout.empty() if out is None else out
-    o = layout.array(y, "out", writable=True)
-    if out is not None or mean is not None:
-        require_disjoint(a, g, b, mean, variance, o)
-    return layout, a, g, b, mean, variance, o, y
+    o = layout.array(y, "out", True)
+    if out is not None or running is not None:
+        require_disjoint(layout.x, g, b, m, v, o, mean, m2)
+    return layout, g, b, m, v, o, y, count, mean, m2
 
 
 def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
-                       channel_axis=1, unbiased=True, relu=False, out=None):
+                       channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
     """Normalise every channel of x by its batch statistics; return y and what backward needs.
 
     For each channel, over its n values::
@@ -162,6 +123,8 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
         y = max(y, 0), in the same pass.
     out : float32 array of x's shape and memory layout, optional
         Receives y; a new array otherwise. Not x: backward needs it.
+    statistics : (count, mean, m2), optional
+        Of more values than x holds, from `batch_norm_statistics` and `batch_norm_merge`: used in place of those of x.
 
     Returns
     -------
@@ -182,37 +145,49 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     bit for bit. An array without elements is left alone, and so are the running statistics. The bits are those of
     ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
     """
-    layout, a, g, b, mean, variance, o, y = check_forward(x, gamma, beta, running_mean, running_var, training,
-                                                          momentum, eps, channel_axis, out)
+    layout, g, b, m, v, o, y, count, mean, m2 = check_forward(
+        x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out, statistics)
     saved = np.empty((4, layout.channels))
-    if y.size:
+    if layout.size:
         dispatch.active.batchnorm.forward(
-            a, g, b, mean, variance, o, Array(saved, "saved", kind="d", writable=True), layout.outer, layout.channels,
-            layout.inner, training=training, momentum=momentum, eps=eps, unbiased=unbiased, relu=relu)
-    return y, BatchNormCache(x, layout, saved, training, relu)
+            layout.x, layout.outer, layout.channels, layout.inner, g, b, m, v, o, Array(saved, "saved", kind="d"),
+            training, momentum, eps, unbiased, relu, count, mean, m2)
+    return y, BatchNormCache(layout, saved, training, relu, count)
 
 
-def check_backward(dy, cache, out):
-    """Everything that backward refuses; returns the checked arrays and those that are written, made if need be."""
+def check_cache(cache):
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache: expected what batch_norm_forward returned, got {type(cache).__name__}")
-    if cache.x is None:
+    if cache.layout is None:
         raise ValueError("cache: expected one that still holds x, got one that was released")
-    layout = cache.layout
-    dx, dgamma, dbeta = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
-    x, d = layout.array(cache.x, "cache.x"), layout.array(dy, "dy")
-    made = dx is None
-    dx = layout.empty() if made else dx
-    dgamma = np.empty(layout.channels, np.float32) if dgamma is None else dgamma
-    dbeta = np.empty(layout.channels, np.float32) if dbeta is None else dbeta
-    o = layout.array(dx, "out", writable=True)
-    g = Array(dgamma, "dgamma", writable=True, shape=(layout.channels,))
-    b = Array(dbeta, "dbeta", writable=True, shape=(layout.channels,))
-    require_disjoint(x, None if not made and _same_memory(dx, dy) else d, o, g, b)
-    return x, d, o, g, b, (dx, dgamma, dbeta)
+    return cache.layout
 
 
-def batch_norm_backward(dy, cache, *, out=None):
+def check_backward(dy, cache, out, sums):
+    """Everything that backward refuses; returns the checked arrays and the results, made if need be."""
+    layout = check_cache(cache)
+    dx, dgamma, dbeta = out if type(out) is tuple and len(out) == 3 else (out, None, None)
+    d = layout.array(dy, "dy")
+    sum_dy = product = None
+    if sums is not None:
+        try:
+            sum_dy, product = sums
+        except (TypeError, ValueError):
+            raise TypeError(f"sums: expected two arrays, got {type(sums).__name__}") from None
+        sum_dy, product = layout.doubles(sum_dy, "sums.dy"), layout.doubles(product, "sums.dy_x")
+    given = dx is not None or dgamma is not None or dbeta is not None
+    dx = layout.empty() if dx is None else dx
+    dgamma = np.empty(layout.channels, float32) if dgamma is None else dgamma
+    dbeta = np.empty(layout.channels, float32) if dbeta is None else dbeta
+    o = layout.array(dx, "out", True)
+    g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
+    if given:
+        refuse_overlap(o, d)
+        require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, product)
+    return layout, d, o, g, b, sum_dy, product, (dx, dgamma, dbeta)
+
+
+def batch_norm_backward(dy, cache, *, out=None, sums=None):
     """Gradients of `batch_norm_forward`: dx, dgamma, dbeta.
 
     With the forward pass's mean and invstd, and dy ← 0 where relu made y 0::
@@ -228,6 +203,9 @@ def batch_norm_backward(dy, cache, *, out=None):
         What `batch_norm_forward` returned. x must still have the values that forward saw.
     out : float32 array, or a tuple of three (dx, dgamma, dbeta), optional
         Receive the results; dx may be dy itself (then dy is overwritten). None in the tuple: a new array.
+    sums : (Σ dy, Σ dy · (x − mean)), optional
+        Over all values behind the statistics, where forward was given them: `batch_norm_backward_sums` of every part,
+        added by `batch_norm_merge_sums`. dgamma and dbeta are then those of all parts together.
 
     Returns
     -------
@@ -243,30 +221,28 @@ def batch_norm_backward(dy, cache, *, out=None):
     -----
     Sums in double, every result rounded once. The bits are those of ``fastopt.reference.batch_norm_backward``.
     """
-    x, d, o, g, b, results = check_backward(dy, cache, out)
-    layout = cache.layout
-    if layout.count and layout.channels:
+    layout, d, o, g, b, sum_dy, product, results = check_backward(dy, cache, out, sums)
+    if layout.size:
         dispatch.active.batchnorm.backward(
-            d, x, Array(cache._saved, "cache", kind="d", writable=True), o, g, b, layout.outer, layout.channels,
-            layout.inner, training=cache.training, relu=cache.relu)
+            d, layout.x, layout.outer, layout.channels, layout.inner, Array(cache.saved, "cache", kind="d"), o, g, b,
+            cache.training, cache.relu, cache.count, sum_dy, product)
     else:
         results[1][...] = results[2][...] = 0.0
     return results
 
 
 def check_inference(x, gamma, beta, mean, var, eps, channel_axis, out):
-    """Everything that inference refuses; returns the layout and the checked arrays, out made if need be."""
+    """Everything that inference refuses; returns the checked arrays, y made if need be."""
+    ranges(0.0, eps)
     layout = Layout(x, channel_axis)
-    _ranges(0.0, eps)
-    per_channel = (layout.channels,)
-    a = layout.array(x, "x")
-    g, b = Array(gamma, "gamma", shape=per_channel), Array(beta, "beta", shape=per_channel)
-    m, v = Array(mean, "mean", shape=per_channel), Array(var, "var", shape=per_channel)
+    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
+    m, v = layout.vector(mean, "mean"), layout.vector(var, "var")
     y = layout.empty() if out is None else out
-    o = layout.array(y, "out", writable=True)
+    o = layout.array(y, "out", True)
     if out is not None:
-        require_disjoint(None if _same_memory(out, x) else a, g, b, m, v, o)
-    return layout, a, g, b, m, v, o, y
+        refuse_overlap(o, layout.x)
+        require_disjoint(g, b, m, v, o)
+    return layout, g, b, m, v, o, y
 
 
 def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
@@ -294,77 +270,9 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     -----
     Computed in double and rounded once: the bits of ``fastopt.reference.batch_norm_inference``.
     """
-    layout, a, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
-    if y.size:
-        saved = Array(np.empty((4, layout.channels)), "saved", kind="d", writable=True)
-        dispatch.active.batchnorm.forward(a, g, b, m, v, o, saved, layout.outer, layout.channels, layout.inner,
-                                          training=False, momentum=0.0, eps=eps, unbiased=False, relu=relu)
+    layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
+    if layout.size:
+        saved = Array(np.empty((4, layout.channels)), "saved", kind="d")
+        dispatch.active.batchnorm.forward(layout.x, layout.outer, layout.channels, layout.inner, g, b, m, v, o, saved,
+                                          False, 0.0, eps, False, relu, 0.0, None, None)
     return y
-
-
-class BatchNorm:
-    """A batch normalisation layer: ``y = bn.forward(x, training=True)``, ``dx = bn.backward(dy)``.
-
-    Parameters
-    ----------
-    num_features : int
-        Channels.
-    eps, momentum, channel_axis, unbiased, relu
-        As in `fastopt.batch_norm_forward`.
-
-    Attributes
-    ----------
-    gamma, beta, dgamma, dbeta, running_mean, running_var : float32 arrays of shape (num_features,)
-        The same arrays for the layer's whole life, written in place: an optimizer may hold on to them.
-
-    Notes
-    -----
-    Between forward and backward the layer holds a reference to x, which must keep its values. backward uses it up.
-    """
-
-    _forward = staticmethod(batch_norm_forward)
-    _backward = staticmethod(batch_norm_backward)
-
-    def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
-        if type(num_features) is not int or num_features < 0:
-            error = ValueError if type(num_features) is int else TypeError
-            raise error(f"num_features: expected an int ≥ 0, got {num_features!r}")
-        if type(channel_axis) is not int:
-            raise TypeError(f"channel_axis: expected an int, got {channel_axis!r}")
-        _ranges(momentum, eps)
-        self.num_features = num_features
-        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
-        self.unbiased, self.relu = unbiased, relu
-        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
-        self._cache = None
-
-    def forward(self, x, training=True, *, out=None):
-        """Return y; with training the running statistics are updated. See `fastopt.batch_norm_forward`."""
-        y, self._cache = self._forward(
-            x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
-            eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
-        return y
-
-    def backward(self, dy, *, out=None):
-        """Return dx and write dgamma and dbeta. `out` receives dx and may be dy. Once for each forward."""
-        if self._cache is None:
-            raise ValueError("backward: expected a forward pass before it, got none since the last backward")
-        dx, _, _ = self._backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
-        self._cache = None
-        return dx
-
-    def state_dict(self):
-        """Copies of gamma, beta, running_mean and running_var."""
-        return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
-
-    def load_state_dict(self, state):
-        """Copy the arrays of a `state_dict` into this layer's; all are checked before the first is written."""
-        names = {"gamma", "beta", "running_mean", "running_var"}
-        if set(state) != names:
-            raise ValueError(f"state: expected the keys {sorted(names)}, got {sorted(map(str, state))}")
-        for name in names:
-            Array(state[name], name, shape=(self.num_features,))
-        for name in names:
-            getattr(self, name)[...] = state[name]

@@ -33,7 +33,8 @@ cdef enum:
     WIDE = 64           # lanes of a row inside a run, and about the fewest of any row
     LONG = 1024         # the longest run that is part of a row; also the most lanes
     PART = 16384        # values of one channel in a block
-    TALL = 256          # rows of a block
+    TALL = 64           # rows of a block
+    TILE = 512          # lanes of a tile, about: their sums and constants stay in the first-level cache
 
 cdef struct Walk:
     Py_ssize_t outer
@@ -62,8 +63,8 @@ cdef struct Block:
     double count                    # values of each channel
 
 
-cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Py_ssize_t tile_lanes) noexcept nogil:
-    """The walk of an array that is not empty. A tile has about `tile_lanes` lanes, WIDE to LONG / 2."""
+cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
+    """The walk of an array that is not empty."""
     cdef Walk w
     w.outer, w.channels, w.inner = outer, channels, inner
     w.runs = inner > LONG
@@ -79,7 +80,7 @@ cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, P
         w.block_rows = min(TALL, PART // (w.period * inner) // 4 * 4)
         w.parts = 0
         w.blocks = max((w.rows + w.block_rows - 1) // w.block_rows, 1)
-        w.tile_channels = channels if w.period > 1 else min(max(tile_lanes // inner, 1), channels)
+        w.tile_channels = channels if w.period > 1 else min(max(TILE // inner, 1), channels)
         w.tiles = (channels + w.tile_channels - 1) // w.tile_channels
     return w
 

@@ -39,7 +39,6 @@ cdef enum:
     FIXED = 4           # backward: mean and variance did not depend on x
 
 cdef enum:
-    MERGED = 0          # rows of Job.sums: the channel's two sums, then each block's
     FEW_TILES = 8
 
 cdef struct Job:
@@ -52,15 +51,19 @@ cdef struct Job:
     float* out
     double* mean                    # of each channel, as the others here
     double* invstd
-    double* gamma
+    double* scale                   # γ · invstd
     double* beta
-    double* sums                    # forward: mean and m2; backward: Σ dy and Σ dy · (x − mean)
+    double* shift                   # forward: what is subtracted from x, and its factor;
+    double* slope                   # backward: dβ / n, and invstd² · s / n
+    double* first                   # forward: mean; backward: Σ dy
+    double* second                  # forward: m2; backward: Σ dy · (x − mean)
+    double* parts                   # the two of each block
     double count
     double eps
     double momentum
     bint unbiased
-    bint statistics_given           # mean and variance are running_mean and running_var, which stay as they are
-    const float* gamma_in
+    bint running_given              # mean and variance are running_mean and running_var, which stay as they are
+    const float* gamma
     const float* beta_in
     float* running_mean
     float* running_var
@@ -143,7 +146,14 @@ cdef inline void write_backward(IN x, IN dy, INOUT dx, Py_ssize_t stride, int ro
                 dx[at] = <float> (a * ((g - u) - (<double> x[at] - m) * v))
 
 
-# One block.
+# One block. Constants of the channels become those of the lanes; where lanes are channels they are used as they stand.
+
+cdef inline const double* of_lanes(const Block* b, const double* channel, Lanes* room) noexcept nogil:
+    if b.lanes == b.channels:
+        return channel + b.channel
+    spread(b, channel + b.channel, room.v)
+    return room.v
+
 
 cdef void sum_forward(const Job* job, const Block* b, double* mean, double* m2) noexcept nogil:
     cdef Lanes shift, s, q
@@ -166,133 +176,97 @@ cdef void sum_forward(const Job* job, const Block* b, double* mean, double* m2) 
         m2[c] = m2[c] - shift.v[c] * (shift.v[c] / b.count)
 
 
-cdef inline void scales(const Job* job, const Block* b, INOUT_DOUBLE scale) noexcept nogil:
-    """γ · invstd of the block's channels."""
-    cdef const double* gamma = job.gamma + b.channel
-    cdef const double* invstd = job.invstd + b.channel
-    cdef Py_ssize_t c
-    for c in range(b.channels):
-        scale[c] = gamma[c] * invstd[c]
-
-
-cdef inline void block_sums(const Job* job, const Block* b, Lanes* mean, Lanes* scale, Lanes* beta, Lanes* s,
-                            Lanes* q, int flags) noexcept nogil:
+cdef inline void block_sums(const Job* job, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
+    cdef Lanes rooms[3]
+    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
+    cdef const double* scale = of_lanes(b, job.scale, &rooms[1]) if flags & RELU else NULL
+    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
     cdef const float* x = job.x + b.start
     cdef const float* dy = job.dy + b.start
     cdef Py_ssize_t i, at
+    for i in range(b.lanes):
+        s.v[i] = q.v[i] = 0.0
     for i in range(b.rows // 4):
         at = 4 * i * b.stride
-        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean.v, scale.v, beta.v, s.v, q.v, flags)
+        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, scale, beta, s.v, q.v, flags)
     for i in range(b.rows // 4 * 4, b.rows):
         at = i * b.stride
-        add_backward(x + at, dy + at, b.stride, 1, b.lanes, mean.v, scale.v, beta.v, s.v, q.v, flags)
+        add_backward(x + at, dy + at, b.stride, 1, b.lanes, mean, scale, beta, s.v, q.v, flags)
     at = b.rows * b.stride
-    add_backward(x + at, dy + at, b.stride, 1, b.tail, mean.v, scale.v, beta.v, s.v, q.v, flags)
+    add_backward(x + at, dy + at, b.stride, 1, b.tail, mean, scale, beta, s.v, q.v, flags)
 
 
 cdef void sum_backward(const Job* job, const Block* b, double* sum_dy, double* product) noexcept nogil:
-    cdef Lanes mean, scale, beta, s, q
-    cdef Py_ssize_t i
-    spread(b, job.mean + b.channel, mean.v)
+    cdef Lanes s, q
     if job.flags & RELU:
-        scales(job, b, s.v)
-        spread(b, s.v, scale.v)
-        spread(b, job.beta + b.channel, beta.v)
-    for i in range(b.lanes):
-        s.v[i] = q.v[i] = 0.0
-    if job.flags & RELU:
-        block_sums(job, b, &mean, &scale, &beta, &s, &q, RELU)
+        block_sums(job, b, &s, &q, RELU)
     else:
-        block_sums(job, b, &mean, &scale, &beta, &s, &q, 0)
+        block_sums(job, b, &s, &q, 0)
     fold_lanes(b, s.v, sum_dy)
     fold_lanes(b, q.v, product)
 
 
-cdef inline void block_forward(const Job* job, const Block* b, const Lanes* mean, const Lanes* scale,
-                               const Lanes* beta, int flags) noexcept nogil:
+cdef inline void block_forward(const Job* job, const Block* b, int flags) noexcept nogil:
+    cdef Lanes rooms[3]
+    cdef const double* mean = of_lanes(b, job.shift, &rooms[0])
+    cdef const double* scale = of_lanes(b, job.slope, &rooms[1])
+    cdef const double* beta = of_lanes(b, job.beta, &rooms[2])
     cdef const float* x = job.x + b.start
     cdef float* y = job.out + b.start
     cdef Py_ssize_t i, at
     for i in range(b.rows // 4):
         at = 4 * i * b.stride
-        write_forward(x + at, y + at, b.stride, 4, b.lanes, mean.v, scale.v, beta.v, flags)
+        write_forward(x + at, y + at, b.stride, 4, b.lanes, mean, scale, beta, flags)
     for i in range(b.rows // 4 * 4, b.rows):
         at = i * b.stride
-        write_forward(x + at, y + at, b.stride, 1, b.lanes, mean.v, scale.v, beta.v, flags)
+        write_forward(x + at, y + at, b.stride, 1, b.lanes, mean, scale, beta, flags)
     at = b.rows * b.stride
-    write_forward(x + at, y + at, b.stride, 1, b.tail, mean.v, scale.v, beta.v, flags)
+    write_forward(x + at, y + at, b.stride, 1, b.tail, mean, scale, beta, flags)
 
 
 cdef void write_forward_block(const Job* job, const Block* b) noexcept nogil:
-    cdef Lanes mean, scale, beta
-    cdef const double* m2 = job.sums + job.walk.channels + b.channel
-    cdef Py_ssize_t c
-    scales(job, b, beta.v)
-    for c in range(b.channels):
-        mean.v[c] = job.mean[b.channel + c]
-    if not job.statistics_given:
-        for c in range(b.channels):     # a constant channel: +0 · −0 = −0, which changes no β, not even −0
-            beta.v[c] = -0.0 * fabs(beta.v[c]) if m2[c] == 0.0 else beta.v[c]
-            mean.v[c] = -0.0 if mean.v[c] == 0.0 else mean.v[c]
-    spread(b, beta.v, scale.v)
-    spread(b, mean.v, beta.v)
-    for c in range(b.lanes):
-        mean.v[c] = beta.v[c]
-    spread(b, job.beta + b.channel, beta.v)
-    if job.flags == 0: block_forward(job, b, &mean, &scale, &beta, 0)
-    elif job.flags == RELU: block_forward(job, b, &mean, &scale, &beta, RELU)
-    elif job.flags == IN_PLACE: block_forward(job, b, &mean, &scale, &beta, IN_PLACE)
-    else: block_forward(job, b, &mean, &scale, &beta, RELU | IN_PLACE)
+    if job.flags == 0: block_forward(job, b, 0)
+    elif job.flags == RELU: block_forward(job, b, RELU)
+    elif job.flags == IN_PLACE: block_forward(job, b, IN_PLACE)
+    else: block_forward(job, b, RELU | IN_PLACE)
 
 
-cdef inline void block_backward(const Job* job, const Block* b, const Lanes* mean, const Lanes* scale,
-                                const Lanes* beta, const Lanes* average, const Lanes* slope,
-                                int flags) noexcept nogil:
+cdef inline void block_backward(const Job* job, const Block* b, int flags) noexcept nogil:
+    cdef Lanes rooms[5]
+    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
+    cdef const double* scale = of_lanes(b, job.scale, &rooms[1])
+    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
+    cdef const double* average = of_lanes(b, job.shift, &rooms[3])
+    cdef const double* slope = of_lanes(b, job.slope, &rooms[4])
     cdef const float* x = job.x + b.start
     cdef const float* dy = job.dy + b.start
     cdef float* dx = job.out + b.start
     cdef Py_ssize_t i, at
     for i in range(b.rows // 4):
         at = 4 * i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 4, b.lanes, mean.v, scale.v, beta.v, average.v, slope.v,
-                       flags)
+        write_backward(x + at, dy + at, dx + at, b.stride, 4, b.lanes, mean, scale, beta, average, slope, flags)
     for i in range(b.rows // 4 * 4, b.rows):
         at = i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 1, b.lanes, mean.v, scale.v, beta.v, average.v, slope.v,
-                       flags)
+        write_backward(x + at, dy + at, dx + at, b.stride, 1, b.lanes, mean, scale, beta, average, slope, flags)
     at = b.rows * b.stride
-    write_backward(x + at, dy + at, dx + at, b.stride, 1, b.tail, mean.v, scale.v, beta.v, average.v, slope.v, flags)
+    write_backward(x + at, dy + at, dx + at, b.stride, 1, b.tail, mean, scale, beta, average, slope, flags)
 
 
 cdef void write_backward_block(const Job* job, const Block* b) noexcept nogil:
-    cdef Lanes mean, scale, beta, average, slope
-    cdef const double* sum_dy = job.sums + b.channel
-    cdef const double* product = sum_dy + job.walk.channels
-    cdef const double* invstd = job.invstd + b.channel
-    cdef Py_ssize_t c
-    for c in range(b.channels):
-        mean.v[c] = sum_dy[c] / job.count
-        beta.v[c] = (invstd[c] * invstd[c]) * (product[c] / job.count)
-    spread(b, mean.v, average.v)
-    spread(b, beta.v, slope.v)
-    scales(job, b, beta.v)
-    spread(b, beta.v, scale.v)
-    spread(b, job.mean + b.channel, mean.v)
-    spread(b, job.beta + b.channel, beta.v)
-    if job.flags == 0: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 0)
-    elif job.flags == 1: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 1)
-    elif job.flags == 2: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 2)
-    elif job.flags == 3: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 3)
-    elif job.flags == 4: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 4)
-    elif job.flags == 5: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 5)
-    elif job.flags == 6: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 6)
-    else: block_backward(job, b, &mean, &scale, &beta, &average, &slope, 7)
+    if job.flags == 0: block_backward(job, b, 0)
+    elif job.flags == 1: block_backward(job, b, 1)
+    elif job.flags == 2: block_backward(job, b, 2)
+    elif job.flags == 3: block_backward(job, b, 3)
+    elif job.flags == 4: block_backward(job, b, 4)
+    elif job.flags == 5: block_backward(job, b, 5)
+    elif job.flags == 6: block_backward(job, b, 6)
+    else: block_backward(job, b, 7)
 
 
 # One tile: the stages, block by block.
 
 cdef inline double* block_sum(const Job* job, Py_ssize_t index, const Block* b) noexcept nogil:
-    return job.sums + (index + 1) * 2 * job.walk.channels + b.channel
+    return job.parts + index * 2 * job.walk.channels + b.channel
 
 
 cdef void sum_block(const Job* job, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
@@ -333,45 +307,91 @@ cdef inline void merge_sums(INOUT_DOUBLE s, INOUT_DOUBLE q, IN_DOUBLE s_b, IN_DO
 cdef void merge_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
     cdef Block b = block_of(&job.walk, tile, 0)
     cdef Py_ssize_t all_channels = job.walk.channels, c, index
-    cdef double* total = job.sums + b.channel
+    cdef double* first = job.first + b.channel
+    cdef double* second = job.second + b.channel
     cdef double* part = block_sum(job, 0, &b)
     cdef double n = b.count
     for c in range(b.channels):
-        total[c] = part[c]
-        total[all_channels + c] = part[all_channels + c]
+        first[c] = part[c]
+        second[c] = part[all_channels + c]
     for index in range(1, job.walk.blocks):
         b = block_of(&job.walk, tile, index)
         part = block_sum(job, index, &b)
         if job.backward:
-            merge_sums(total, total + all_channels, part, part + all_channels, b.channels)
+            merge_sums(first, second, part, part + all_channels, b.channels)
         else:
-            merge_statistics(total, total + all_channels, part, part + all_channels, n, b.count, b.channels)
+            merge_statistics(first, second, part, part + all_channels, n, b.count, b.channels)
         n += b.count
 
 
-cdef void finish_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
-    """What follows from a channel's sums; the running statistics are written here."""
-    cdef Block b = block_of(&job.walk, tile, 0)
+cdef inline void invert(INOUT_DOUBLE invstd, IN_DOUBLE m2, double count, double eps,
+                        Py_ssize_t channels) noexcept nogil:
     cdef Py_ssize_t c
-    cdef double first, second, variance, take = job.momentum
-    for c in range(b.channel, b.channel + b.channels):
-        first, second = job.sums[c], job.sums[job.walk.channels + c]
-        if job.backward:
-            job.dbeta[c] = <float> first
-            job.dgamma[c] = <float> (second * job.invstd[c])
-            continue
-        job.gamma[c], job.beta[c] = job.gamma_in[c], job.beta_in[c]
-        if job.statistics_given:
-            first, variance = job.running_mean[c], job.running_var[c]
-        else:
-            variance = second / job.count
-        job.mean[c] = first
-        job.invstd[c] = 1.0 / sqrt(variance + job.eps)
-        if job.running_mean != NULL and not job.statistics_given:
-            if job.unbiased:
-                variance = second / (job.count - 1.0)
-            job.running_mean[c] = <float> ((1.0 - take) * job.running_mean[c] + take * first)
-            job.running_var[c] = <float> ((1.0 - take) * job.running_var[c] + take * variance)
+    for c in range(channels):
+        invstd[c] = 1.0 / sqrt(m2[c] / count + eps)
+
+
+cdef inline void run_on(INOUT running, IN_DOUBLE new, double take, double divisor, Py_ssize_t channels) noexcept nogil:
+    cdef Py_ssize_t c
+    for c in range(channels):
+        running[c] = <float> ((1.0 - take) * <double> running[c] + take * (new[c] / divisor))
+
+
+cdef inline void constants(IN gamma, IN_DOUBLE invstd, IN_DOUBLE mean, IN_DOUBLE m2, INOUT_DOUBLE scale,
+                           INOUT_DOUBLE shift, INOUT_DOUBLE slope, Py_ssize_t channels) noexcept nogil:
+    """Of a constant channel: +0 · −0 = −0, which changes no β, not even −0."""
+    cdef Py_ssize_t c
+    cdef double a
+    for c in range(channels):
+        a = <double> gamma[c] * invstd[c]
+        scale[c] = a
+        shift[c] = -0.0 if mean[c] == 0.0 else mean[c]
+        slope[c] = -0.0 * fabs(a) if m2[c] == 0.0 else a
+
+
+cdef void finish_forward(const Job* job, Py_ssize_t at, Py_ssize_t channels) noexcept nogil:
+    """What the elements of the channels from `at` on need, and their running statistics."""
+    cdef double* mean = job.mean + at
+    cdef double* invstd = job.invstd + at
+    cdef Py_ssize_t c
+    if job.running_given:
+        for c in range(channels):
+            mean[c] = job.running_mean[at + c]
+            job.shift[at + c] = mean[c]
+            invstd[c] = 1.0 / sqrt(<double> job.running_var[at + c] + job.eps)
+            job.scale[at + c] = job.gamma[at + c] * invstd[c]
+            job.slope[at + c] = job.scale[at + c]
+            job.beta[at + c] = job.beta_in[at + c]
+        return
+    for c in range(channels):
+        mean[c] = job.first[at + c]
+        job.beta[at + c] = job.beta_in[at + c]
+    invert(invstd, job.second + at, job.count, job.eps, channels)
+    constants(job.gamma + at, invstd, mean, job.second + at, job.scale + at, job.shift + at, job.slope + at, channels)
+    if job.running_mean != NULL:
+        run_on(job.running_mean + at, mean, job.momentum, 1.0, channels)
+        run_on(job.running_var + at, job.second + at, job.momentum, job.count - (1.0 if job.unbiased else 0.0),
+               channels)
+
+
+cdef void finish_backward(const Job* job, Py_ssize_t at, Py_ssize_t channels) noexcept nogil:
+    cdef Py_ssize_t c
+    cdef double sum_dy, product, invstd
+    for c in range(at, at + channels):
+        sum_dy, product, invstd = job.first[c], job.second[c], job.invstd[c]
+        job.dbeta[c] = <float> sum_dy
+        job.dgamma[c] = <float> (product * invstd)
+        job.shift[c] = sum_dy / job.count
+        job.slope[c] = (invstd * invstd) * (product / job.count)
+
+
+cdef void finish_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
+    cdef Py_ssize_t at = tile * job.walk.tile_channels
+    cdef Py_ssize_t channels = min(job.walk.tile_channels, job.walk.channels - at)
+    if job.backward:
+        finish_backward(job, at, channels)
+    else:
+        finish_forward(job, at, channels)
 
 
 cdef void whole_tile(void* context, Py_ssize_t tile) noexcept nogil:
@@ -421,52 +441,97 @@ cdef void run(Job* job, double nanoseconds) noexcept nogil:
         parallel_for(write_task, job, w.tiles * w.blocks, threads)
 
 
-cdef int allocate_sums(Job* job) except -1:
-    cdef Py_ssize_t blocks = job.walk.blocks if job.stages & SUM else 0
-    job.sums = <double*> malloc((blocks + 1) * 2 * job.walk.channels * sizeof(double))
-    if job.sums == NULL:
+cdef int begin(Job* job, Array x, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int stages,
+               Array saved, Array first, Array second) except -1:
+    """The job's arrays of one number a channel: `saved` outlives the call and so do the sums where they are given;
+    job.shift is the rest, to be freed."""
+    cdef Py_ssize_t blocks
+    job.walk = walk(outer, channels, inner)
+    job.stages = stages
+    job.x = <const float*> x.data
+    job.count = <double> outer * <double> inner
+    blocks = job.walk.blocks if stages & SUM else 0
+    job.shift = <double*> malloc((4 + 2 * blocks) * channels * sizeof(double))
+    if job.shift == NULL:
         raise MemoryError
+    job.slope, job.parts = job.shift + channels, job.shift + 4 * channels
+    job.first = job.shift + 2 * channels if first is None else <double*> first.data
+    job.second = job.shift + 3 * channels if second is None else <double*> second.data
+    if saved is not None:
+        job.mean = <double*> saved.data
+        job.invstd, job.scale, job.beta = job.mean + channels, job.mean + 2 * channels, job.mean + 3 * channels
     return 0
 
 
-def forward(Array x not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
-            Array y not None, Array saved not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, *,
-            bint training, double momentum, double eps, bint unbiased, bint relu):
-    """Write y; `saved` (4 × channels, float64) receives mean, invstd, gamma and beta. y may be x."""
+def statistics(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array mean not None,
+               Array m2 not None):
+    """Write the mean and m2 of every channel."""
     cdef Job job
-    job.walk = walk(outer, channels, inner, 128)
+    job.backward, job.flags = False, 0
+    begin(&job, x, outer, channels, inner, SUM, None, mean, m2)
+    with nogil:
+        run(&job, 0.15)
+        free(job.shift)
+
+
+def forward(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array gamma not None,
+            Array beta not None, Array running_mean, Array running_var, Array y not None, Array saved not None,
+            bint training, double momentum, double eps, bint unbiased, bint relu, double count, Array mean, Array m2):
+    """Write y; `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β. y may be x.
+
+    Training: by the statistics (count, mean, m2), or if they are None by those of x. Otherwise: by the running ones.
+    """
+    cdef Job job
     job.backward = False
-    job.stages = SUM | FINISH | WRITE if training else FINISH | WRITE
+    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE,
+          saved, mean, m2)
     job.flags = (RELU if relu else 0) | (IN_PLACE if x.data == y.data else 0)
-    job.x, job.out = <const float*> x.data, <float*> y.data
-    job.gamma_in, job.beta_in = <const float*> gamma.data, <const float*> beta.data
+    job.out = <float*> y.data
+    job.gamma, job.beta_in = <const float*> gamma.data, <const float*> beta.data
     job.running_mean = <float*> running_mean.data if running_mean is not None else NULL
     job.running_var = <float*> running_var.data if running_var is not None else NULL
-    job.mean = <double*> saved.data
-    job.invstd, job.gamma, job.beta = job.mean + channels, job.mean + 2 * channels, job.mean + 3 * channels
-    job.count = <double> outer * <double> inner
-    job.momentum, job.eps, job.unbiased, job.statistics_given = momentum, eps, unbiased, not training
-    allocate_sums(&job)
+    if mean is not None:
+        job.count = count
+    job.momentum, job.eps, job.unbiased, job.running_given = momentum, eps, unbiased, not training
     with nogil:
-        run(&job, 0.35 if training else 0.2)
-        free(job.sums)
+        run(&job, 0.35 if job.stages & SUM else 0.2)
+        free(job.shift)
 
 
-def backward(Array dy not None, Array x not None, Array saved not None, Array dx not None, Array dgamma not None,
-             Array dbeta not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, *, bint training,
-             bint relu):
-    """Write dx, dgamma and dbeta. dx may be dy."""
+def backward_sums(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+                  Array saved not None, bint relu, Array sum_dy not None, Array product not None):
+    """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Job job
-    job.walk = walk(outer, channels, inner, 128)
-    job.backward = True
-    job.stages = SUM | FINISH | WRITE
-    job.flags = (RELU if relu else 0) | (IN_PLACE if dx.data == dy.data else 0) | (0 if training else FIXED)
-    job.x, job.dy, job.out = <const float*> x.data, <const float*> dy.data, <float*> dx.data
-    job.dgamma, job.dbeta = <float*> dgamma.data, <float*> dbeta.data
-    job.mean = <double*> saved.data
-    job.invstd, job.gamma, job.beta = job.mean + channels, job.mean + 2 * channels, job.mean + 3 * channels
-    job.count = <double> outer * <double> inner
-    allocate_sums(&job)
+    job.backward, job.flags, job.dy = True, RELU if relu else 0, <const float*> dy.data
+    begin(&job, x, outer, channels, inner, SUM, saved, sum_dy, product)
     with nogil:
-        run(&job, 0.6)
-        free(job.sums)
+        run(&job, 0.25)
+        free(job.shift)
+
+
+def backward(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
+             Array saved not None, Array dx not None, Array dgamma not None, Array dbeta not None, bint training,
+             bint relu, double count, Array sum_dy, Array product):
+    """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
+    cdef Job job
+    job.backward = True
+    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
+          product)
+    job.flags = (RELU if relu else 0) | (IN_PLACE if dx.data == dy.data else 0) | (0 if training else FIXED)
+    job.dy, job.out = <const float*> dy.data, <float*> dx.data
+    job.dgamma, job.dbeta = <float*> dgamma.data, <float*> dbeta.data
+    job.count = count
+    with nogil:
+        run(&job, 0.6 if job.stages & SUM else 0.35)
+        free(job.shift)
+
+
+def merge(Array mean not None, Array m2 not None, double n, Array mean_b not None, Array m2_b not None, double n_b):
+    """Merge the statistics of n_b values into those of n."""
+    merge_statistics(<double*> mean.data, <double*> m2.data, <const double*> mean_b.data, <const double*> m2_b.data,
+                     n, n_b, mean.size)
+
+
+def merge_gradients(Array s not None, Array q not None, Array s_b not None, Array q_b not None):
+    """Add the sums of another part of the batch."""
+    merge_sums(<double*> s.data, <double*> q.data, <const double*> s_b.data, <const double*> q_b.data, s.size)

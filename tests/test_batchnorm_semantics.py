@@ -171,16 +171,16 @@ def test_refused(module, rng):
     with pytest.raises(ValueError, match=r"^(out|x): expected memory of its own"):
         module.batch_norm_forward(x, ones, zeros, out=x)
     room = np.ones((5, 3), f32)
-    with pytest.raises(ValueError, match=r"^(out|x): expected memory of its own"):
+    with pytest.raises(ValueError, match=r"^out: expected memory of its own or that of x, got .* overlaps x in part"):
         module.batch_norm_inference(room[:4], ones, zeros, zeros, ones, out=room[1:])
     _, cache = module.batch_norm_forward(x, ones, zeros)
     with pytest.raises(TypeError, match=r"^cache: expected what batch_norm_forward returned, got ndarray"):
         module.batch_norm_backward(x, x)
     with pytest.raises(ValueError, match=r"^dy: expected .* of shape \(4, 3\), got float32 \(3, 4\)"):
         module.batch_norm_backward(np.ones((3, 4), f32), cache)
-    with pytest.raises(ValueError, match=r"^(out|cache\.x): expected memory of its own"):
+    with pytest.raises(ValueError, match=r"^(out|x): expected memory of its own"):
         module.batch_norm_backward(x.copy(), cache, out=x)
-    with pytest.raises(ValueError, match=r"^(out|dy): expected memory of its own"):
+    with pytest.raises(ValueError, match=r"^out: expected memory of its own or that of dy, got .* in part"):
         module.batch_norm_backward(room[:4], cache, out=room[1:])
     with pytest.raises(ValueError, match=r"^dgamma: expected .* of shape \(3,\), got float32 \(4,\)"):
         module.batch_norm_backward(x.copy(), cache, out=(None, np.ones(4, f32), None))

@@ -27,3 +27,7 @@ cdef class Array:
     cdef readonly bint writable
     cdef readonly Py_ssize_t size
     cdef void* data
+    cdef int fill(self, object source, object name, char kind, bint writable, const Py_buffer* like) except -1
+
+cdef Array array_of(object source, object name, char kind, bint writable, const Py_buffer* like)
+cdef Array vector_of(object source, object name, char kind, bint writable, Py_ssize_t size)

@@ -121,15 +121,24 @@ cdef class Array:
     int64); shape is a tuple, or None for any.
     """
 
-    def __cinit__(self, source, name, *, str kind="f", bint writable=False, tuple shape=None):
+    def __cinit__(self):
+        clear(&self.view)
+
+    def __init__(self, source, name, *, str kind="f", bint writable=False, tuple shape=None):
         cdef char code = ord(kind)
-        acquire(&self.view, source, name, code, writable, NULL)
+        if self.data != NULL:
+            raise TypeError("Array: expected one call of __init__, got another")
+        self.fill(source, name, code, writable, NULL)
         if shape is not None and shape_of(&self.view) != shape:
             raise refusal(ValueError, source, name, code, writable, shape)
+
+    cdef int fill(self, object source, object name, char kind, bint writable, const Py_buffer* like) except -1:
+        acquire(&self.view, source, name, kind, writable, like)
         self.name = name
         self.writable = writable
         self.size = elements(&self.view)
         self.data = self.view.buf
+        return 0
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)
@@ -137,6 +146,21 @@ cdef class Array:
     @property
     def shape(self):
         return shape_of(&self.view)
+
+
+cdef Array array_of(object source, object name, char kind, bint writable, const Py_buffer* like):
+    """The same from compiled code; `like`: the buffer whose shape it must have, or NULL."""
+    cdef Array made = Array.__new__(Array)
+    made.fill(source, name, kind, writable, like)
+    return made
+
+
+cdef Array vector_of(object source, object name, char kind, bint writable, Py_ssize_t size):
+    """An array of shape (size,)."""
+    cdef Array made = array_of(source, name, kind, writable, NULL)
+    if made.view.ndim != 1 or made.size != size:
+        raise refusal(ValueError, source, name, kind, writable, (size,))
+    return made
 
 
 def require_disjoint(*arrays):

@@ -2,7 +2,17 @@
 
 from fastopt.reference._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt.reference._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
-from fastopt.reference._batchnorm import BatchNorm, batch_norm_backward, batch_norm_forward, batch_norm_inference
+from fastopt.reference._batchnorm import (
+    BatchNorm,
+    batch_norm_backward,
+    batch_norm_backward_sums,
+    batch_norm_fold,
+    batch_norm_forward,
+    batch_norm_inference,
+    batch_norm_merge,
+    batch_norm_merge_sums,
+    batch_norm_statistics,
+)
 from fastopt.reference._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt.reference._layerwise import LAMB, LARS, lamb, lars
 from fastopt.reference._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
@@ -12,7 +22,8 @@ from fastopt.reference._softmax import log_softmax
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchNorm", "Lion",
     "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "asgd",
-    "batch_norm_backward", "batch_norm_forward", "batch_norm_inference", "lamb", "lars", "lion", "log_softmax",
-    "momentum", "nadam", "radam", "rmsprop", "rprop", "sgd", "sgdm", "softmax_cross_entropy",
+    "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward",
+    "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "lamb", "lars",
+    "lion", "log_softmax", "momentum", "nadam", "radam", "rmsprop", "rprop", "sgd", "sgdm", "softmax_cross_entropy",
     "softmax_cross_entropy_loss",
 ]

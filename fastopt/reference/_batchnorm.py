@@ -6,10 +6,12 @@ promised for every result: statistics, y, dx, dgamma, dbeta and the running stat
 
 import numpy as np
 
-from fastopt import _batchnorm
-from fastopt._batchnorm import BatchNormCache, check_backward, check_forward, check_inference
+from fastopt import _batchnorm_layer
+from fastopt._batchnorm import BatchNormCache, check_backward, check_cache, check_forward, check_inference
+from fastopt._batchnorm_statistics import BatchGradientSums, BatchStatistics, check_fold, check_parts
+from fastopt._runtime.channels import Layout
 
-WIDE, LONG, PART, TALL = 64, 1024, 16384, 256
+WIDE, LONG, PART, TALL = 64, 1024, 16384, 64
 
 quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 
@@ -87,26 +89,25 @@ def block_sums(block, long):
 
 # Statistics.
 
-def statistics(x):
+def merged(n, mean, m2, n_b, mean_b, m2_b):
+    """The statistics of n + n_b values."""
+    share = n_b / (n + n_b)
+    delta = mean_b - mean
+    return n + n_b, mean + delta * share, (m2 + m2_b) + delta * delta * (n * share)
+
+
+def totals(x):
     """Count, mean and m2 = Σ (x − mean)² of each channel of (outer, channels, inner)."""
     long = x.shape[2] > LONG
-    n, mean, m2 = 0.0, None, None
+    total = None
     for block in blocks(x):
-        count = float(block.shape[0] * block.shape[2])
+        n = float(block.shape[0] * block.shape[2])
         shift = block[0, :, :1].astype(np.float64)
         d = block - shift
         s, q = block_sums(d, long), block_sums(d * d, long)
-        block_mean = shift[:, 0] + s / count
-        block_m2 = q - s * (s / count)
-        if mean is None:
-            n, mean, m2 = count, block_mean, block_m2
-            continue
-        share = count / (n + count)
-        delta = block_mean - mean
-        mean = mean + delta * share
-        m2 = (m2 + block_m2) + delta * delta * (n * share)
-        n += count
-    return n, mean, m2
+        part = n, shift[:, 0] + s / n, q - s * (s / n)
+        total = part if total is None else merged(*total, *part)
+    return total
 
 
 def gradient_sums(dy, d):
@@ -126,20 +127,31 @@ def normalised(x, mean, scale, beta, relu):
     return np.where(y < 0, np.float32(0), y) if relu else y
 
 
+def gradient_and_distance(dy, cache):
+    """dy, 0 where relu made y 0, and x − mean."""
+    layout, scale, beta = cache.layout, cache.scale, cache.beta
+    d = grouped(cache.x, layout) - cache.mean[:, np.newaxis]
+    g = grouped(dy, layout).astype(np.float64)
+    if cache.relu:
+        y = (d * scale[:, np.newaxis] + beta[:, np.newaxis]).astype(np.float32)
+        g = np.where(y <= 0, 0.0, g)
+    return g, d
+
+
 @quiet
 def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
-                       channel_axis=1, unbiased=True, relu=False, out=None):
+                       channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
     """See `fastopt.batch_norm_forward`."""
-    layout, *_, y = check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis,
-                                  out)
+    layout, *_, y, n, _, _ = check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps,
+                                           channel_axis, out, statistics)
     saved = np.empty((4, layout.channels))
-    cache = BatchNormCache(x, layout, saved, training, relu)
+    cache = BatchNormCache(layout, saved, training, relu, n)
     if y.size == 0:
         return y, cache
     values = grouped(x, layout)
     gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
     if training:
-        n, mean, m2 = statistics(values)
+        _, mean, m2 = totals(values) if statistics is None else statistics
         var = m2 / n
     else:
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
@@ -154,29 +166,24 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
         running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
         spread = m2 / (n - 1.0) if unbiased else var
         running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * spread
-    saved[...] = mean, invstd, gamma, beta
+    saved[...] = mean, invstd, gamma * invstd, beta
     return y, cache
 
 
 @quiet
-def batch_norm_backward(dy, cache, *, out=None):
+def batch_norm_backward(dy, cache, *, out=None, sums=None):
     """See `fastopt.batch_norm_backward`."""
-    *_, (dx, dgamma, dbeta) = check_backward(dy, cache, out)
-    layout, mean, invstd = cache.layout, cache.mean, cache.invstd
+    layout, *_, (dx, dgamma, dbeta) = check_backward(dy, cache, out, sums)
     if dx.size == 0:
         dgamma[...] = dbeta[...] = 0.0
         return dx, dgamma, dbeta
-    d = grouped(cache.x, layout) - mean[:, np.newaxis]
-    scale = cache.gamma * invstd
-    g = grouped(dy, layout).astype(np.float64)
-    if cache.relu:
-        y = (d * scale[:, np.newaxis] + cache.beta[:, np.newaxis]).astype(np.float32)
-        g = np.where(y <= 0, 0.0, g)
-    sum_dy, sum_dy_d = gradient_sums(g, d)
+    g, d = gradient_and_distance(dy, cache)
+    sum_dy, sum_dy_d = gradient_sums(g, d) if sums is None else sums
+    scale, invstd = cache.scale, cache.invstd
     dbeta[...] = sum_dy
     dgamma[...] = sum_dy_d * invstd
     if cache.training:
-        n = float(layout.count)
+        n = float(cache.count)
         g = (g - (sum_dy / n)[:, np.newaxis]) - d * ((invstd * invstd) * (sum_dy_d / n))[:, np.newaxis]
     grouped(dx, layout)[...] = scale[:, np.newaxis] * g
     return dx, dgamma, dbeta
@@ -193,7 +200,56 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     return y
 
 
-class BatchNorm(_batchnorm.BatchNorm):
+@quiet
+def batch_norm_statistics(x, channel_axis=1):
+    """See `fastopt.batch_norm_statistics`."""
+    layout = Layout(x, channel_axis)
+    if layout.size == 0:
+        return BatchStatistics(layout.count, np.zeros(layout.channels), np.zeros(layout.channels))
+    _, mean, m2 = totals(grouped(x, layout))
+    return BatchStatistics(layout.count, mean, m2)
+
+
+@quiet
+def batch_norm_merge(*parts):
+    """See `fastopt.batch_norm_merge`."""
+    counts, _ = check_parts(parts, 3, "(count, mean, m2)")
+    total = 0, np.zeros_like(parts[0][1]), np.zeros_like(parts[0][2])
+    for count, (_, mean, m2) in zip(counts, parts, strict=True):
+        if count:
+            total = merged(*total, count, mean, m2) if total[0] else (count, mean.copy(), m2.copy())
+    return BatchStatistics(*total)
+
+
+@quiet
+def batch_norm_backward_sums(dy, cache):
+    """See `fastopt.batch_norm_backward_sums`."""
+    layout = check_cache(cache)
+    layout.array(dy, "dy")
+    if layout.size == 0:
+        return BatchGradientSums(np.zeros(layout.channels), np.zeros(layout.channels))
+    return BatchGradientSums(*gradient_sums(*gradient_and_distance(dy, cache)))
+
+
+@quiet
+def batch_norm_merge_sums(*parts):
+    """See `fastopt.batch_norm_merge_sums`."""
+    check_parts(parts, 2, "(dy, dy_x)")
+    return BatchGradientSums(*(in_order(np.stack(values)) for values in zip(*parts, strict=True)))
+
+
+@quiet
+def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_axis=0, out=None):
+    """See `fastopt.batch_norm_fold`."""
+    _, new_weight, new_bias = check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out)
+    scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
+    bias = np.zeros_like(beta) if bias is None else bias
+    new_bias[...] = (bias - mean.astype(np.float64)) * scale + beta
+    new_weight[...] = np.moveaxis(np.moveaxis(weight, output_axis, -1) * scale, -1, output_axis)
+    return new_weight, new_bias
+
+
+class BatchNorm(_batchnorm_layer.BatchNorm):
     """See `fastopt.BatchNorm`."""
 
     _forward = staticmethod(batch_norm_forward)

@@ -1,0 +1,74 @@
+"""The BatchNorm layer: parameters, their gradients, running statistics, and what backward needs."""
+
+import numpy as np
+
+from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, ranges
+from fastopt._runtime.arrays import Array
+
+
+class BatchNorm:
+    """A batch normalisation layer: ``y = bn.forward(x, training=True)``, ``dx = bn.backward(dy)``.
+
+    Parameters
+    ----------
+    num_features : int
+        Channels.
+    eps, momentum, channel_axis, unbiased, relu
+        As in `fastopt.batch_norm_forward`.
+
+    Attributes
+    ----------
+    gamma, beta, dgamma, dbeta, running_mean, running_var : float32 arrays of shape (num_features,)
+        The same arrays for the layer's whole life, written in place: an optimizer may hold on to them.
+
+    Notes
+    -----
+    Between forward and backward the layer holds a reference to x, which must keep its values. backward uses it up.
+    """
+
+    _forward = staticmethod(batch_norm_forward)
+    _backward = staticmethod(batch_norm_backward)
+
+    def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
+        if type(num_features) is not int or num_features < 0:
+            error = ValueError if type(num_features) is int else TypeError
+            raise error(f"num_features: expected an int ≥ 0, got {num_features!r}")
+        if type(channel_axis) is not int:
+            raise TypeError(f"channel_axis: expected an int, got {channel_axis!r}")
+        ranges(momentum, eps)
+        self.num_features = num_features
+        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
+        self.unbiased, self.relu = unbiased, relu
+        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
+        self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
+        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+        self._cache = None
+
+    def forward(self, x, training=True, *, out=None):
+        """Return y; with training the running statistics are updated. See `fastopt.batch_norm_forward`."""
+        y, self._cache = self._forward(
+            x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
+            eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
+        return y
+
+    def backward(self, dy, *, out=None):
+        """Return dx and write dgamma and dbeta. `out` receives dx and may be dy. Once for each forward."""
+        if self._cache is None:
+            raise ValueError("backward: expected a forward pass before it, got none since the last backward")
+        dx, _, _ = self._backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
+        self._cache = None
+        return dx
+
+    def state_dict(self):
+        """Copies of gamma, beta, running_mean and running_var."""
+        return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
+
+    def load_state_dict(self, state):
+        """Copy the arrays of a `state_dict` into this layer's; all are checked before the first is written."""
+        names = {"gamma", "beta", "running_mean", "running_var"}
+        if set(state) != names:
+            raise ValueError(f"state: expected the keys {sorted(names)}, got {sorted(map(str, state))}")
+        for name in names:
+            Array(state[name], name, shape=(self.num_features,))
+        for name in names:
+            getattr(self, name)[...] = state[name]

@@ -1,0 +1,245 @@
+"""BatchNorm in every layout, in parts, folded, and beside PyTorch."""
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits
+
+import fastopt
+from fastopt import reference
+
+f32 = np.float32
+BOTH = pytest.mark.parametrize("module", [fastopt, reference], ids=["fastopt", "reference"])
+
+
+def standard(rng, *shape):
+    return rng.standard_normal(shape).astype(f32)
+
+
+def both_passes(module, x, dy, gamma, beta, **options):
+    mean, var = np.zeros_like(gamma), np.ones_like(gamma)
+    y, cache = module.batch_norm_forward(x, gamma, beta, mean, var, **options)
+    return [y, *module.batch_norm_backward(dy, cache), mean, var]
+
+
+# Layouts.
+
+SHAPES = [((5, 6), 0), ((5, 6), 1), ((4, 3, 50), 1), ((4, 50, 3), 2), ((3, 4, 50), 0), ((2, 70, 5, 6), 1),
+          ((2, 5, 6, 70), 3), ((2, 5, 6, 70), -1), ((2, 5, 70, 6), -2), ((2, 3, 4, 5, 6), 2), ((1, 3, 40, 41), 1)]
+
+
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_every_layout(level, shape, axis, rng):
+    """The reference's bits, and the values of the same numbers as (n, channels)."""
+    channels = shape[axis]
+    x, dy, (gamma, beta) = 2 * standard(rng, *shape) + 1, standard(rng, *shape), standard(rng, 2, channels)
+    options = {"channel_axis": axis, "relu": True}
+    got = both_passes(fastopt, x, dy, gamma, beta, **options)
+    for array, right in zip(got, both_passes(reference, x, dy, gamma, beta, **options), strict=True):
+        assert_same_bits(array, right)
+
+    def flat(a):
+        return np.ascontiguousarray(np.moveaxis(a, axis, -1).reshape(-1, channels))
+
+    plain = both_passes(fastopt, flat(x), flat(dy), gamma, beta, relu=True)
+    for array, right in zip((flat(got[0]), flat(got[1]), *got[2:]), plain, strict=True):
+        np.testing.assert_allclose(array, right, rtol=1e-5, atol=1e-6)
+
+
+@BOTH
+def test_views_of_channels_last_memory(module, level, rng):
+    """(N, C, H, W) as a view of (N, H, W, C): the bits of channels-last, in arrays of the same layout, no copy."""
+    memory, dy, (gamma, beta) = standard(rng, 3, 5, 4, 7), standard(rng, 3, 5, 4, 7), standard(rng, 2, 7)
+
+    def turned(a):
+        return a.transpose(0, 3, 1, 2)
+
+    last = both_passes(module, memory, dy, gamma, beta, channel_axis=3)
+    view = both_passes(module, turned(memory), turned(dy), gamma, beta)
+    for array, right in zip(view, [turned(last[0]), turned(last[1]), *last[2:]], strict=True):
+        assert_same_bits(array, right)
+    assert turned(memory).shape == view[0].shape
+    assert view[0].strides == view[1].strides == turned(memory).strides
+
+    y, cache = module.batch_norm_forward(turned(memory), gamma, beta)
+    out = np.empty_like(memory)
+    result = turned(out)
+    assert module.batch_norm_backward(turned(dy), cache, out=result)[0] is result
+    assert_same_bits(out, last[1])
+    assert cache.x.base is memory
+    given = standard(rng, 7), np.abs(standard(rng, 7))
+    right = module.batch_norm_inference(memory, gamma, beta, *given, channel_axis=-1)
+    result = turned(memory)
+    assert_same_bits(module.batch_norm_inference(result, gamma, beta, *given, out=result), turned(right))
+    assert_same_bits(memory, right)
+    with pytest.raises(ValueError, match=r"^dy: expected the memory layout of x \(channels last\), got strides"):
+        module.batch_norm_backward(np.ascontiguousarray(y), cache)
+    with pytest.raises(ValueError, match=r"^out: expected the memory layout of x"):
+        module.batch_norm_forward(turned(dy), gamma, beta, out=np.empty(y.shape, f32))
+    with pytest.raises(ValueError, match=r"^x: expected C-contiguous float32 array, got .* not C-contiguous"):
+        module.batch_norm_forward(dy.transpose(0, 2, 3, 1), gamma[:5], beta[:5])
+
+
+def test_more_than_two_to_the_sixteen_channels_and_one_channel(level, rng):
+    for shape in [(3, 70_000), (70_000, 1), (2, 1, 70_000)]:
+        x, dy, (gamma, beta) = standard(rng, *shape), standard(rng, *shape), standard(rng, 2, shape[1])
+        for array, right in zip(both_passes(fastopt, x, dy, gamma, beta), both_passes(reference, x, dy, gamma, beta),
+                                strict=True):
+            assert_same_bits(array, right)
+
+
+# In parts.
+
+def test_statistics_and_sums_are_those_of_the_reference(level, rng):
+    for shape in [(300, 70), (5, 6, 49), (2, 3, 2000)]:
+        x, dy = standard(rng, *shape) + 3, standard(rng, *shape)
+        ones = np.ones(shape[1], f32)
+        got, right = fastopt.batch_norm_statistics(x), reference.batch_norm_statistics(x)
+        assert got.count == right.count == x.size // shape[1]
+        assert_same_bits(got.mean, right.mean)
+        assert_same_bits(got.m2, right.m2)
+        cache = fastopt.batch_norm_forward(x, ones, 0 * ones, relu=True)[1]
+        assert_same_bits(got.mean, cache.mean)
+        sums = fastopt.batch_norm_backward_sums(dy, cache), reference.batch_norm_backward_sums(dy, cache)
+        for a, b in zip(*sums, strict=True):
+            assert_same_bits(a, b)
+        merged = [module.batch_norm_merge(got, got, got) for module in (fastopt, reference)]
+        added = [module.batch_norm_merge_sums(*sums) for module in (fastopt, reference)]
+        assert merged[0].count == merged[1].count == 3 * got.count
+        for a, b in zip((*merged[0][1:], *added[0]), (*merged[1][1:], *added[1]), strict=True):
+            assert_same_bits(a, b)
+
+
+@BOTH
+@pytest.mark.parametrize("relu", [False, True])
+def test_a_batch_in_parts_is_the_whole_batch(module, relu, rng):
+    """Synchronised BatchNorm: three parts of different sizes, one of a single row."""
+    x, dy, (gamma, beta) = 5 * standard(rng, 50, 4) + 1000, standard(rng, 50, 4), standard(rng, 2, 4)
+    whole = both_passes(module, x, dy, gamma, beta, relu=relu)
+    cuts = [slice(0, 20), slice(20, 21), slice(21, 50)]
+    statistics = module.batch_norm_merge(*(module.batch_norm_statistics(x[cut]) for cut in cuts))
+    assert statistics.count == 50
+    mean, var = np.zeros(4, f32), np.ones(4, f32)
+    passes = [module.batch_norm_forward(x[cut], gamma, beta, mean if i == 0 else None, var if i == 0 else None,
+                                        relu=relu, statistics=statistics) for i, cut in enumerate(cuts)]
+    sums = module.batch_norm_merge_sums(*(module.batch_norm_backward_sums(dy[cut], cache)
+                                          for cut, (_, cache) in zip(cuts, passes, strict=True)))
+    gradients = [module.batch_norm_backward(dy[cut], cache, sums=sums)
+                 for cut, (_, cache) in zip(cuts, passes, strict=True)]
+    got = [np.concatenate([y for y, _ in passes]), np.concatenate([g[0] for g in gradients]), *gradients[1][1:], mean,
+           var]
+    for array, right in zip(got, whole, strict=True):
+        np.testing.assert_allclose(array, right, rtol=2e-6, atol=1e-6)
+
+
+@BOTH
+def test_merging_is_well_conditioned(module):
+    """mean/std 2²⁰ in one part and a constant in the other: var is exact."""
+    a = np.array([[2.0**20], [2.0**20 + 1]], f32)
+    b = np.full((2, 1), 2.0**20, f32)
+    count, mean, m2 = module.batch_norm_merge(*map(module.batch_norm_statistics, (a, b)))
+    assert (count, mean[0], m2[0]) == (4, 2.0**20 + 0.25, 0.75)
+    empty = module.batch_norm_statistics(np.empty((0, 1), f32))
+    again = module.batch_norm_merge(empty, (count, mean, m2), empty)
+    assert (again.count, again.mean[0], again.m2[0]) == (4, mean[0], m2[0])
+    assert again.mean is not mean
+    assert module.batch_norm_merge(empty, empty).count == 0
+
+
+@BOTH
+def test_parts_refused(module, rng):
+    x, ones = standard(rng, 4, 3), np.ones(3, f32)
+    good = module.batch_norm_statistics(x)
+    _, cache = module.batch_norm_forward(x, ones, ones)
+    d = np.ones(3)
+    for wrong, error, message in [
+        (5, TypeError, r"^statistics: expected \(count, mean, m2\), got int"),
+        ((1, d, d), ValueError, r"^statistics.count: expected more than one value per channel, got 1"),
+        ((2.0, d, d), TypeError, r"^statistics.count: expected an int, got float"),
+        ((4, d.astype(f32), d), TypeError, r"^statistics.mean: expected C-contiguous float64 .* got float32"),
+        ((4, d, np.ones(4)), ValueError, r"^statistics.m2: expected C-contiguous float64 .* got float64 \(4,\)"),
+    ]:
+        with pytest.raises(error, match=message):
+            module.batch_norm_forward(x, ones, ones, statistics=wrong)
+    with pytest.raises(ValueError, match=r"^statistics: expected None without training, got statistics"):
+        module.batch_norm_forward(x, ones, ones, ones, ones, training=False, statistics=good)
+    with pytest.raises(TypeError, match=r"^parts: expected at least one \(count, mean, m2\), got none"):
+        module.batch_norm_merge()
+    with pytest.raises(TypeError, match=r"^parts\[1\]: expected \(count, mean, m2\), got float"):
+        module.batch_norm_merge(good, 1.0)
+    with pytest.raises(ValueError, match=r"^parts\[1\]: expected .* of shape \(3,\), got float64 \(2,\)"):
+        module.batch_norm_merge(good, (2, np.ones(2), np.ones(2)))
+    with pytest.raises(TypeError, match=r"^sums: expected two arrays, got float"):
+        module.batch_norm_backward(x, cache, sums=1.0)
+    with pytest.raises(ValueError, match=r"^sums.dy: expected .* of shape \(3,\), got float64 \(4,\)"):
+        module.batch_norm_backward(x, cache, sums=(np.ones(4), d))
+    with pytest.raises(TypeError, match=r"^cache: expected"):
+        module.batch_norm_backward_sums(x, None)
+
+
+# Folding.
+
+@BOTH
+@pytest.mark.parametrize("bias", [False, True])
+def test_fold(module, bias, rng):
+    gamma, beta, mean = standard(rng, 3, 6)
+    var = np.abs(standard(rng, 6))
+    bias = standard(rng, 6) if bias else None
+    zero = 0 if bias is None else bias
+    for shape, axis in [((6, 5), 0), ((5, 6), 1), ((6, 2, 3, 3), 0)]:
+        weight = standard(rng, *shape)
+        new_weight, new_bias = module.batch_norm_fold(weight, bias, gamma, beta, mean, var, 1e-3, output_axis=axis)
+        flat, new_flat = (np.moveaxis(w, axis, -1).reshape(-1, 6) for w in (weight, new_weight))
+        x = standard(rng, 20, len(flat))
+        expected = module.batch_norm_inference((x @ flat + zero).astype(f32), gamma, beta, mean, var, eps=1e-3)
+        np.testing.assert_allclose(x @ new_flat + new_bias, expected, rtol=1e-4, atol=1e-4)
+        for got, right in zip(reference.batch_norm_fold(weight, bias, gamma, beta, mean, var, 1e-3, output_axis=axis),
+                              (new_weight, new_bias), strict=True):
+            assert_same_bits(got, right)
+        room = np.empty(6, f32) if bias is None else bias.copy()
+        in_place = weight.copy()
+        module.batch_norm_fold(in_place, None if bias is None else room, gamma, beta, mean, var, 1e-3,
+                               output_axis=axis, out=(in_place, room))
+        assert_same_bits(in_place, new_weight)
+        assert_same_bits(room, new_bias)
+
+
+@BOTH
+def test_fold_refused(module, rng):
+    weight, ones = standard(rng, 3, 2), np.ones(3, f32)
+    good = (weight, ones, ones, ones, ones, ones)
+    for index, name in enumerate(["weight", "bias", "gamma", "beta", "mean", "var"]):
+        wrong = list(good)
+        wrong[index] = good[index].astype(np.float64)
+        with pytest.raises(TypeError, match=rf"^{name}: expected .* got float64"):
+            module.batch_norm_fold(*wrong)
+    with pytest.raises(ValueError, match=r"^gamma: expected .* of shape \(2,\)"):
+        module.batch_norm_fold(*good, output_axis=1)
+    with pytest.raises(ValueError, match=r"^output_axis: expected an int in \[-2, 2\), got 2"):
+        module.batch_norm_fold(*good, output_axis=2)
+    with pytest.raises(ValueError, match=r"^eps: expected"):
+        module.batch_norm_fold(*good, 0.0)
+    with pytest.raises(TypeError, match=r"^out: expected a tuple \(weight, bias\), got ndarray"):
+        module.batch_norm_fold(*good, out=weight)
+    with pytest.raises(ValueError, match=r"^(out\[1\]|gamma|beta|mean|var): expected memory of its own"):
+        module.batch_norm_fold(*good, out=(weight, ones))
+    assert (ones == 1).all()
+
+
+# PyTorch, where it is installed.
+
+@pytest.mark.parametrize("shape", [(64, 30), (8, 5, 40), (4, 6, 9, 9)])
+@pytest.mark.parametrize("training", [False, True])
+def test_torch(shape, training, rng):
+    torch = pytest.importorskip("torch")
+    channels = shape[1]
+    x, dy, (gamma, beta, mean) = 3 * standard(rng, *shape) + 2, standard(rng, *shape), standard(rng, 3, channels)
+    var = np.abs(standard(rng, channels)) + f32(0.1)
+    tensors = [torch.tensor(a, dtype=torch.float64, requires_grad=True) for a in (x, gamma, beta)]
+    running = torch.tensor(mean, dtype=torch.float64), torch.tensor(var, dtype=torch.float64)
+    expected = torch.nn.functional.batch_norm(tensors[0], *running, *tensors[1:], training, 0.1, 1e-5)
+    expected.backward(torch.tensor(dy, dtype=torch.float64))
+    y, cache = fastopt.batch_norm_forward(x, gamma, beta, mean, var, training=training)
+    got = [y, *fastopt.batch_norm_backward(dy, cache), mean, var]
+    right = [expected.detach(), *(t.grad for t in tensors), *running]
+    for array, tensor in zip(got, right, strict=True):
+        np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5, atol=1e-5)
