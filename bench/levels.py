@@ -3,6 +3,7 @@
 One thread, arrays that stay in the second-level cache, levels interleaved, the median of the rounds.
 """
 
+import itertools
 import statistics
 import time
 
@@ -70,7 +71,7 @@ def main():
                         call()
                     times[level].append((time.perf_counter() - start) / 5 / elements * 1e9)
             medians = [statistics.median(times[level]) for level in levels]
-            gains = " × ".join(f"{a / b:.2f}" for a, b in zip(medians, medians[1:], strict=False))
+            gains = " × ".join(f"{a / b:.2f}" for a, b in itertools.pairwise(medians))
             print(f"| {kernel} | {name} | {' | '.join(f'{median:.3f}' for median in medians)} | {gains} |")
 
 

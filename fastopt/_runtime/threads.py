@@ -39,7 +39,13 @@ def get_num_threads():
 
 @contextmanager
 def num_threads(num_threads):
-    """Use `num_threads` threads in the calls that this Python thread makes inside the ``with`` block."""
+    """Use so many threads in the calls that this Python thread makes inside the ``with`` block.
+
+    Parameters
+    ----------
+    num_threads : int
+        At least 1. Other Python threads keep theirs; blocks nest.
+    """
     _request(num_threads)
     before = parallel.swap_thread_request(num_threads)
     try:

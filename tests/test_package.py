@@ -1,0 +1,87 @@
+"""The package as a whole: names, docstrings, versions, and what the compiler made of the kernels."""
+
+import doctest
+import importlib.metadata
+import inspect
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import fastopt
+from fastopt._runtime import dispatch
+
+CALLABLES = [name for name in fastopt.__all__ if callable(getattr(fastopt, name))]
+RECORDS = [name for name in CALLABLES if isinstance(getattr(fastopt, name), type)
+           and issubclass(getattr(fastopt, name), tuple)]
+NOT_IN_REFERENCE = {
+    *RECORDS, "Optimizer", "get_num_threads", "num_threads", "set_num_threads", "show_config", "save_state",
+    "load_state",
+}
+
+
+def test_names_of_the_contract():
+    functions = """sgd sgdm momentum adagrad adadelta rmsprop adam adamax nadam radam asgd rprop lion lars lamb
+        batch_norm_forward batch_norm_backward batch_norm_inference log_softmax softmax_cross_entropy
+        set_num_threads get_num_threads num_threads show_config schedules init reference""".split()
+    classes = """SGD SGDM Momentum Adagrad Adadelta RMSprop Adam AdamW Adamax NAdam RAdam ASGD Rprop Lion LARS LAMB
+        BatchNorm""".split()
+    assert {*functions, *classes} <= set(fastopt.__all__)
+    assert all(hasattr(fastopt, name) for name in fastopt.__all__)
+    schedules = "constant piecewise_constant exponential_decay inverse_time_decay cosine linear_warmup join".split()
+    assert set(schedules) <= set(dir(fastopt.schedules))
+    assert {"he_normal", "he_uniform", "xavier_normal", "xavier_uniform", "normal"} <= set(dir(fastopt.init))
+
+
+@pytest.mark.parametrize("name", [name for name in CALLABLES if name not in NOT_IN_REFERENCE])
+def test_the_reference_has_the_same_names_and_signatures(name):
+    ours, theirs = getattr(fastopt, name), getattr(fastopt.reference, name)
+    assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+@pytest.mark.parametrize("name", CALLABLES)
+def test_public_docstrings(name):
+    text = inspect.getdoc(getattr(fastopt, name))
+    first, _, rest = text.partition("\n")
+    assert first.endswith((".", "``.", "``)."))
+    parameters = [p for p in inspect.signature(getattr(fastopt, name)).parameters.values() if p.name != "self"]
+    if name not in RECORDS and parameters:
+        assert "Parameters\n----------" in rest
+        for parameter in parameters:
+            assert parameter.name in rest, f"{name}: {parameter.name} is not described"
+
+
+def test_examples_in_docstrings():
+    for module in {inspect.getmodule(getattr(fastopt, name)) for name in CALLABLES}:
+        assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_version():
+    try:
+        installed = importlib.metadata.version("fastopt")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("built in place, not installed")
+    assert fastopt.__version__ == installed
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
+@pytest.mark.parametrize("level", dispatch.available())
+def test_no_fused_or_approximate_instruction_slipped_in(level):
+    """A fused multiply-add rounds once where other levels round twice; a reciprocal estimate is not exact."""
+    for name, module in vars(dispatch.load(level)).items():
+        if name != "level":
+            listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", module.__file__], capture_output=True,
+                                     text=True, check=True).stdout
+            wrong = [line for line in listing.splitlines()
+                     if any(word in line for word in ("vfmadd", "vfmsub", "vfnmadd", "vfnmsub", "rsqrt", "rcp"))]
+            assert listing.count("\n") > 1000
+            assert wrong == [], f"{name} at {level}: {wrong[:3]}"
+
+
+@pytest.mark.skipif(not (Path(__file__).parents[1] / "setup.py").exists(), reason="the source tree is elsewhere")
+def test_no_flag_that_changes_arithmetic():
+    root = Path(__file__).parents[1]
+    for path in (root / "setup.py", root / "pyproject.toml", *(root / "kernels").iterdir()):
+        for flag in ("-ffast-math", "-Ofast", "-funsafe-math", "-march=native", "omp_set_num_threads"):
+            assert flag not in path.read_text()
