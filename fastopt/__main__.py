@@ -1,0 +1,113 @@
+"""The command line: `fastopt`, or `python -m fastopt`."""
+
+import argparse
+import math
+import sys
+
+import fastopt
+
+# Modules of the demo extra, and what pip calls them.
+EXTRA = {"sklearn": "scikit-learn", "tqdm": "tqdm", "matplotlib": "matplotlib"}
+
+
+def whole(smallest, largest=None):
+    """An argparse type: a whole number within the limits."""
+    limits = f"of at least {smallest}" if largest is None else f"in [{smallest}, {largest}]"
+
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < smallest or (largest is not None and number > largest):
+            raise argparse.ArgumentTypeError(f"expected an int {limits}, got {text!r}")
+        return number
+    return parse
+
+
+def positive(text):
+    """An argparse type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return number
+
+
+def make_parser():
+    parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__)
+    parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", required=True)
+
+    info = commands.add_parser("info", help="version, ISA level, threads and why, compiler flags")
+    info.set_defaults(run=run_info)
+
+    train = commands.add_parser(
+        "train", help="train a network on real data, and again with the plain NumPy reference",
+        description="Train a fully connected network with BatchNorm, ReLU and softmax cross-entropy on "
+                    "scikit-learn's digits (1797 real images, no download), then do it again with "
+                    "fastopt.reference.")
+    train.add_argument("--epochs", type=whole(1), default=20, metavar="N",
+                       help="passes over the training images (default: 20)")
+    train.add_argument("--batch-size", type=whole(2), default=32, metavar="N",
+                       help="images per update (default: 32)")
+    train.add_argument("--optimizer", choices=("adam", "momentum", "sgd"), default="adam",
+                       help="how weights are updated (default: adam)")
+    train.add_argument("--lr", type=positive,
+                       help="highest learning rate (default: what suits the optimizer)")
+    train.add_argument("--seed", type=whole(0), default=0,
+                       help="of first weights and batches (default: 0)")
+    train.add_argument("--threads", type=whole(1, 1024), default=1, metavar="N",
+                       help="threads of the kernels (default: 1, the fastest for so small a network)")
+    train.add_argument("--plot", metavar="FILE", help="draw the learning curves")
+    train.set_defaults(run=run_train, parser=train)
+    return parser
+
+
+def run_info(arguments):
+    fastopt.show_config()
+    return 0
+
+
+def run_train(arguments):
+    complain = arguments.parser.error       # prints the usage and the message, and exits with code 2
+    try:
+        from fastopt.demo import data, train
+        if arguments.plot is not None:
+            from fastopt.demo import plot
+    except ModuleNotFoundError as error:
+        missing = EXTRA.get((error.name or "").partition(".")[0])
+        if missing is None:
+            raise
+        print(f'fastopt train: {missing} is not installed; run: pip install "fastopt[demo]"', file=sys.stderr)
+        return 2
+    if arguments.plot is not None and (problem := plot.problem(arguments.plot)):
+        complain(f"argument --plot: {problem}")
+    digits = data.digits()
+    if arguments.batch_size > len(digits.train_x):
+        complain(f"argument --batch-size: expected at most the {len(digits.train_x)} training images, "
+                 f"got {arguments.batch_size}")
+    try:
+        with fastopt.num_threads(arguments.threads):
+            kernels, reference = train.compare(
+                digits, optimizer=arguments.optimizer, lr=arguments.lr, epochs=arguments.epochs,
+                batch_size=arguments.batch_size, seed=arguments.seed)
+    except train.Diverged as error:
+        print(f"fastopt train: {error}", file=sys.stderr)
+        return 1
+    if arguments.plot is not None:
+        plot.learning_curves(arguments.plot, {"fastopt": kernels, "fastopt.reference": reference})
+        print(f"Learning curves: {arguments.plot}")
+    return 0
+
+
+def main(argv=None):
+    """Run the command line; return the exit code. A bad option exits with code 2 and says why."""
+    arguments = make_parser().parse_args(argv)
+    return arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

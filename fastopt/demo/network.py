@@ -1,0 +1,78 @@
+"""A fully connected network: matrix products by NumPy, everything else by the kernels it is given.
+
+    hidden layer    h ← relu(batch_norm(h W; gamma, beta))      no bias: BatchNorm would take it out again
+    output layer    logits = h W + bias
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from fastopt import init
+
+
+class Network:
+    """Layers of the given sizes, whose kernels are the module `fastopt` or `fastopt.reference`.
+
+    `params` and `grads` have the same keys: what an optimizer's `update` takes. Gradients are written into
+    the same arrays at every step. `running` holds BatchNorm's running statistics, which no optimizer touches.
+    """
+
+    def __init__(self, kernels, sizes, rng):
+        self.kernels = kernels
+        self.hidden = len(sizes) - 2
+        self.params, self.running = {}, {}
+        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
+            self.params[f"weight{i}"] = init.he_normal((inputs, outputs), rng)
+            if i < self.hidden:
+                self.params[f"gamma{i}"] = np.ones(outputs, np.float32)
+                self.params[f"beta{i}"] = np.zeros(outputs, np.float32)
+                self.running[f"mean{i}"] = np.zeros(outputs, np.float32)
+                self.running[f"var{i}"] = np.ones(outputs, np.float32)
+            else:
+                self.params["bias"] = np.zeros(outputs, np.float32)
+        self.grads = {key: np.empty_like(param) for key, param in self.params.items()}
+
+    def loss_and_gradients(self, x, labels):
+        """Mean cross-entropy of a mini-batch; its gradients are in `grads` afterwards."""
+        p, g = self.params, self.grads
+        inputs, caches = [x], []
+        for i in range(self.hidden):
+            h, cache = self.kernels.batch_norm_forward(
+                inputs[i] @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
+                self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
+            inputs.append(h)
+            caches.append(cache)
+        logits = inputs[-1] @ p[f"weight{self.hidden}"] + p["bias"]
+        loss, d = self.kernels.softmax_cross_entropy(logits, labels, out=logits)
+
+        np.sum(d, axis=0, out=g["bias"])
+        for i in reversed(range(self.hidden + 1)):
+            np.matmul(inputs[i].T, d, out=g[f"weight{i}"])
+            if i > 0:
+                d = d @ p[f"weight{i}"].T
+                d, g[f"gamma{i - 1}"][...], g[f"beta{i - 1}"][...] = \
+                    self.kernels.batch_norm_backward(d, caches[i - 1])
+        return loss
+
+    def logits(self, x):
+        """The network's output with the running statistics: for images by themselves, not as a batch."""
+        p, h = self.params, x
+        for i in range(self.hidden):
+            h = self.kernels.batch_norm_inference(
+                h @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
+                self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
+        return h @ p[f"weight{self.hidden}"] + p["bias"]
+
+    def accuracy(self, x, labels):
+        """Fraction of the images whose largest logit is their label's."""
+        return float(np.mean(self.logits(x).argmax(axis=1) == labels))
+
+    def snapshot(self):
+        """Copies of all that was learnt, running statistics included."""
+        return {key: array.copy() for key, array in (self.params | self.running).items()}
+
+    def restore(self, snapshot):
+        """Put a snapshot back, into the same arrays."""
+        for key, array in (self.params | self.running).items():
+            array[...] = snapshot[key]

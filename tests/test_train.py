@@ -1,0 +1,315 @@
+"""`fastopt train`, `fastopt info`: what a user sees, and that the training is what it says."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastopt
+import fastopt.reference
+from fastopt.__main__ import main, make_parser
+
+pytest.importorskip("sklearn")
+pytest.importorskip("tqdm")
+
+from fastopt.demo import data, network, train
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.digits()
+
+
+def settings(**changes):
+    return {"optimizer": "adam", "epochs": 2, "batch_size": 32, "seed": 0, **changes}
+
+
+# The command line
+
+@pytest.fixture(scope="module")
+def run():
+    """One run of `fastopt train --epochs 2` by itself, as a user starts it."""
+    return subprocess.run([sys.executable, "-m", "fastopt", "train", "--epochs", "2"],
+                          capture_output=True, text=True, check=False, timeout=300)
+
+
+def test_train_reports_epochs_accuracy_and_time(run):
+    assert run.returncode == 0, run.stderr
+    def lines(pattern):
+        return re.findall(f"^{pattern}$", run.stdout, re.M)
+
+    assert lines(r"epoch (\d)/2   loss \d+\.\d{4}   validation accuracy \d\d\.\d\d%") == ["1", "2"]
+    for name in ("fastopt", "fastopt.reference"):
+        assert lines(name + r" +(\d\d\.\d\d)% \(\d+ of 360 images, epoch [12]\)   \d+\.\d\d s")
+    assert lines(r"With the kernels the same training is \d+\.\d\d times as fast\.")
+
+
+def test_train_is_repeatable(run, capsys):
+    """The same seed trains the same network in another process; another one does not."""
+    def epochs(text):
+        return re.findall(r"^epoch.*$", text, re.M)
+
+    assert main(["train", "--epochs", "2"]) == 0
+    assert epochs(capsys.readouterr().out) == epochs(run.stdout)
+    assert main(["train", "--epochs", "2", "--seed", "1"]) == 0
+    assert epochs(capsys.readouterr().out) != epochs(run.stdout)
+
+
+@pytest.mark.parametrize("options", [["--optimizer", "momentum"], ["--optimizer", "sgd", "--lr", "0.1"],
+                                     ["--batch-size", "100", "--threads", "2"]])
+def test_train_takes_options(options, capsys):
+    assert main(["train", "--epochs", "1", *options]) == 0
+    assert "epoch 1/1" in capsys.readouterr().out
+
+
+def test_threads_are_those_asked_for_and_no_longer(monkeypatch, digits):
+    seen = []
+    monkeypatch.setattr(train, "compare", lambda *a, **k: (seen.append(fastopt.get_num_threads()), None))
+    before = fastopt.get_num_threads()
+    assert main(["train", "--threads", "3"]) == 0
+    assert main(["train"]) == 0
+    assert seen == [3, 1]
+    assert fastopt.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (["--epochs", "0"], "argument --epochs: expected an int of at least 1, got '0'"),
+    (["--epochs", "two"], "argument --epochs: expected an int of at least 1, got 'two'"),
+    (["--batch-size", "1"], "argument --batch-size: expected an int of at least 2, got '1'"),
+    (["--batch-size", "1438"], "argument --batch-size: expected at most the 1437 training images, got 1438"),
+    (["--lr", "0"], "argument --lr: expected a finite number above 0, got '0'"),
+    (["--lr", "nan"], "argument --lr: expected a finite number above 0, got 'nan'"),
+    (["--lr", "inf"], "argument --lr: expected a finite number above 0, got 'inf'"),
+    (["--lr", "-1"], "argument --lr: expected a finite number above 0, got '-1'"),
+    (["--lr", "fast"], "argument --lr: expected a finite number above 0, got 'fast'"),
+    (["--optimizer", "adams"], "argument --optimizer: invalid choice: 'adams'"),
+    (["--seed", "-1"], "argument --seed: expected an int of at least 0, got '-1'"),
+    (["--threads", "0"], "argument --threads: expected an int in [1, 1024], got '0'"),
+    (["--threads", "1025"], "argument --threads: expected an int in [1, 1024], got '1025'"),
+    (["--plot", "curves.docx"], "argument --plot: expected a name ending in one of ."),
+    (["--plot", "curves"], "argument --plot: expected a name ending in one of ."),
+    (["--plot", "no/such/folder/curves.png"], "argument --plot: expected a file in a folder that exists, got "),
+    (["--speed", "9"], "unrecognized arguments: --speed 9"),
+])
+def test_bad_option(options, message, capsys):
+    if "--plot" in options:
+        pytest.importorskip("matplotlib")
+    with pytest.raises(SystemExit) as caught:
+        main(["train", *options])
+    assert caught.value.code == 2
+    text = capsys.readouterr()
+    assert message in text.err
+    assert text.out == ""       # said before any training
+
+
+@pytest.mark.parametrize("argv", [[], ["trian"]])
+def test_no_such_command(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert "usage: fastopt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("module", "name"),
+                         [("sklearn", "scikit-learn"), ("tqdm", "tqdm"), ("matplotlib", "matplotlib")])
+def test_missing_extra(module, name):
+    """One line and code 2, in an interpreter to which the module does not exist."""
+    code = (f"import sys; sys.modules[{module!r}] = None; from fastopt.__main__ import main; "
+            "sys.exit(main(['train', '--plot', 'curves.png']))")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                            timeout=300)
+    assert result.returncode == 2
+    assert result.stderr == f'fastopt train: {name} is not installed; run: pip install "fastopt[demo]"\n'
+    assert result.stdout == ""
+
+
+def test_matplotlib_is_needed_for_a_plot_only(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["train", "--epochs", "1"]) == 0
+
+
+def test_diverging(capsys):
+    assert main(["train", "--lr", "1e30", "--epochs", "3"]) == 1
+    assert re.fullmatch(r"fastopt train: the loss is (nan|inf) in epoch \d: try a smaller --lr than 1e\+30\n",
+                        capsys.readouterr().err)
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert fastopt.__version__ in text
+    assert "threads" in text
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"fastopt {fastopt.__version__}\n"
+
+
+def test_plot(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    for name, start in (("curves.png", b"\x89PNG"), ("curves.SVG", b"<?xml")):
+        file = tmp_path / name
+        assert main(["train", "--epochs", "2", "--plot", str(file)]) == 0
+        assert file.read_bytes().startswith(start)
+        assert f"Learning curves: {file}" in capsys.readouterr().out
+
+
+def test_every_optimizer_offered_exists():
+    offered = set(make_parser().parse_args(["train"]).parser._option_string_actions["--optimizer"].choices)
+    assert offered == set(train.OPTIMIZERS)
+    for name, _, _ in train.OPTIMIZERS.values():
+        assert hasattr(fastopt, name)
+        assert hasattr(fastopt.reference, name)
+
+
+# The training
+
+def test_data_is_all_of_the_digits_each_once(digits):
+    from sklearn.datasets import load_digits
+
+    assert digits.train_x.dtype == digits.validation_x.dtype == np.float32
+    assert digits.train_x.shape == (1437, 64)
+    assert digits.validation_x.shape == (360, 64)
+    assert digits.train_x.min() == 0.0
+    assert digits.train_x.max() == 1.0
+    pixels, labels = load_digits(return_X_y=True)
+    ours = np.column_stack([np.concatenate([digits.train_x, digits.validation_x]) * 16,
+                            np.concatenate([digits.train_labels, digits.validation_labels])])
+    theirs = np.column_stack([pixels, labels])
+    np.testing.assert_array_equal(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)])
+    for again, array in zip(data.digits(), digits, strict=True):
+        np.testing.assert_array_equal(again, array)
+
+
+@pytest.mark.parametrize(("count", "size"), [(1437, 32), (1437, 2), (1437, 1437), (1437, 1000), (7, 3)])
+def test_batches_hold_every_image_once_and_none_is_small(count, size, rng):
+    pieces = train.batches(count, size, rng)
+    assert min(map(len, pieces)) >= size
+    np.testing.assert_array_equal(np.sort(np.concatenate(pieces)), np.arange(count))
+
+
+def test_decay_on_matrices_only():
+    net = network.Network(fastopt, (64, 128, 64, 10), np.random.default_rng(0))
+    spared = {key for key, param in net.params.items() if train.decay_matrices_only(key, param)}
+    assert spared == {"gamma0", "beta0", "gamma1", "beta1", "bias"}
+    assert set(net.params) - spared == {"weight0", "weight1", "weight2"}
+
+
+def test_gradients_against_differences():
+    """Every gradient of the reference network against central differences of its loss."""
+    rng = np.random.default_rng(3)
+    net = network.Network(fastopt.reference, (6, 5, 4, 3), rng)
+    x, labels = rng.standard_normal((16, 6), dtype=np.float32), rng.integers(0, 3, 16)
+    for param in net.params.values():
+        if param.ndim == 1:
+            param += rng.standard_normal(param.shape, dtype=np.float32) / 4      # no ReLU input at exactly 0
+    net.loss_and_gradients(x, labels)
+    grads = {key: grad.copy() for key, grad in net.grads.items()}
+    step = np.float32(2**-8)
+    for key, param in net.params.items():
+        flat, expected = param.reshape(-1), np.empty(param.size)
+        for i in range(param.size):
+            old = flat[i]
+            flat[i] = old + step
+            above = net.loss_and_gradients(x, labels)
+            flat[i] = old - step
+            below = net.loss_and_gradients(x, labels)
+            flat[i] = old
+            expected[i] = (above - below) / (2 * step)
+        np.testing.assert_allclose(grads[key].ravel(), expected, atol=2e-3, err_msg=key)
+        assert np.abs(expected).max() > 0.01, key
+
+
+def test_gradients_of_kernels_and_reference_agree(digits):
+    nets = [network.Network(kernels, (64, 128, 64, 10), np.random.default_rng(0))
+            for kernels in (fastopt, fastopt.reference)]
+    losses = [net.loss_and_gradients(digits.train_x[:33], digits.train_labels[:33]) for net in nets]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    for key in nets[0].grads:
+        a, b = nets[0].grads[key], nets[1].grads[key]
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max() + 1e-9, err_msg=key)
+
+
+def test_parameters_are_updated_in_place(digits):
+    net = network.Network(fastopt, (64, 128, 64, 10), np.random.default_rng(0))
+    params, grads, before = dict(net.params), dict(net.grads), net.snapshot()
+    opt = fastopt.Adam(lr=0.01)
+    for _ in range(2):
+        net.loss_and_gradients(digits.train_x[:32], digits.train_labels[:32])
+        opt.update(net.params, net.grads)
+    after = net.snapshot()
+    for key in params:
+        assert net.params[key] is params[key]
+        assert net.grads[key] is grads[key]
+    for key, array in before.items():
+        assert not np.array_equal(array, after[key]), key       # every array learns, running statistics too
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_accuracy(digits, seed):
+    """8 epochs reach 97 % from any seed."""
+    result = train.train(fastopt, digits, **settings(epochs=8, seed=seed))
+    assert result.best_accuracy >= 0.97
+    assert len(result.losses) == len(result.accuracies) == 8
+    assert result.losses[-1] < result.losses[0] / 5
+
+
+@pytest.mark.parametrize("optimizer", sorted(train.OPTIMIZERS))
+def test_kernels_and_reference_reach_the_same_accuracy(digits, optimizer):
+    """Rounding differs in BatchNorm and softmax alone: within 3 of 360 images, almost equal losses."""
+    kernels = train.train(fastopt, digits, **settings(epochs=6, optimizer=optimizer))
+    reference = train.train(fastopt.reference, digits, **settings(epochs=6, optimizer=optimizer))
+    assert kernels.best_accuracy >= 0.95
+    assert abs(kernels.best_accuracy - reference.best_accuracy) <= 3 / 360 + 1e-9
+    assert kernels.losses[0] == pytest.approx(reference.losses[0], rel=1e-4)
+    assert kernels.losses[-1] == pytest.approx(reference.losses[-1], rel=0.1)
+
+
+def test_best_weights_are_kept(digits, monkeypatch):
+    """The network returned is the one of the best epoch, running statistics included, not the last one."""
+    seen = []
+    accuracy = network.Network.accuracy
+
+    def watched(self, x, labels):
+        seen.append((accuracy(self, x, labels) - len(seen), self.snapshot()))       # falls from epoch to epoch
+        return seen[-1][0]
+
+    monkeypatch.setattr(network.Network, "accuracy", watched)
+    result = train.train(fastopt, digits, **settings(epochs=3))
+    assert result.best_epoch == 1
+    kept = result.network.snapshot()
+    assert {"mean0", "var1"} <= kept.keys()
+    for key, array in seen[0][1].items():
+        np.testing.assert_array_equal(kept[key], array, err_msg=key)
+        assert not np.array_equal(kept[key], seen[2][1][key]), key
+
+
+def test_the_accuracy_printed_is_that_of_the_network_returned(digits):
+    result = train.train(fastopt, digits, **settings(epochs=3))
+    right = result.network.logits(digits.validation_x).argmax(axis=1) == digits.validation_labels
+    assert result.best_accuracy == np.mean(right)
+
+
+def test_any_number_of_threads_learns_the_same_bits(digits, always_parallel):
+    results = []
+    for threads in (1, 2, 3):
+        with fastopt.num_threads(threads):
+            results.append(train.train(fastopt, digits, **settings(epochs=1)))
+    for other in results[1:]:
+        assert train.difference(results[0].network, other.network)[0] == 0
+
+
+def test_public_api_only():
+    """The demo is written as a user's program would be: no name with an underscore of fastopt's."""
+    from pathlib import Path
+
+    files = [*Path(train.__file__).parent.glob("*.py")]
+    assert len(files) >= 5
+    for file in files:
+        text = file.read_text("utf-8")
+        assert not re.search(r"fastopt(\.\w+)*\._|from fastopt\S* import _|dispatch|_runtime", text)
