@@ -4,6 +4,8 @@
 # A family's loop is written once, over elements, with a `flags` argument that decides which terms exist. `specialise`
 # calls it with each value as a literal, so that the compiler makes one loop per combination with no test inside.
 
+from libc.math cimport copysignf, fabsf
+
 cdef extern from *:
     """
     typedef const float* __restrict fastopt_in;
@@ -59,7 +61,7 @@ cdef inline int set_common(Common* c, double lr, tuple values, double shrink=1.0
 
 
 cdef inline float sign(float x) noexcept nogil:
-    return x if x != x else <float> (<int> (x > 0) - <int> (x < 0))
+    return copysignf(1.0, x) if fabsf(x) > 0 else x - x     # 0 for both zeros, NaN for NaN
 
 
 cdef inline float gradient(const Common* c, float grad, float param, int flags) noexcept nogil:
