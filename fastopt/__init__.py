@@ -1,6 +1,6 @@
 """Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
 
-from fastopt import init, reference, schedules
+from fastopt import convert, init, reference, schedules
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
 from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
@@ -22,15 +22,17 @@ from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threa
 from fastopt._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
 from fastopt._sign import Lion, Rprop, lion, rprop
 from fastopt._softmax import log_softmax
+from fastopt._state_file import load_state, save_state
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchGradientSums",
     "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
-    "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward", "batch_norm_backward_sums",
-    "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums",
-    "batch_norm_statistics", "get_num_threads", "init", "lamb", "lars", "lion", "log_softmax", "momentum", "nadam",
-    "num_threads", "radam", "reference", "rmsprop", "rprop", "schedules", "set_num_threads", "sgd", "sgdm",
-    "show_config", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward",
+    "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge",
+    "batch_norm_merge_sums", "batch_norm_statistics", "convert", "get_num_threads", "init", "lamb", "lars", "lion",
+    "load_state", "log_softmax", "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop",
+    "save_state", "schedules", "set_num_threads", "sgd", "sgdm", "show_config", "softmax_cross_entropy",
+    "softmax_cross_entropy_loss",
 ]

@@ -1,0 +1,290 @@
+"""State to and from torch.optim's layout: as recorded from torch 2.13, and with torch itself where it is installed."""
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits
+
+import fastopt
+from fastopt.convert import from_torch, to_torch
+
+CLASSES = {
+    "SGD": {"lr": 0.1},
+    "SGD with momentum": {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.01},
+    "SGD with Nesterov": {"lr": 0.1, "momentum": 0.9, "nesterov": True, "maximize": True},
+    "Adagrad": {"lr": 0.1, "lr_decay": 0.1, "initial_accumulator_value": 0.2},
+    "RMSprop": {"lr": 0.01},
+    "RMSprop with momentum": {"lr": 0.01, "momentum": 0.9},
+    "RMSprop centred with momentum": {"lr": 0.01, "momentum": 0.9, "centered": True, "weight_decay": 0.01},
+    "Adadelta": {"rho": 0.8},
+    "Adam": {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.01},
+    "Adam with AMSGrad": {"lr": 0.01, "amsgrad": True},
+    "AdamW": {"lr": 0.01, "weight_decay": 0.1},
+}
+STATE = {
+    "SGD": [], "SGD with momentum": ["momentum_buffer"], "SGD with Nesterov": ["momentum_buffer"],
+    "Adagrad": ["step", "sum"], "RMSprop": ["step", "square_avg"],
+    "RMSprop with momentum": ["step", "square_avg", "momentum_buffer"],
+    "RMSprop centred with momentum": ["step", "square_avg", "grad_avg", "momentum_buffer"],
+    "Adadelta": ["step", "square_avg", "acc_delta"], "Adam": ["step", "exp_avg", "exp_avg_sq"],
+    "Adam with AMSGrad": ["step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
+    "AdamW": ["step", "exp_avg", "exp_avg_sq"],
+}
+"""Names of one parameter's state in torch 2.13's state_dict() after a step."""
+GROUP = {
+    "SGD": {"lr": 0.001, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False,
+            "foreach": None, "differentiable": False, "fused": None},
+    "Adagrad": {"lr": 0.01, "lr_decay": 0.0, "eps": 1e-10, "weight_decay": 0.0, "initial_accumulator_value": 0.0,
+                "foreach": None, "maximize": False, "differentiable": False, "fused": None},
+    "RMSprop": {"lr": 0.01, "momentum": 0.0, "alpha": 0.99, "eps": 1e-8, "centered": False, "weight_decay": 0.0,
+                "capturable": False, "foreach": None, "maximize": False, "differentiable": False},
+    "Adadelta": {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, "maximize": False, "capturable": False,
+                 "foreach": None, "differentiable": False},
+    "Adam": {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "amsgrad": False,
+             "maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
+             "decoupled_weight_decay": False},
+    "AdamW": {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False,
+              "maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
+              "decoupled_weight_decay": True},
+}
+"""The param_groups entry of torch 2.13's state_dict() with every hyper-parameter at its default."""
+SHAPES = {"w": (5, 7), "b": (7,), "scalar": ()}
+
+
+def make(name, **options):
+    return getattr(fastopt, name.split()[0])(**{**CLASSES[name], **options})
+
+
+def draw(rng):
+    return {key: np.asarray(rng.standard_normal(shape), np.float32) for key, shape in SHAPES.items()}
+
+
+def trained(name, steps=3, **options):
+    rng = np.random.default_rng(5)
+    opt, params = make(name, **options), draw(rng)
+    for _ in range(steps):
+        opt.update(params, draw(rng))
+    return opt, params, rng
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_layout_as_recorded_from_torch(name):
+    opt, params, _ = trained(name)
+    given = to_torch(opt)
+    assert list(given) == ["state", "param_groups"]
+    assert list(given["state"]) == ([] if name == "SGD" else [0, 1, 2])
+    for i, entry in given["state"].items():
+        assert set(entry) == set(STATE[name])
+        for array_name, array in entry.items():
+            assert array.dtype == np.float32
+            assert array.shape == (() if array_name == "step" else list(params.values())[i].shape)
+        assert entry.get("step", 3.0) == 3.0
+    (group,) = given["param_groups"]
+    expected = GROUP[name.split()[0]]
+    assert group == {**expected, **CLASSES[name], "params": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("name", GROUP)
+def test_defaults_are_torch_s(name):
+    opt = getattr(fastopt, name)()
+    assert to_torch(opt)["param_groups"] == [{**GROUP[name], "params": []}]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_there_and_back_goes_on_with_the_same_bits(name):
+    opt, params, rng = trained(name)
+    order = ["scalar", "w", "b"]
+    given = to_torch(opt, keys=order)
+    again = make(name)
+    from_torch(again, given, keys=order, step_count=3 if name.startswith("SGD") else None)
+    assert again.step_count == 3
+    copies = {key: param.copy() for key, param in params.items()}
+    for _ in range(3):
+        grads = draw(rng)
+        opt.update(params, grads)
+        again.update(copies, grads)
+    for key in params:
+        assert_same_bits(copies[key], params[key], key)
+        for state in opt.state[key]:
+            assert_same_bits(again.state[key][state], opt.state[key][state], f"{key} {state}")
+
+
+def test_arrays_are_copies():
+    opt, _, _ = trained("Adam")
+    given = to_torch(opt)
+    given["state"][0]["exp_avg"][...] = 7.0
+    assert (opt.state["w"]["m"] != 7.0).all()
+    again = fastopt.Adam()
+    from_torch(again, given)
+    given["state"][0]["exp_avg"][...] = 8.0
+    assert (again.state[0]["m"] == 7.0).all()
+
+
+def test_before_the_first_step():
+    assert to_torch(fastopt.Adam())["state"] == {}
+    opt = fastopt.Adam()
+    from_torch(opt, {"state": {}, "param_groups": [{"params": [0, 1]}]})
+    assert opt.step_count == 0
+    assert opt.state == {}
+
+
+def test_sgd_knows_that_its_buffers_are_filled():
+    opt, _, _ = trained("SGD with momentum")
+    again = make("SGD with momentum")
+    from_torch(again, to_torch(opt))
+    assert again.step_count == 1
+
+
+def test_groups_of_per_param():
+    opt, _, _ = trained("Adam", per_param=lambda key, p: {} if p.ndim > 1 else {"weight_decay": 0.0, "lr": 0.5})
+    first, second = to_torch(opt, keys=["b", "w", "scalar"])["param_groups"]
+    assert (first["params"], first["weight_decay"], first["lr"]) == ([0, 2], 0.0, 0.5)
+    assert (second["params"], second["weight_decay"], second["lr"]) == ([1], 0.01, 0.01)
+
+
+def test_lr_is_the_next_step_s():
+    opt, _, _ = trained("Adam", lr=lambda step: 1.0 / step)
+    assert to_torch(opt)["param_groups"][0]["lr"] == 0.25
+
+
+def test_decoupled_weight_decay_of_adam():
+    opt = fastopt.Adam(decoupled_weight_decay=0.25)
+    (group,) = to_torch(opt)["param_groups"]
+    assert group["weight_decay"] == 0.25
+    assert group["decoupled_weight_decay"] is True
+
+
+@pytest.mark.parametrize(("opt", "error", "message"), [
+    (fastopt.Lion(), TypeError, "^optimizer: expected one of SGD, Adagrad, .* got Lion"),
+    (fastopt.Momentum(), TypeError, "got Momentum"),
+    (None, TypeError, "got NoneType"),
+    (fastopt.Adam(l1=0.1), ValueError, r"^l1: expected none, .* got 0\.1"),
+    (fastopt.Adam(eps_hat=True), ValueError, "^eps_hat: expected none"),
+    (fastopt.RMSprop(eps_inside_sqrt=True), ValueError, "^eps_inside_sqrt: expected none"),
+    (fastopt.SGD(decoupled_weight_decay=0.1), ValueError, "^decoupled_weight_decay: expected none"),
+    (fastopt.Adam(decoupled_weight_decay=0.1, weight_decay=0.1), ValueError, "^decoupled_weight_decay: expected none"),
+    (fastopt.Adam(per_param=lambda key, p: {}), ValueError, "^optimizer: expected one whose last update"),
+])
+def test_no_such_thing_in_torch(opt, error, message):
+    with pytest.raises(error, match=message):
+        to_torch(opt)
+
+
+def test_wrong_keys():
+    opt, _, _ = trained("Adam")
+    with pytest.raises(ValueError, match="^keys: expected those of the optimizer's state, got 'x'"):
+        to_torch(opt, keys=["w", "x"])
+    with pytest.raises(ValueError, match="^keys: expected each one once"):
+        to_torch(opt, keys=["w", "w"])
+    given = to_torch(opt)
+    with pytest.raises(ValueError, match="^keys: expected 3, one for each of torch's parameters, got 2"):
+        from_torch(fastopt.Adam(), given, keys=["w", "b"])
+    with pytest.raises(ValueError, match="^keys: expected those of the optimizer's state among them"):
+        from_torch(opt, given)
+
+
+def changed(given, **entry):
+    return {**given, "state": {**given["state"], 1: {**given["state"][1], **entry}}}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), [
+    (lambda d: d["state"], ValueError, "^state_dict: expected a dict of state and param_groups"),
+    (lambda d: None, ValueError, "^state_dict: expected a dict of state and param_groups"),
+    (lambda d: changed(d, step=np.float32(4)), ValueError,
+     r"^state_dict: .* one step count .* got \[3\.0, 4\.0\]"),
+    (lambda d: changed(d, mu_product=np.ones(7)), ValueError, "^state_dict: .* for Adam, got 'mu_product'"),
+    (lambda d: changed(d, max_exp_avg_sq=np.ones(7, np.float32)), ValueError,
+     "^state_dict: expected arrays named exp_avg, exp_avg_sq with these hyper-parameters, got .*max_exp_avg_sq"),
+    (lambda d: changed(d, exp_avg=None), ValueError, "^state_dict: expected arrays named exp_avg, exp_avg_sq with"),
+    (lambda d: changed(d, exp_avg=np.ones(7)), TypeError, r"^state\[1\]\['m'\]: expected a float32 array, got float64"),
+    (lambda d: changed(d, exp_avg=np.ones(6, np.float32)), ValueError, r"^state\[1\]: expected arrays of one shape"),
+])
+def test_refused_state_dicts_change_nothing(change, error, message):
+    opt, _, _ = trained("Adam")
+    given = change(to_torch(opt))
+    fresh = fastopt.Adam()
+    with pytest.raises(error, match=message):
+        from_torch(fresh, given)
+    assert fresh.state == {}
+    assert fresh.step_count == 0
+
+
+def test_a_step_count_where_torch_has_one():
+    opt, _, _ = trained("Adam")
+    with pytest.raises(ValueError, match="^step_count: expected none, as Adam has it"):
+        from_torch(fastopt.Adam(), to_torch(opt), step_count=3)
+
+
+# With torch.
+
+
+def torch_twin(torch, name, params, **options):
+    """torch's optimizer of copies of the parameters."""
+    tensors = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params.values()]
+    hyper = {**CLASSES[name], **options}
+    if name.startswith("SGD"):
+        hyper.setdefault("lr", 1e-3)
+    return tensors, getattr(torch.optim, name.split()[0])(tensors, foreach=False, **hyper)
+
+
+def torch_step(torch, tensors, opt, grads):
+    for tensor, grad in zip(tensors, grads.values(), strict=True):
+        tensor.grad = torch.from_numpy(grad.copy())
+    opt.step()
+
+
+def assert_near(tensors, params, before, steps):
+    """Within a few units of the last place of each step, or of the parameter, which rounds every step's result."""
+    for tensor, (key, param) in zip(tensors, params.items(), strict=True):
+        theirs = tensor.detach().numpy()
+        unit = np.spacing(np.maximum(np.abs(param), np.abs(before[key])).astype(np.float32))
+        moved = np.abs(param - before[key]).max() * 2.0**-23
+        assert (np.abs(theirs - param) <= steps * (unit + 8 * moved)).all(), key
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_from_fastopt_to_torch_in_the_middle(name):
+    torch = pytest.importorskip("torch")
+    opt, params, rng = trained(name, 20)
+    tensors, theirs = torch_twin(torch, name, params)
+    given = to_torch(opt)
+    given["state"] = {i: {key: torch.from_numpy(array) for key, array in entry.items()}
+                      for i, entry in given["state"].items()}
+    theirs.load_state_dict(given)
+    before = {key: param.copy() for key, param in params.items()}
+    for _ in range(10):
+        grads = draw(rng)
+        opt.update(params, grads)
+        torch_step(torch, tensors, theirs, grads)
+    assert_near(tensors, params, before, 10)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_from_torch_to_fastopt_in_the_middle(name):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(6)
+    params = draw(rng)
+    tensors, theirs = torch_twin(torch, name, params)
+    for _ in range(20):
+        torch_step(torch, tensors, theirs, draw(rng))
+    params = {key: tensor.detach().numpy().copy() for key, tensor in zip(params, tensors, strict=True)}
+    opt = make(name)
+    from_torch(opt, theirs.state_dict(), keys=params, step_count=20 if name.startswith("SGD") else None)
+    assert opt.step_count == 20
+    before = {key: param.copy() for key, param in params.items()}
+    for _ in range(10):
+        grads = draw(rng)
+        opt.update(params, grads)
+        torch_step(torch, tensors, theirs, grads)
+    assert_near(tensors, params, before, 10)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_torch_itself_lays_it_out_so(name):
+    torch = pytest.importorskip("torch")
+    params = draw(np.random.default_rng(0))
+    tensors, theirs = torch_twin(torch, name, params)
+    torch_step(torch, tensors, theirs, params)
+    given = theirs.state_dict()
+    assert [set(entry) for entry in given["state"].values()] == [set(STATE[name])] * len(given["state"])
+    ours = {**GROUP[name.split()[0]], **CLASSES[name], "foreach": False, "params": [0, 1, 2]}
+    assert given["param_groups"] == [ours]
