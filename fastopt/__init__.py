@@ -16,6 +16,7 @@ from fastopt._batchnorm_statistics import (
 )
 from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt._layerwise import LAMB, LARS, lamb, lars
+from fastopt._linear_cross_entropy import linear_cross_entropy
 from fastopt._optimizer import Optimizer, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
@@ -30,8 +31,8 @@ __all__ = [
     "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop", "UpdateInfo",
     "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward", "batch_norm_backward_sums",
     "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums",
-    "batch_norm_statistics", "get_num_threads", "hardmax", "init", "lamb", "lars", "lion", "log_softmax",
-    "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "schedules",
-    "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy",
-    "softmax_cross_entropy_loss",
+    "batch_norm_statistics", "get_num_threads", "hardmax", "init", "lamb", "lars", "linear_cross_entropy", "lion",
+    "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop",
+    "schedules", "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "softmax_cross_entropy_loss",
 ]

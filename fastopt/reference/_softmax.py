@@ -22,12 +22,11 @@ def moments(x, axis=-1):
 
 
 def result(values, out):
-    """`values` as float32, in `out` if given."""
+    """`values` as float32, or in `out` if given."""
     with np.errstate(over="ignore", under="ignore"):
-        values = values.astype(np.float32)
-    if out is None:
-        return values
-    out[...] = values
+        if out is None:
+            return values.astype(np.float32)
+        out[...] = values
     return out
 
 
