@@ -27,6 +27,7 @@ KERNELS = {
     "sign": ("baseline", "v3", "v4"),
     "layerwise": ("baseline", "v3", "v4"),
     "cross_entropy": ("baseline", "v3", "v4"),
+    "elementary": ("baseline", "v3", "v4"),
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
 }

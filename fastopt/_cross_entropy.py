@@ -9,33 +9,42 @@ from fastopt._runtime.hyper import Ranges
 _ranges = Ranges(ignore_index="int [-9.3e18, 9.3e18]", label_smoothing="[0, 1)")
 
 
-def _labels(labels, rows, classes, ignore_index, *, dense=True):
-    """Integer labels as an int64 Array, or None for a distribution."""
+def check_options(reduction, ignore_index, label_smoothing):
+    """ignore_index as an int, all three checked."""
+    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    _ranges(ignore_index, label_smoothing)
+    return int(ignore_index)
+
+
+def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=False):
+    """Labels as a C-contiguous int64 array, each one valid; None for what may be distributions."""
     wanted = f"integers of shape {rows}"
-    if dense:
+    if or_distributions:
         wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
     if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
         raise TypeError(f"labels: expected {wanted}, got {type(labels).__name__}")
     if labels.dtype.kind not in "iu":
-        if dense and labels.shape != rows:
+        if or_distributions and labels.shape != rows:
             return None
         raise TypeError(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
     if labels.shape != rows:
-        error = TypeError if labels.ndim > len(rows) else ValueError
+        error = TypeError if or_distributions and labels.ndim > len(rows) else ValueError
         raise error(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
     given = labels
     if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
         labels = np.minimum(labels, 2**63 - 1)      # what does not fit int64 must not come round to a valid label
-    array = Array(np.ascontiguousarray(labels, np.int64).reshape(rows), "labels", kind="q")
-    wrong = dispatch.active.cross_entropy.first_wrong_label(array, classes, ignore_index)
+    labels = np.require(labels, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
+    wrong = dispatch.active.cross_entropy.first_wrong_label(Array(labels, "labels", kind="q"), classes, ignore_index)
     if wrong >= 0:
         index = ", ".join(str(i) for i in np.unravel_index(wrong, rows))
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
                          f"labels[{index}] = {given.flat[wrong]}")
-    return array
+    return labels
 
 
-def _class_weight(class_weight, classes):
+def check_weight(class_weight, classes):
+    """class_weight as an Array, checked, or None."""
     if class_weight is None:
         return None
     array = Array(class_weight, "class_weight", shape=(classes,))
@@ -50,29 +59,26 @@ def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, cla
                    gradient):
     """(loss, gradient or None, correct)"""
     x = Array(logits, "logits")
-    if not x.shape or x.shape[-1] == 0:
-        raise ValueError(f"logits: expected at least one class along the last axis, got shape {x.shape}")
-    if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    _ranges(ignore_index, label_smoothing)
-    ignore_index = int(ignore_index)
-    *rows, classes = x.shape
-    rows = tuple(rows)
+    shape = x.shape
+    if not shape or shape[-1] == 0:
+        raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
+    ignore_index = check_options(reduction, ignore_index, label_smoothing)
+    rows, classes = shape[:-1], shape[-1]
     count = x.size // classes
-    label = _labels(labels, rows, classes, ignore_index)
+    label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
     target = None
     if label is None:
-        target = Array(labels, "labels", shape=x.shape)
+        target = Array(labels, "labels", shape=shape)
         if count_correct:
             raise ValueError("count_correct: expected False with labels that are distributions, got True")
-    weight = _class_weight(class_weight, classes)
+    else:
+        label = Array(label, "labels", kind="q")
+    weight = check_weight(class_weight, classes)
     d = slope = None
     if gradient:
-        d = np.empty(x.shape, np.float32) if out is None else out
-        slope = Array(d, "out", writable=True, shape=x.shape)
-        require_disjoint(None if out is logits else x, target, weight, slope)
-        if label is not None:
-            require_disjoint(label, slope)
+        d = np.empty(shape, np.float32) if out is None else out
+        slope = Array(d, "out", writable=True, shape=shape)
+        require_disjoint(None if out is logits else x, label, target, weight, slope)
     divisor = 1.0
     if reduction == "mean":
         divisor = (float(count) if label is None

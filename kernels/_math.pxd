@@ -41,15 +41,20 @@ cdef extern from *:
     uint64_t TWO52 "FASTOPT_TWO52"
 
 
-cdef inline float exp_part(float x, float k) noexcept nogil:
-    """exp(x − k · ln 2) in [√½, √2] for the integer k nearest x / ln 2, |k| < 2¹⁰."""
+cdef inline float expm1_part(float x, float k) noexcept nogil:
+    """exp(x − k · ln 2) − 1 in [√½ − 1, √2 − 1] for the integer k nearest x / ln 2, |k| < 2¹⁰."""
     cdef float r = (x - k * LN2_HI) - k * LN2_LO
     cdef float q = <float> 0.0013818698935210705
     q = q * r + <float> 0.008368715643882751
     q = q * r + <float> 0.04166829213500023
     q = q * r + <float> 0.1666652113199234
     q = q * r + <float> 0.4999999403953552
-    return <float> 1.0 + (r + (r * r) * q)
+    return r + (r * r) * q
+
+
+cdef inline float exp_part(float x, float k) noexcept nogil:
+    """exp(x − k · ln 2)."""
+    return <float> 1.0 + expm1_part(x, k)
 
 
 cdef inline float exp_scaled(float x, float magic) noexcept nogil:
@@ -60,15 +65,34 @@ cdef inline float exp_scaled(float x, float magic) noexcept nogil:
 
 cdef inline float exp32(float x) noexcept nogil:
     """exp(x) for every float32: subnormal results, 0, inf and NaN as IEEE 754 would have them."""
-    cdef float t = x, z, k
+    cdef float t = x, z
     cdef uint32_t n, half
     t = <float> -104.0 if t < <float> -104.0 else t         # exp(−104) rounds to 0
     t = <float> 89.0 if t > <float> 89.0 else t             # exp(89) rounds to inf
     z = t * LOG2E + (MAGIC + <float> 256.0)
-    k = z - (MAGIC + <float> 256.0)
     n = as_bits(z) & 511                                    # k + 256, in two factors: 2ᵏ itself may not be normal
     half = n >> 1
-    return exp_part(t, k) * as_float((half - 1) << 23) * as_float((n - half - 1) << 23)
+    return (exp_part(t, z - (MAGIC + <float> 256.0)) * as_float((half - 1) << 23)) * as_float((n - half - 1) << 23)
+
+
+cdef inline double exp_split(float x, double* whole) noexcept nogil:
+    """exp(x) − whole in double, with float32's relative precision; whole is 1 where x is near 0, else 0."""
+    cdef float t = x, z, k
+    cdef double two_k
+    t = <float> -700.0 if t < <float> -700.0 else t         # as far as doubles go
+    t = <float> 700.0 if t > <float> 700.0 else t
+    z = t * LOG2E + MAGIC
+    k = z - MAGIC
+    two_k = as_double((<uint64_t> ((as_bits(z) + 1023) & 2047)) << 52)
+    whole[0] = 1.0 if k == <float> 0.0 else 0.0
+    return two_k * <double> expm1_part(t, k) + (two_k - whole[0])
+
+
+cdef inline float expm1_32(float x) noexcept nogil:
+    """exp(x) − 1 for every float32."""
+    cdef double whole
+    cdef double y = exp_split(x, &whole)
+    return <float> (y - (1.0 - whole))
 
 
 cdef inline double log1p64(double x) noexcept nogil:

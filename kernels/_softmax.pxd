@@ -57,6 +57,7 @@ cdef struct Rows:
     double factor[LANES]        # softmax(x)ⱼ = eⱼ · factor
     float high[LANES]           # m + log1p(rest) in two parts: log softmax(x)ⱼ = (xⱼ − high) − low
     float low[LANES]
+    float largest[LANES]        # softmax of the largest element, 1 / (1 + rest)
 
 
 cdef inline float larger(float a, float b) noexcept nogil:
@@ -104,6 +105,7 @@ cdef inline void finish(Rows* s, int rows) noexcept nogil:
         s.rest[lane] = rest
         s.log_sum[lane] = log_sum
         s.factor[lane] = inverse / (1.0 + rest)
+        s.largest[lane] = <float> (1.0 / (1.0 + rest))
         s.high[lane] = high
         s.low[lane] = <float> ((m - <double> high) + log_sum)
 
@@ -165,6 +167,15 @@ cdef inline void add_lanes(INOUT64 acc, IN e, Py_ssize_t n) noexcept nogil:
             acc[lane] += e[n - SUMS + lane]
 
 
+cdef inline double lane_sum(double* acc) noexcept nogil:
+    cdef int lane
+    for lane in range(8):
+        acc[lane] = acc[lane] + acc[lane + 8]
+    for lane in range(4):
+        acc[lane] = acc[lane] + acc[lane + 4]
+    return (acc[0] + acc[2]) + (acc[1] + acc[3])
+
+
 cdef inline void scan_row(Rows* s, int row, const float* x, float* e, Py_ssize_t n, bint keep) noexcept nogil:
     """The row's sum; with `keep` its terms go to e, which may be x itself. Needs m and the base."""
     cdef float block[BLOCK]
@@ -192,11 +203,7 @@ cdef inline void scan_row(Rows* s, int row, const float* x, float* e, Py_ssize_t
             tail[lane] = tail[lane] if lane >= SUMS - left else -INFINITY
         count += terms(tail, block, kept, SUMS, base, magic, lowest, top, False)
         add_lanes(acc, block, SUMS)
-    for lane in range(8):
-        acc[lane] = acc[lane] + acc[lane + 8]
-    for lane in range(4):
-        acc[lane] = acc[lane] + acc[lane + 4]
-    s.sum[row] = (acc[0] + acc[2]) + (acc[1] + acc[3])
+    s.sum[row] = lane_sum(acc)
     s.count[row] = count
 
 

@@ -104,8 +104,12 @@ FUNCTIONS = [
     optimizer("lars", ["v"], {"lr": 0.1}, (*EPS_REFUSED, ("momentum", -0.1), ("trust_coefficient", 0.0))),
     optimizer("lamb", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED),
               lacks=["decoupled_weight_decay"]),
-    Function("log_softmax", lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
-             options={"axis": -1}, overlap=(("out", "x"),), refused=AXIS_REFUSED),
+    *(Function(name, lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
+               overlap=(("out", "x"),), refused=AXIS_REFUSED)
+      for name in ("log_softmax", "softmax", "hardmax")),
+    *(Function(name, lambda rng: {"dy": f32(rng, 3, 40), "y": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+               written=("out",), overlap=(("out", "dy"), ("out", "y")), refused=AXIS_REFUSED)
+      for name in ("log_softmax_backward", "softmax_backward")),
     Function("softmax_cross_entropy",
              lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
                           "class_weight": positive(rng, 40), "out": f32(rng, 3, 40)},

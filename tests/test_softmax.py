@@ -1,4 +1,4 @@
-"""log-softmax: exact to 2 units in the last place on every kind of row, the same bits however it is run."""
+"""Softmax and its relatives: exact to 2 units in the last place on every kind of row, the same bits however run."""
 
 import numpy as np
 import pytest
@@ -152,3 +152,142 @@ def test_partial_overlap_is_refused(rng):
     with pytest.raises(ValueError, match="^out: expected memory of its own"):
         fastopt.log_softmax(room[:40].reshape(4, 10), out=room[1:].reshape(4, 10))
     assert_same_bits(room, before)
+
+
+FORWARD = pytest.mark.parametrize("name", ["log_softmax", "softmax", "hardmax"])
+BACKWARD = pytest.mark.parametrize("name", ["log_softmax_backward", "softmax_backward"])
+
+
+@FAMILY
+def test_softmax_against_mpmath(family, rng, level):
+    for n, rows in ((1, 4), (2, 60), (3, 40), (10, 20), (48, 3), (49, 3), (257, 1), (1030, 1)):
+        x = FAMILIES[family](rng, rows, n)
+        y = fastopt.softmax(x)
+        for r in range(rows):
+            assert exact_ulps(y[r], exact_row(x[r])[1]) <= 2.0, (n, x[r])
+
+
+@FAMILY
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 48, 49, 100, 1000, 32000, 262144])
+def test_softmax_at_every_width(family, n, rng, level):
+    x = FAMILIES[family](rng, max(1, min(2000, 60000 // n)), n)
+    y = fastopt.softmax(x)
+    assert ulps(y, np.exp(log_softmax64(x))).max() <= 2.0
+    assert y.max() <= 1.0
+    assert (y[x == -np.inf] == 0).all()
+    np.testing.assert_allclose(y.sum(1, dtype=np.float64), 1.0, atol=2e-7)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 64, 1000])
+def test_special_rows_of_softmax(n, level):
+    rows = np.stack([np.linspace(-2, 3, n, dtype=np.float32)] * 6)
+    rows[1] = -np.inf
+    rows[2, n // 2] = np.inf
+    rows[3, n // 3] = np.nan
+    rows[4, 1:] = -np.inf
+    y = fastopt.softmax(rows)
+    assert np.isnan(y[1:4]).all()
+    assert_same_bits(y[4], np.eye(1, n, dtype=np.float32)[0])
+    assert_same_bits(y[5], y[0])
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 64, 1000])
+def test_hardmax(n, rng, level):
+    x = rng.integers(-3, 4, (200, n)).astype(np.float32)
+    x[::5, n // 2] = np.nan
+    x[1::5, 0] = np.inf
+    x[2::5, -1] = -np.inf
+    x[3] = -np.inf
+    assert_same_bits(fastopt.hardmax(x), reference.hardmax(x))
+    for axis in (0, 1):
+        cube = x.reshape(20, 10, n)
+        assert_same_bits(fastopt.hardmax(cube, axis), reference.hardmax(cube, axis))
+
+
+def upstream(rng, family, rows, n, name):
+    """(dy, y) as they come in training: y a result of the forward, dy one-hot or dense."""
+    y = getattr(reference, name.removesuffix("_backward"))(FAMILIES[family](rng, rows, n))
+    dy = rng.standard_normal((rows, n), dtype=np.float32)
+    dy[::2] = 0.0
+    np.put_along_axis(dy[::2], y[::2].argmax(1)[:, None], -1.0, 1)
+    return dy, y
+
+
+@FAMILY
+@BACKWARD
+@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 100, 1025, 40000])
+def test_backward(name, family, n, rng, level):
+    dy, y = upstream(rng, family, max(1, min(500, 60000 // n)), n, name)
+    dx = getattr(fastopt, name)(dy, y)
+    wide, total = dy.astype(np.float64), dy.sum(1, keepdims=True, dtype=np.float64)
+    if name == "softmax_backward":
+        total = (wide * y).sum(1, keepdims=True)
+        expected, parts = y * (wide - total), y * np.maximum(np.abs(wide), np.abs(total))
+    else:
+        power = np.exp(y.astype(np.float64))
+        expected = np.where(power > 0.5, (wide - total) - np.expm1(y.astype(np.float64)) * total, wide - power * total)
+        parts = np.maximum(np.abs(wide), np.abs(power * total))
+        confident = np.abs(expected[::2]) == np.abs(expected[::2]).max(1, keepdims=True)  # dyⱼ is the whole sum there
+        assert ulps(dx[::2][confident], expected[::2][confident]).max() <= 2.0
+    error = np.abs(dx - expected)
+    assert (error <= 2 * np.spacing(np.maximum(parts, 1e-37).astype(np.float32))).all()
+
+
+def test_backward_is_the_gradient(rng):
+    """Against a difference quotient of the forward in float64."""
+    x = rng.standard_normal((7, 12))
+    dy = rng.standard_normal((7, 12)).astype(np.float32)
+    for name, forward in (("log_softmax", log_softmax64), ("softmax", lambda v: np.exp(log_softmax64(v)))):
+        dx = getattr(fastopt, name + "_backward")(dy, forward(x).astype(np.float32))
+        for i in np.ndindex(x.shape):
+            step = np.zeros_like(x)
+            step[i] = 1e-6
+            quotient = (dy * (forward(x + step) - forward(x - step))).sum() / 2e-6
+            assert dx[i] == pytest.approx(quotient, abs=1e-5)
+
+
+RUNS = [(1, 1), (5, 3), (700, 10), (333, 49), (70, 1000), (3, 40000), (3, 20, 70), (30, 3, 5)]
+
+
+@pytest.mark.parametrize("shape", RUNS)
+@pytest.mark.parametrize("name", ["softmax", "hardmax", "log_softmax_backward", "softmax_backward"])
+def test_same_bits_however_run(name, shape, rng, always_parallel):
+    """Levels, threads, alignment, axis moved to the end or not, in place or not."""
+    function = getattr(fastopt, name)
+    x = rng.standard_normal(shape, dtype=np.float32)
+    arrays = [x] if not name.endswith("backward") else [x, getattr(reference, name.removesuffix("_backward"))(x + 1)]
+    before = dispatch.active
+    for axis in range(len(shape)):
+        expected = function(*arrays, axis=axis)
+        try:
+            for level in dispatch.available():
+                dispatch.active = dispatch.load(level)
+                for threads in THREADS:
+                    with fastopt.num_threads(threads):
+                        assert_same_bits(function(*arrays, axis=axis), expected, f"{level}, {threads} threads")
+                for offset in (0, 1, 7, 15):
+                    moved = [unaligned(array, offset) for array in arrays]
+                    out = unaligned(x, 15 - offset)
+                    assert function(*moved, axis=axis, out=out) is out
+                    assert_same_bits(out, expected, f"{level}, offset {offset}")
+                for i in range(len(arrays)):
+                    copies = [array.copy() for array in arrays]
+                    function(*copies, axis=axis, out=copies[i])
+                    assert_same_bits(copies[i], expected, f"{level}, in place of argument {i}")
+        finally:
+            dispatch.active = before
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)])
+@pytest.mark.parametrize("name", ["softmax", "hardmax", "log_softmax_backward", "softmax_backward"])
+def test_empty_arrays(name, shape):
+    arrays = [np.empty(shape, np.float32)] * (1 + name.endswith("backward"))
+    for axis in range(len(shape)):
+        assert getattr(fastopt, name)(*arrays, axis=axis).shape == shape
+        assert getattr(reference, name)(*arrays, axis=axis).shape == shape
+
+
+@FORWARD
+def test_no_dimension(name):
+    with pytest.raises(ValueError, match=r"^x: expected at least one dimension, got shape \(\)"):
+        getattr(fastopt, name)(np.array(1, np.float32))

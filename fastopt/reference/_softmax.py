@@ -22,12 +22,11 @@ def moments(x, axis=-1):
 
 
 def result(values, out):
-    """`values` as float32, in `out` if given."""
+    """`values` as float32, or in `out` if given."""
     with np.errstate(over="ignore", under="ignore"):
-        values = values.astype(np.float32)
-    if out is None:
-        return values
-    out[...] = values
+        if out is None:
+            return values.astype(np.float32)
+        out[...] = values
     return out
 
 
@@ -37,3 +36,35 @@ def log_softmax(x, axis=-1, out=None):
         return result(x, out)
     distance, _, log_sum = moments(x, axis)
     return result(distance - log_sum, out)
+
+
+def softmax(x, axis=-1, out=None):
+    """See `fastopt.softmax`."""
+    if x.size == 0:
+        return result(x, out)
+    distance, rest, _ = moments(x, axis)
+    with np.errstate(under="ignore"):
+        return result(np.exp(distance) / (1.0 + rest), out)
+
+
+def hardmax(x, axis=-1, out=None):
+    """See `fastopt.hardmax`."""
+    if x.size == 0:
+        return result(x, out)
+    y = np.zeros(x.shape)
+    np.put_along_axis(y, np.expand_dims(x.argmax(axis), axis), 1.0, axis)
+    return result(np.where(np.isnan(x).any(axis, keepdims=True), np.nan, y), out)
+
+
+def log_softmax_backward(dy, y, axis=-1, out=None):
+    """See `fastopt.log_softmax_backward`."""
+    total = dy.sum(axis, keepdims=True, dtype=np.float64)
+    y = y.astype(np.float64)
+    # Where exp(y) is near 1 and dy is the whole sum, all that is left is in exp(y) − 1.
+    return result(np.where(y > -0.5, (dy - total) - np.expm1(y) * total, dy - np.exp(y) * total), out)
+
+
+def softmax_backward(dy, y, axis=-1, out=None):
+    """See `fastopt.softmax_backward`."""
+    total = (dy * y.astype(np.float64)).sum(axis, keepdims=True)
+    return result(y * (dy - total), out)

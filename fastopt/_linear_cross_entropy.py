@@ -1,0 +1,127 @@
+"""Cross-entropy of a final linear layer, without the whole of its logits in memory."""
+
+import numpy as np
+
+from fastopt._cross_entropy import check_options, check_weight, integer_labels
+from fastopt._runtime import dispatch
+from fastopt._runtime.arrays import Array, require_disjoint
+
+_LOGITS = 1 << 23       # elements of a chunk of logits that is not asked for otherwise: 32 MiB
+_PRODUCT = 1 << 20      # elements of a product on its way into dweight: 4 MiB
+
+
+def _outputs(out, arrays):
+    """The gradients' arrays, new or given, each validated and disjoint from every input."""
+    names = [f"d{array.name}" for array in arrays]
+    if out is None:
+        out = tuple(np.empty(array.shape, np.float32) for array in arrays)
+    elif not isinstance(out, tuple) or len(out) != len(arrays):
+        raise TypeError(f"out: expected a tuple ({', '.join(names)}), got {type(out).__name__}")
+    held = [Array(target, ("out", name), writable=True, shape=array.shape)
+            for target, name, array in zip(out, names, arrays, strict=True)]
+    return out, held
+
+
+def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
+                         class_weight=None, count_correct=False, chunk=None, out=None):
+    """Softmax cross-entropy of the linear layer x · weightᵀ + bias, and the gradients of x, weight and bias.
+
+    The same as a matrix product, `fastopt.softmax_cross_entropy` and two more products, but in chunks of rows, so that
+    the (rows, classes) logits never exist at once.
+
+    Parameters
+    ----------
+    x : float32 array of shape (rows, features), C-contiguous
+        The layer's input.
+    weight : float32 array of shape (classes, features), C-contiguous
+        As torch.nn.Linear has it: one row a class.
+    labels : integer array of shape (rows,)
+        Classes, as in `fastopt.softmax_cross_entropy`.
+    bias : float32 array of shape (classes,), optional
+    reduction, ignore_index, label_smoothing, class_weight, count_correct
+        As in `fastopt.softmax_cross_entropy`.
+    chunk : int, optional
+        Rows at a time. By default as many as make 32 MiB of logits, at least one.
+    out : tuple of float32 arrays (dx, dweight) or (dx, dweight, dbias), optional
+        Receive the gradients.
+
+    Returns
+    -------
+    loss : float, or float32 array for reduction="none"
+    dx, dweight : float32 arrays
+        Those of `out`, or new ones; with bias also dbias.
+    correct : int
+        With count_correct only, last.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument that is not as described; nothing has been written then.
+
+    Notes
+    -----
+    Memory beside arguments and results: chunk · classes + max(2²⁰, features) float32 and 16 bytes a row, whatever the
+    number of rows. With 50 257 classes the default chunk is 166 rows, 32 MiB, where the logits of 8192 rows would
+    be 1.5 GiB, and their gradient as much again.
+
+    The matrix products are NumPy's: their bits are its BLAS's, and depend on the chunk. The sum over chunks is in
+    float32, in order.
+    """
+    source, weights = Array(x, "x"), Array(weight, "weight")
+    if len(source.shape) != 2:
+        raise ValueError(f"x: expected shape (rows, features), got {source.shape}")
+    rows, features = source.shape
+    if len(weights.shape) != 2 or weights.shape[1] != features or weights.shape[0] == 0:
+        raise ValueError(f"weight: expected shape (classes, {features}) with at least one class, got {weights.shape}")
+    classes = weights.shape[0]
+    offset = None if bias is None else Array(bias, "bias", shape=(classes,))
+    ignore_index = check_options(reduction, ignore_index, label_smoothing)
+    if chunk is None:
+        chunk = max(1, _LOGITS // classes)
+    elif isinstance(chunk, bool) or not hasattr(chunk, "__index__"):
+        raise TypeError(f"chunk: expected an int ≥ 1, got {type(chunk).__name__}")
+    elif chunk < 1:
+        raise ValueError(f"chunk: expected an int ≥ 1, got {chunk}")
+    label = integer_labels(labels, (rows,), classes, ignore_index)
+    scale = check_weight(class_weight, classes)
+    given = [source, weights] if offset is None else [source, weights, offset]
+    gradients, held = _outputs(out, given)
+    require_disjoint(*given, scale, Array(label, "labels", kind="q"), *held)
+
+    kernel = dispatch.active.cross_entropy
+    divisor = 1.0
+    if reduction == "mean":
+        divisor = kernel.normaliser(Array(label, "labels", kind="q"), ignore_index, scale)
+    losses = np.empty(rows, np.float32) if reduction == "none" else None
+    chunk = min(chunk, max(rows, 1))
+    logits = np.empty((chunk, classes), np.float32)
+    block = min(classes, max(1, _PRODUCT // max(features, 1)))
+    product = np.empty((block, features), np.float32)
+    loss, correct = 0.0, 0
+    for gradient in gradients[1:]:
+        gradient[...] = 0.0
+    for start in range(0, rows, chunk):
+        part = x[start : start + chunk]
+        z = logits[: len(part)]
+        np.matmul(part, weight.T, out=z)
+        if bias is not None:
+            z += bias
+        slope = Array(z, "logits", writable=True)
+        part_loss, part_correct = kernel.cross_entropy(
+            slope, Array(label[start : start + chunk], "labels", kind="q"), None, scale, slope,
+            None if losses is None else Array(losses[start : start + chunk], "loss", writable=True),
+            len(part), classes, divisor, ignore_index, label_smoothing, bool(count_correct))
+        loss += part_loss
+        correct += part_correct
+        np.matmul(z, weight, out=gradients[0][start : start + chunk])
+        for first in range(0, classes, block):
+            last = min(first + block, classes)
+            np.matmul(z[:, first:last].T, part, out=product[: last - first])
+            gradients[1][first:last] += product[: last - first]
+        if bias is not None:
+            gradients[2][...] += z.sum(0)
+    if losses is not None:
+        loss = losses
+    elif rows == 0 and reduction == "mean":
+        loss = float("nan")
+    return (loss, *gradients, correct) if count_correct else (loss, *gradients)

@@ -1,0 +1,73 @@
+"""Measure the kernels' exp, expm1 and log1p over float32 inputs: all 2³² of them, or every STRIDE-th.
+
+    python scripts/exp_table.py [--stride N] [--level LEVEL] [--function NAME]
+
+Prints for each function and kind of result the largest distance from the exact value in units of its last place, and
+where; a result that is NaN or infinite and should not be, or the reverse, is infinitely far. The exact value is NumPy's
+float64 function, whose own error is below 1e-8 of such a unit. All 2³² take about ten minutes a function.
+"""
+
+import argparse
+
+import numpy as np
+
+from fastopt._runtime import arrays, dispatch
+
+BLOCK = 1 << 22
+FUNCTIONS = {"exp": np.exp, "expm1": np.expm1, "log1p": np.log1p}
+
+
+def distance(actual, exact):
+    """|actual − exact| in units of the last place of float32; inf where one is NaN or infinite and the other is not."""
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(np.float32)
+        _, exponent = np.frexp(exact)
+        error = np.abs(actual - exact) / np.ldexp(1.0, np.maximum(exponent, -125) - 24)
+        same = (actual == rounded) | (np.isnan(actual) & np.isnan(rounded))
+        odd = ~(np.isfinite(actual) & np.isfinite(rounded))
+    # A float32 that overflows one place early or late is a distance of one place.
+    with np.errstate(invalid="ignore"):
+        near = odd & (np.abs(np.clip(actual, -(2.0**128), 2.0**128) - exact) <= 2.0**104)
+    return np.where(same & odd, 0.0, np.where(odd & ~near, np.inf, np.where(near, 1.0, error)))
+
+
+def sweep(name, level, stride):
+    """{"all" | region: (largest distance, input)} for one function."""
+    kernel = getattr(dispatch.load(level).elementary, name)
+    worst = {}
+    for start in range(0, 1 << 32, BLOCK * stride):
+        bits = np.arange(start, min(start + BLOCK * stride, 1 << 32), stride, dtype=np.uint64).astype(np.uint32)
+        x = bits.view(np.float32)
+        y = np.empty_like(x)
+        kernel(arrays.Array(x, "x"), arrays.Array(y, "y", writable=True))
+        with np.errstate(all="ignore"):
+            exact = FUNCTIONS[name](x.astype(np.float64))
+            gap = distance(y.astype(np.float64), exact)
+            magnitude = np.abs(exact)
+        regions = {
+            "all": slice(None), "NaN": np.isnan(exact), "infinite": magnitude > 3.4028235e38,
+            "normal": (magnitude >= 2.0**-126) & (magnitude <= 3.4028235e38),
+            "subnormal": (magnitude < 2.0**-126) & (magnitude >= 2.0**-150), "zero": magnitude < 2.0**-150,
+        }
+        for region, where in regions.items():
+            there = gap[where]
+            if there.size:
+                at = int(there.argmax())
+                if region not in worst or there[at] > worst[region][0]:
+                    worst[region] = float(there[at]), float(x[where][at])
+    return worst
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stride", type=int, default=1, help="measure every STRIDE-th bit pattern (default: all)")
+    parser.add_argument("--level", default=dispatch.active.level, choices=dispatch.available())
+    parser.add_argument("--function", choices=FUNCTIONS)
+    options = parser.parse_args()
+    for name in [options.function] if options.function else FUNCTIONS:
+        for region, (gap, x) in sweep(name, options.level, options.stride).items():
+            print(f"{name:6} {region:10} {gap:.4f} ULP at {x!r} ({float(x).hex()})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
