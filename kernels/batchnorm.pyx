@@ -24,6 +24,7 @@ from libc.stdlib cimport free, malloc
 from _batchnorm cimport IN_DOUBLE, INOUT_DOUBLE, Block, Lanes, Walk, block_of, fold_lanes, spread, walk
 from _common cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
+from fastopt._runtime.channels cimport Layout
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 # What a job does, in this order. A tile's tasks are independent of every other tile's.
@@ -71,7 +72,8 @@ cdef struct Job:
     float* dbeta
 
 
-# Loops over `rows` (a literal, 4 or 1) rows of lanes.
+# Loops over `rows` (a literal, 4 or 1) rows of lanes. `step` (a literal): 1 where every lane has constants of its own, 0
+# where all have the same.
 
 cdef inline void add_forward(IN x, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE shift, INOUT_DOUBLE s,
                              INOUT_DOUBLE q) noexcept nogil:
@@ -94,11 +96,11 @@ cdef inline float normalised(float x, double mean, double scale, double beta, in
 
 
 cdef inline void write_forward(IN x, INOUT y, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE mean,
-                               IN_DOUBLE scale, IN_DOUBLE beta, int flags) noexcept nogil:
+                               IN_DOUBLE scale, IN_DOUBLE beta, int step, int flags) noexcept nogil:
     cdef Py_ssize_t i, r
     cdef double m, a, b
     for i in range(lanes):
-        m, a, b = mean[i], scale[i], beta[i]
+        m, a, b = mean[step * i], scale[step * i], beta[step * i]
         for r in range(rows):
             y[r * stride + i] = normalised(y[r * stride + i] if flags & IN_PLACE else x[r * stride + i], m, a, b,
                                            flags)
@@ -128,15 +130,15 @@ cdef inline void add_backward(IN x, IN dy, Py_ssize_t stride, int rows, Py_ssize
 
 
 cdef inline void write_backward(IN x, IN dy, INOUT dx, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE mean,
-                                IN_DOUBLE scale, IN_DOUBLE beta, IN_DOUBLE average, IN_DOUBLE slope,
+                                IN_DOUBLE scale, IN_DOUBLE beta, IN_DOUBLE average, IN_DOUBLE slope, int step,
                                 int flags) noexcept nogil:
     cdef Py_ssize_t i, r, at
     cdef double m, a, b, u, v, g
     for i in range(lanes):
-        m, a = mean[i], scale[i]
-        b = beta[i] if flags & RELU else 0.0
-        u = 0.0 if flags & FIXED else average[i]
-        v = 0.0 if flags & FIXED else slope[i]
+        m, a = mean[step * i], scale[step * i]
+        b = beta[step * i] if flags & RELU else 0.0
+        u = 0.0 if flags & FIXED else average[step * i]
+        v = 0.0 if flags & FIXED else slope[step * i]
         for r in range(rows):
             at = r * stride + i
             g = masked(dx[at] if flags & IN_PLACE else dy[at], x[at], m, a, b, flags)
@@ -150,8 +152,8 @@ cdef inline void write_backward(IN x, IN dy, INOUT dx, Py_ssize_t stride, int ro
 
 cdef inline const double* of_lanes(const Block* b, const double* channel, Lanes* room) noexcept nogil:
     if b.lanes == b.channels:
-        return channel + b.channel
-    spread(b, channel + b.channel, room.v)
+        return channel
+    spread(b, channel, room.v)
     return room.v
 
 
@@ -178,9 +180,9 @@ cdef void sum_forward(const Job* job, const Block* b, double* mean, double* m2) 
 
 cdef inline void block_sums(const Job* job, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
     cdef Lanes rooms[3]
-    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.scale, &rooms[1]) if flags & RELU else NULL
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
+    cdef const double* mean = of_lanes(b, job.mean + b.channel, &rooms[0])
+    cdef const double* scale = of_lanes(b, job.scale + b.channel, &rooms[1]) if flags & RELU else NULL
+    cdef const double* beta = of_lanes(b, job.beta + b.channel, &rooms[2]) if flags & RELU else NULL
     cdef const float* x = job.x + b.start
     cdef const float* dy = job.dy + b.start
     cdef Py_ssize_t i, at
@@ -208,20 +210,24 @@ cdef void sum_backward(const Job* job, const Block* b, double* sum_dy, double* p
 
 cdef inline void block_forward(const Job* job, const Block* b, int flags) noexcept nogil:
     cdef Lanes rooms[3]
-    cdef const double* mean = of_lanes(b, job.shift, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.slope, &rooms[1])
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2])
     cdef const float* x = job.x + b.start
     cdef float* y = job.out + b.start
+    cdef const double* mean = job.shift + b.channel
+    cdef const double* scale = job.slope + b.channel
+    cdef const double* beta = job.beta + b.channel
     cdef Py_ssize_t i, at
+    if job.walk.runs:
+        write_forward(x, y, 0, 1, b.rows * b.stride + b.tail, mean, scale, beta, 0, flags)
+        return
+    mean, scale, beta = of_lanes(b, mean, &rooms[0]), of_lanes(b, scale, &rooms[1]), of_lanes(b, beta, &rooms[2])
     for i in range(b.rows // 4):
         at = 4 * i * b.stride
-        write_forward(x + at, y + at, b.stride, 4, b.lanes, mean, scale, beta, flags)
+        write_forward(x + at, y + at, b.stride, 4, b.lanes, mean, scale, beta, 1, flags)
     for i in range(b.rows // 4 * 4, b.rows):
         at = i * b.stride
-        write_forward(x + at, y + at, b.stride, 1, b.lanes, mean, scale, beta, flags)
+        write_forward(x + at, y + at, b.stride, 1, b.lanes, mean, scale, beta, 1, flags)
     at = b.rows * b.stride
-    write_forward(x + at, y + at, b.stride, 1, b.tail, mean, scale, beta, flags)
+    write_forward(x + at, y + at, b.stride, 1, b.tail, mean, scale, beta, 1, flags)
 
 
 cdef void write_forward_block(const Job* job, const Block* b) noexcept nogil:
@@ -233,23 +239,31 @@ cdef void write_forward_block(const Job* job, const Block* b) noexcept nogil:
 
 cdef inline void block_backward(const Job* job, const Block* b, int flags) noexcept nogil:
     cdef Lanes rooms[5]
-    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.scale, &rooms[1])
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
-    cdef const double* average = of_lanes(b, job.shift, &rooms[3])
-    cdef const double* slope = of_lanes(b, job.slope, &rooms[4])
     cdef const float* x = job.x + b.start
     cdef const float* dy = job.dy + b.start
     cdef float* dx = job.out + b.start
+    cdef const double* mean = job.mean + b.channel
+    cdef const double* scale = job.scale + b.channel
+    cdef const double* beta = job.beta + b.channel
+    cdef const double* average = job.shift + b.channel
+    cdef const double* slope = job.slope + b.channel
     cdef Py_ssize_t i, at
+    if job.walk.runs:
+        write_backward(x, dy, dx, 0, 1, b.rows * b.stride + b.tail, mean, scale, beta, average, slope, 0, flags)
+        return
+    mean, scale = of_lanes(b, mean, &rooms[0]), of_lanes(b, scale, &rooms[1])
+    if flags & RELU:
+        beta = of_lanes(b, beta, &rooms[2])
+    if not flags & FIXED:
+        average, slope = of_lanes(b, average, &rooms[3]), of_lanes(b, slope, &rooms[4])
     for i in range(b.rows // 4):
         at = 4 * i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 4, b.lanes, mean, scale, beta, average, slope, flags)
+        write_backward(x + at, dy + at, dx + at, b.stride, 4, b.lanes, mean, scale, beta, average, slope, 1, flags)
     for i in range(b.rows // 4 * 4, b.rows):
         at = i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 1, b.lanes, mean, scale, beta, average, slope, flags)
+        write_backward(x + at, dy + at, dx + at, b.stride, 1, b.lanes, mean, scale, beta, average, slope, 1, flags)
     at = b.rows * b.stride
-    write_backward(x + at, dy + at, dx + at, b.stride, 1, b.tail, mean, scale, beta, average, slope, flags)
+    write_backward(x + at, dy + at, dx + at, b.stride, 1, b.tail, mean, scale, beta, average, slope, 1, flags)
 
 
 cdef void write_backward_block(const Job* job, const Block* b) noexcept nogil:
@@ -441,15 +455,14 @@ cdef void run(Job* job, double nanoseconds) noexcept nogil:
         parallel_for(write_task, job, w.tiles * w.blocks, threads)
 
 
-cdef int begin(Job* job, Array x, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int stages,
-               Array saved, Array first, Array second) except -1:
+cdef int begin(Job* job, Layout layout, int stages, Array saved, Array first, Array second) except -1:
     """The job's arrays of one number a channel: `saved` outlives the call and so do the sums where they are given;
     job.shift is the rest, to be freed."""
-    cdef Py_ssize_t blocks
-    job.walk = walk(outer, channels, inner)
+    cdef Py_ssize_t blocks, channels = layout.channels
+    job.walk = walk(layout.outer, channels, layout.inner)
     job.stages = stages
-    job.x = <const float*> x.data
-    job.count = <double> outer * <double> inner
+    job.x = <const float*> layout.x.data
+    job.count = <double> layout.outer * <double> layout.inner
     blocks = job.walk.blocks if stages & SUM else 0
     job.shift = <double*> malloc((4 + 2 * blocks) * channels * sizeof(double))
     if job.shift == NULL:
@@ -463,29 +476,28 @@ cdef int begin(Job* job, Array x, Py_ssize_t outer, Py_ssize_t channels, Py_ssiz
     return 0
 
 
-def statistics(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array mean not None,
-               Array m2 not None):
+def statistics(Layout layout not None, Array mean not None, Array m2 not None):
     """Write the mean and m2 of every channel."""
     cdef Job job
     job.backward, job.flags = False, 0
-    begin(&job, x, outer, channels, inner, SUM, None, mean, m2)
+    begin(&job, layout, SUM, None, mean, m2)
     with nogil:
         run(&job, 0.15)
         free(job.shift)
 
 
-def forward(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array gamma not None,
-            Array beta not None, Array running_mean, Array running_var, Array y not None, Array saved not None,
-            bint training, double momentum, double eps, bint unbiased, bint relu, double count, Array mean, Array m2):
+def forward(Layout layout not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
+            Array y not None, Array saved not None, bint training, double momentum, double eps, bint unbiased,
+            bint relu, double count, Array mean, Array m2):
     """Write y; `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β. y may be x.
 
     Training: by the statistics (count, mean, m2), or if they are None by those of x. Otherwise: by the running ones.
     """
     cdef Job job
     job.backward = False
-    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE,
-          saved, mean, m2)
-    job.flags = (RELU if relu else 0) | (IN_PLACE if x.data == y.data else 0)
+    begin(&job, layout, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE, saved,
+          mean, m2)
+    job.flags = (RELU if relu else 0) | (IN_PLACE if layout.x.data == y.data else 0)
     job.out = <float*> y.data
     job.gamma, job.beta_in = <const float*> gamma.data, <const float*> beta.data
     job.running_mean = <float*> running_mean.data if running_mean is not None else NULL
@@ -498,24 +510,24 @@ def forward(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t 
         free(job.shift)
 
 
-def backward_sums(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-                  Array saved not None, bint relu, Array sum_dy not None, Array product not None):
+def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint relu, Array sum_dy not None,
+                  Array product not None):
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Job job
     job.backward, job.flags, job.dy = True, RELU if relu else 0, <const float*> dy.data
-    begin(&job, x, outer, channels, inner, SUM, saved, sum_dy, product)
+    begin(&job, layout, SUM, saved, sum_dy, product)
     with nogil:
         run(&job, 0.25)
         free(job.shift)
 
 
-def backward(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-             Array saved not None, Array dx not None, Array dgamma not None, Array dbeta not None, bint training,
-             bint relu, double count, Array sum_dy, Array product):
+def backward(Layout layout not None, Array dy not None, Array saved not None, Array dx not None,
+             Array dgamma not None, Array dbeta not None, bint training, bint relu, double count, Array sum_dy,
+             Array product):
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
     cdef Job job
     job.backward = True
-    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
+    begin(&job, layout, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
           product)
     job.flags = (RELU if relu else 0) | (IN_PLACE if dx.data == dy.data else 0) | (0 if training else FIXED)
     job.dy, job.out = <const float*> dy.data, <float*> dx.data
