@@ -1,7 +1,7 @@
 """Batch normalisation in NumPy, in double, with one rounding to float32 at the end.
 
-The sums have a written order (kernels/_batchnorm.pxd, here `lane_sums` and `blocks`), so that the kernels' bits are
-promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
+The sums have a written order (kernels/_batchnorm_walk.pxd, here `lane_sums` and `blocks`), so that the kernels' bits
+are promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
 """
 
 import numpy as np
