@@ -5,6 +5,7 @@ Every benchmark first checks its result against float64, then times; extra_info 
     pytest bench/bench_batchnorm.py --benchmark-group-by=group --benchmark-columns=median
 """
 
+import copy
 import functools
 
 import numpy as np
@@ -15,8 +16,9 @@ import fastopt
 f32 = np.float32
 EPS = 1e-5
 
-# Fully connected layers; then ResNet-50's and DenseNet's, (N, C, H, W).
-SHAPES = [(32, 16), (64, 256), (256, 1024), (4096, 1024), (32, 64, 56, 56), (8, 512, 7, 7), (64, 256, 14, 14)]
+# Fully connected layers; then layers of ResNet-50 and DenseNet-121, (N, C, H, W).
+SHAPES = [(32, 16), (64, 256), (256, 1024), (4096, 1024), (32, 64, 56, 56), (8, 512, 7, 7), (64, 256, 14, 14),
+          (16, 64, 112, 112), (16, 128, 28, 28), (16, 2048, 7, 7), (16, 32, 28, 28), (16, 1024, 7, 7)]
 
 
 class Data:
@@ -29,6 +31,17 @@ class Data:
         self.gamma, self.beta, self.mean = rng.standard_normal((3, channels), f32)
         self.var = np.abs(rng.standard_normal(channels, f32)) + f32(0.5)
         self.out = np.empty_like(self.x)
+        self.results = np.empty_like(self.x), np.empty_like(self.gamma), np.empty_like(self.gamma)
+
+    def channels_last(self):
+        """The same numbers as (N, C, H, W) views of (N, H, W, C) memory."""
+        if len(self.shape) != 4:
+            pytest.skip("channels last is for (N, C, H, W)")
+        twin = copy.copy(self)
+        for name in ("x", "dy", "out"):
+            setattr(twin, name, np.ascontiguousarray(getattr(self, name).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+        twin.results = (np.empty_like(twin.out), *self.results[1:])
+        return twin
 
     def wide(self, v):
         return v.reshape(-1, *[1] * (len(self.shape) - 2))
@@ -65,11 +78,16 @@ class Fastopt:
         return self.module.batch_norm_forward(d.x, d.gamma, d.beta, *self.running, out=d.out)[:1]
 
     def backward(self):
-        return self.module.batch_norm_backward(self.d.dy, self.cache, out=self.d.out)
+        return self.module.batch_norm_backward(self.d.dy, self.cache, out=self.d.results)
 
     def inference(self):
         d = self.d
         return [self.module.batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, out=d.out)]
+
+
+class FastoptChannelsLast(Fastopt):
+    def __init__(self, d):
+        super().__init__(d.channels_last())
 
 
 class FastoptNew(Fastopt):
@@ -150,8 +168,10 @@ class TorchChannelsLast(Torch):
     last = True
 
 
-CONTENDERS = {"fastopt": Fastopt, "fastopt, new arrays": FastoptNew, "reference": Reference, "numpy": NumPy,
-              "torch": Torch, "torch, channels last": TorchChannelsLast}
+CONTENDERS = {
+    "fastopt": Fastopt, "fastopt, channels last": FastoptChannelsLast, "fastopt, new arrays": FastoptNew,
+    "reference": Reference, "numpy": NumPy, "torch": Torch, "torch, channels last": TorchChannelsLast,
+}
 
 
 def check(results, exact, tolerance):

@@ -147,11 +147,10 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     """
     layout, g, b, m, v, o, y, count, mean, m2 = check_forward(
         x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out, statistics)
-    saved = np.empty((4, layout.channels))
+    saved, s = layout.constants()
     if layout.size:
-        dispatch.active.batchnorm.forward(
-            layout.x, layout.outer, layout.channels, layout.inner, g, b, m, v, o, Array(saved, "saved", kind="d"),
-            training, momentum, eps, unbiased, relu, count, mean, m2)
+        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, training, momentum, eps, unbiased, relu, count,
+                                          mean, m2)
     return y, BatchNormCache(layout, saved, training, relu, count)
 
 
@@ -223,9 +222,8 @@ def batch_norm_backward(dy, cache, *, out=None, sums=None):
     """
     layout, d, o, g, b, sum_dy, product, results = check_backward(dy, cache, out, sums)
     if layout.size:
-        dispatch.active.batchnorm.backward(
-            d, layout.x, layout.outer, layout.channels, layout.inner, Array(cache.saved, "cache", kind="d"), o, g, b,
-            cache.training, cache.relu, cache.count, sum_dy, product)
+        dispatch.active.batchnorm.backward(layout, d, Array(cache.saved, "cache", kind="d"), o, g, b, cache.training,
+                                           cache.relu, cache.count, sum_dy, product)
     else:
         results[1][...] = results[2][...] = 0.0
     return results
@@ -272,7 +270,6 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     """
     layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
     if layout.size:
-        saved = Array(np.empty((4, layout.channels)), "saved", kind="d")
-        dispatch.active.batchnorm.forward(layout.x, layout.outer, layout.channels, layout.inner, g, b, m, v, o, saved,
-                                          False, 0.0, eps, False, relu, 0.0, None, None)
+        _, s = layout.constants()
+        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, False, 0.0, eps, False, relu, 0.0, None, None)
     return y

@@ -47,8 +47,7 @@ def batch_norm_statistics(x, channel_axis=1):
     layout = Layout(x, channel_axis)
     mean, m2 = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
-        dispatch.active.batchnorm.statistics(layout.x, layout.outer, layout.channels, layout.inner,
-                                             Array(mean, "mean", kind="d"), Array(m2, "m2", kind="d"))
+        dispatch.active.batchnorm.statistics(layout, Array(mean, "mean", kind="d"), Array(m2, "m2", kind="d"))
     return BatchStatistics(layout.count, mean, m2)
 
 
@@ -136,8 +135,8 @@ def batch_norm_backward_sums(dy, cache):
     first, second = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
         dispatch.active.batchnorm.backward_sums(
-            d, layout.x, layout.outer, layout.channels, layout.inner, Array(cache.saved, "cache", kind="d"), cache.relu,
-            Array(first, "sums.dy", kind="d"), Array(second, "sums.dy_x", kind="d"))
+            layout, d, Array(cache.saved, "cache", kind="d"), cache.relu, Array(first, "sums.dy", kind="d"),
+            Array(second, "sums.dy_x", kind="d"))
     return BatchGradientSums(first, second)
 
 

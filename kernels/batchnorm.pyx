@@ -16,14 +16,26 @@
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that of 53 bits at most log2(n + 1) cancel
 #
 # and blocks are merged in order by the same paper's formula. Everything is computed in double and rounded once, where
-# it is stored as float32. In what order sums run: _batchnorm.pxd.
+# it is stored as float32. In what order sums run: _batchnorm_walk.pxd; the loops:
+# _batchnorm_blocks.pxd.
 
 from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
 
-from _batchnorm cimport IN_DOUBLE, INOUT_DOUBLE, Block, Lanes, Walk, block_of, fold_lanes, spread, walk
+from _batchnorm_blocks cimport (
+    FIXED,
+    IN_PLACE,
+    RELU,
+    Job,
+    sum_backward,
+    sum_forward,
+    write_backward_block,
+    write_forward_block,
+)
+from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Walk, block_of, walk
 from _common cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
+from fastopt._runtime.channels cimport Layout
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 # What a job does, in this order. A tile's tasks are independent of every other tile's.
@@ -32,236 +44,8 @@ cdef enum:
     FINISH = 2          # what the elements need of a channel, and what the user gets of it
     WRITE = 4           # the elements
 
-# Variants of the element loops: literals in each.
-cdef enum:
-    RELU = 1
-    IN_PLACE = 2        # out is the array read (x forward, dy backward): read through the same pointer
-    FIXED = 4           # backward: mean and variance did not depend on x
-
 cdef enum:
     FEW_TILES = 8
-
-cdef struct Job:
-    Walk walk
-    bint backward
-    int stages
-    int flags
-    const float* x
-    const float* dy
-    float* out
-    double* mean                    # of each channel, as the others here
-    double* invstd
-    double* scale                   # γ · invstd
-    double* beta
-    double* shift                   # forward: what is subtracted from x, and its factor;
-    double* slope                   # backward: dβ / n, and invstd² · s / n
-    double* first                   # forward: mean; backward: Σ dy
-    double* second                  # forward: m2; backward: Σ dy · (x − mean)
-    double* parts                   # the two of each block
-    double count
-    double eps
-    double momentum
-    bint unbiased
-    bint running_given              # mean and variance are running_mean and running_var, which stay as they are
-    const float* gamma
-    const float* beta_in
-    float* running_mean
-    float* running_var
-    float* dgamma
-    float* dbeta
-
-
-# Loops over `rows` (a literal, 4 or 1) rows of lanes.
-
-cdef inline void add_forward(IN x, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE shift, INOUT_DOUBLE s,
-                             INOUT_DOUBLE q) noexcept nogil:
-    cdef Py_ssize_t i, r
-    cdef double k, sum_, square, d
-    for i in range(lanes):
-        k, sum_, square = shift[i], s[i], q[i]
-        for r in range(rows):
-            d = <double> x[r * stride + i] - k
-            sum_ = sum_ + d
-            square = square + d * d
-        s[i], q[i] = sum_, square
-
-
-cdef inline float normalised(float x, double mean, double scale, double beta, int flags) noexcept nogil:
-    cdef float y = <float> ((<double> x - mean) * scale + beta)
-    if flags & RELU:
-        y = 0.0 if y < 0.0 else y
-    return y
-
-
-cdef inline void write_forward(IN x, INOUT y, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE mean,
-                               IN_DOUBLE scale, IN_DOUBLE beta, int flags) noexcept nogil:
-    cdef Py_ssize_t i, r
-    cdef double m, a, b
-    for i in range(lanes):
-        m, a, b = mean[i], scale[i], beta[i]
-        for r in range(rows):
-            y[r * stride + i] = normalised(y[r * stride + i] if flags & IN_PLACE else x[r * stride + i], m, a, b,
-                                           flags)
-
-
-cdef inline double masked(float dy, float x, double mean, double scale, double beta, int flags) noexcept nogil:
-    """dy where y is positive or NaN; without ReLU, dy."""
-    if flags & RELU:
-        return 0.0 if <float> ((<double> x - mean) * scale + beta) <= 0.0 else <double> dy
-    return <double> dy
-
-
-cdef inline void add_backward(IN x, IN dy, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE mean,
-                              IN_DOUBLE scale, IN_DOUBLE beta, INOUT_DOUBLE s, INOUT_DOUBLE q,
-                              int flags) noexcept nogil:
-    cdef Py_ssize_t i, r
-    cdef double m, a, b, sum_, product, g
-    for i in range(lanes):
-        m, sum_, product = mean[i], s[i], q[i]
-        a = scale[i] if flags & RELU else 0.0
-        b = beta[i] if flags & RELU else 0.0
-        for r in range(rows):
-            g = masked(dy[r * stride + i], x[r * stride + i], m, a, b, flags)
-            sum_ = sum_ + g
-            product = product + g * (<double> x[r * stride + i] - m)
-        s[i], q[i] = sum_, product
-
-
-cdef inline void write_backward(IN x, IN dy, INOUT dx, Py_ssize_t stride, int rows, Py_ssize_t lanes, IN_DOUBLE mean,
-                                IN_DOUBLE scale, IN_DOUBLE beta, IN_DOUBLE average, IN_DOUBLE slope,
-                                int flags) noexcept nogil:
-    cdef Py_ssize_t i, r, at
-    cdef double m, a, b, u, v, g
-    for i in range(lanes):
-        m, a = mean[i], scale[i]
-        b = beta[i] if flags & RELU else 0.0
-        u = 0.0 if flags & FIXED else average[i]
-        v = 0.0 if flags & FIXED else slope[i]
-        for r in range(rows):
-            at = r * stride + i
-            g = masked(dx[at] if flags & IN_PLACE else dy[at], x[at], m, a, b, flags)
-            if flags & FIXED:
-                dx[at] = <float> (a * g)
-            else:
-                dx[at] = <float> (a * ((g - u) - (<double> x[at] - m) * v))
-
-
-# One block. Constants of the channels become those of the lanes; where lanes are channels they are used as they stand.
-
-cdef inline const double* of_lanes(const Block* b, const double* channel, Lanes* room) noexcept nogil:
-    if b.lanes == b.channels:
-        return channel + b.channel
-    spread(b, channel + b.channel, room.v)
-    return room.v
-
-
-cdef void sum_forward(const Job* job, const Block* b, double* mean, double* m2) noexcept nogil:
-    cdef Lanes shift, s, q
-    cdef const float* x = job.x + b.start
-    cdef Py_ssize_t c, i
-    for c in range(b.channels):
-        mean[c] = x[c * b.inner]
-    spread(b, mean, shift.v)
-    for i in range(b.lanes):
-        s.v[i] = q.v[i] = 0.0
-    for i in range(b.rows // 4):
-        add_forward(x + 4 * i * b.stride, b.stride, 4, b.lanes, shift.v, s.v, q.v)
-    for i in range(b.rows // 4 * 4, b.rows):
-        add_forward(x + i * b.stride, b.stride, 1, b.lanes, shift.v, s.v, q.v)
-    add_forward(x + b.rows * b.stride, b.stride, 1, b.tail, shift.v, s.v, q.v)
-    fold_lanes(b, s.v, shift.v)         # shift: now Σ (x − K) of the channels
-    fold_lanes(b, q.v, m2)
-    for c in range(b.channels):
-        mean[c] = mean[c] + shift.v[c] / b.count
-        m2[c] = m2[c] - shift.v[c] * (shift.v[c] / b.count)
-
-
-cdef inline void block_sums(const Job* job, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
-    cdef Lanes rooms[3]
-    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.scale, &rooms[1]) if flags & RELU else NULL
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
-    cdef const float* x = job.x + b.start
-    cdef const float* dy = job.dy + b.start
-    cdef Py_ssize_t i, at
-    for i in range(b.lanes):
-        s.v[i] = q.v[i] = 0.0
-    for i in range(b.rows // 4):
-        at = 4 * i * b.stride
-        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, scale, beta, s.v, q.v, flags)
-    for i in range(b.rows // 4 * 4, b.rows):
-        at = i * b.stride
-        add_backward(x + at, dy + at, b.stride, 1, b.lanes, mean, scale, beta, s.v, q.v, flags)
-    at = b.rows * b.stride
-    add_backward(x + at, dy + at, b.stride, 1, b.tail, mean, scale, beta, s.v, q.v, flags)
-
-
-cdef void sum_backward(const Job* job, const Block* b, double* sum_dy, double* product) noexcept nogil:
-    cdef Lanes s, q
-    if job.flags & RELU:
-        block_sums(job, b, &s, &q, RELU)
-    else:
-        block_sums(job, b, &s, &q, 0)
-    fold_lanes(b, s.v, sum_dy)
-    fold_lanes(b, q.v, product)
-
-
-cdef inline void block_forward(const Job* job, const Block* b, int flags) noexcept nogil:
-    cdef Lanes rooms[3]
-    cdef const double* mean = of_lanes(b, job.shift, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.slope, &rooms[1])
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2])
-    cdef const float* x = job.x + b.start
-    cdef float* y = job.out + b.start
-    cdef Py_ssize_t i, at
-    for i in range(b.rows // 4):
-        at = 4 * i * b.stride
-        write_forward(x + at, y + at, b.stride, 4, b.lanes, mean, scale, beta, flags)
-    for i in range(b.rows // 4 * 4, b.rows):
-        at = i * b.stride
-        write_forward(x + at, y + at, b.stride, 1, b.lanes, mean, scale, beta, flags)
-    at = b.rows * b.stride
-    write_forward(x + at, y + at, b.stride, 1, b.tail, mean, scale, beta, flags)
-
-
-cdef void write_forward_block(const Job* job, const Block* b) noexcept nogil:
-    if job.flags == 0: block_forward(job, b, 0)
-    elif job.flags == RELU: block_forward(job, b, RELU)
-    elif job.flags == IN_PLACE: block_forward(job, b, IN_PLACE)
-    else: block_forward(job, b, RELU | IN_PLACE)
-
-
-cdef inline void block_backward(const Job* job, const Block* b, int flags) noexcept nogil:
-    cdef Lanes rooms[5]
-    cdef const double* mean = of_lanes(b, job.mean, &rooms[0])
-    cdef const double* scale = of_lanes(b, job.scale, &rooms[1])
-    cdef const double* beta = of_lanes(b, job.beta, &rooms[2]) if flags & RELU else NULL
-    cdef const double* average = of_lanes(b, job.shift, &rooms[3])
-    cdef const double* slope = of_lanes(b, job.slope, &rooms[4])
-    cdef const float* x = job.x + b.start
-    cdef const float* dy = job.dy + b.start
-    cdef float* dx = job.out + b.start
-    cdef Py_ssize_t i, at
-    for i in range(b.rows // 4):
-        at = 4 * i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 4, b.lanes, mean, scale, beta, average, slope, flags)
-    for i in range(b.rows // 4 * 4, b.rows):
-        at = i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.stride, 1, b.lanes, mean, scale, beta, average, slope, flags)
-    at = b.rows * b.stride
-    write_backward(x + at, dy + at, dx + at, b.stride, 1, b.tail, mean, scale, beta, average, slope, flags)
-
-
-cdef void write_backward_block(const Job* job, const Block* b) noexcept nogil:
-    if job.flags == 0: block_backward(job, b, 0)
-    elif job.flags == 1: block_backward(job, b, 1)
-    elif job.flags == 2: block_backward(job, b, 2)
-    elif job.flags == 3: block_backward(job, b, 3)
-    elif job.flags == 4: block_backward(job, b, 4)
-    elif job.flags == 5: block_backward(job, b, 5)
-    elif job.flags == 6: block_backward(job, b, 6)
-    else: block_backward(job, b, 7)
-
 
 # One tile: the stages, block by block.
 
@@ -441,15 +225,14 @@ cdef void run(Job* job, double nanoseconds) noexcept nogil:
         parallel_for(write_task, job, w.tiles * w.blocks, threads)
 
 
-cdef int begin(Job* job, Array x, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, int stages,
-               Array saved, Array first, Array second) except -1:
+cdef int begin(Job* job, Layout layout, int stages, Array saved, Array first, Array second) except -1:
     """The job's arrays of one number a channel: `saved` outlives the call and so do the sums where they are given;
     job.shift is the rest, to be freed."""
-    cdef Py_ssize_t blocks
-    job.walk = walk(outer, channels, inner)
+    cdef Py_ssize_t blocks, channels = layout.channels
+    job.walk = walk(layout.outer, channels, layout.inner)
     job.stages = stages
-    job.x = <const float*> x.data
-    job.count = <double> outer * <double> inner
+    job.x = <const float*> layout.x.data
+    job.count = <double> layout.outer * <double> layout.inner
     blocks = job.walk.blocks if stages & SUM else 0
     job.shift = <double*> malloc((4 + 2 * blocks) * channels * sizeof(double))
     if job.shift == NULL:
@@ -463,29 +246,28 @@ cdef int begin(Job* job, Array x, Py_ssize_t outer, Py_ssize_t channels, Py_ssiz
     return 0
 
 
-def statistics(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array mean not None,
-               Array m2 not None):
+def statistics(Layout layout not None, Array mean not None, Array m2 not None):
     """Write the mean and m2 of every channel."""
     cdef Job job
     job.backward, job.flags = False, 0
-    begin(&job, x, outer, channels, inner, SUM, None, mean, m2)
+    begin(&job, layout, SUM, None, mean, m2)
     with nogil:
         run(&job, 0.15)
         free(job.shift)
 
 
-def forward(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner, Array gamma not None,
-            Array beta not None, Array running_mean, Array running_var, Array y not None, Array saved not None,
-            bint training, double momentum, double eps, bint unbiased, bint relu, double count, Array mean, Array m2):
+def forward(Layout layout not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
+            Array y not None, Array saved not None, bint training, double momentum, double eps, bint unbiased,
+            bint relu, double count, Array mean, Array m2):
     """Write y; `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β. y may be x.
 
     Training: by the statistics (count, mean, m2), or if they are None by those of x. Otherwise: by the running ones.
     """
     cdef Job job
     job.backward = False
-    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE,
-          saved, mean, m2)
-    job.flags = (RELU if relu else 0) | (IN_PLACE if x.data == y.data else 0)
+    begin(&job, layout, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE, saved,
+          mean, m2)
+    job.flags = (RELU if relu else 0) | (IN_PLACE if layout.x.data == y.data else 0)
     job.out = <float*> y.data
     job.gamma, job.beta_in = <const float*> gamma.data, <const float*> beta.data
     job.running_mean = <float*> running_mean.data if running_mean is not None else NULL
@@ -498,24 +280,24 @@ def forward(Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t 
         free(job.shift)
 
 
-def backward_sums(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-                  Array saved not None, bint relu, Array sum_dy not None, Array product not None):
+def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint relu, Array sum_dy not None,
+                  Array product not None):
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Job job
     job.backward, job.flags, job.dy = True, RELU if relu else 0, <const float*> dy.data
-    begin(&job, x, outer, channels, inner, SUM, saved, sum_dy, product)
+    begin(&job, layout, SUM, saved, sum_dy, product)
     with nogil:
         run(&job, 0.25)
         free(job.shift)
 
 
-def backward(Array dy not None, Array x not None, Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner,
-             Array saved not None, Array dx not None, Array dgamma not None, Array dbeta not None, bint training,
-             bint relu, double count, Array sum_dy, Array product):
+def backward(Layout layout not None, Array dy not None, Array saved not None, Array dx not None,
+             Array dgamma not None, Array dbeta not None, bint training, bint relu, double count, Array sum_dy,
+             Array product):
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
     cdef Job job
     job.backward = True
-    begin(&job, x, outer, channels, inner, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
+    begin(&job, layout, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
           product)
     job.flags = (RELU if relu else 0) | (IN_PLACE if dx.data == dy.data else 0) | (0 if training else FIXED)
     job.dy, job.out = <const float*> dy.data, <float*> dx.data

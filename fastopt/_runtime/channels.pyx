@@ -23,13 +23,6 @@ cdef class Layout:
     x is C-contiguous, or `order` transposes it to C order with the channels last: an (N, C, H, W) view of
     (N, H, W, C) memory.
     """
-    cdef readonly Py_ssize_t outer
-    cdef readonly Py_ssize_t channels
-    cdef readonly Py_ssize_t inner
-    cdef readonly tuple order
-    cdef readonly tuple shape
-    cdef readonly object source
-    cdef readonly Array x
 
     def __init__(self, x, channel_axis, name="x", axis_name="channel_axis"):
         cdef Py_ssize_t axis, i, ndim
@@ -83,6 +76,11 @@ cdef class Layout:
                                  f"{source.strides}")
             source = turned
         return array_of(source, name, c"f", writable, &self.x.view)
+
+    def constants(self):
+        """A new float64 array of four numbers a channel, and the same as the kernels take it."""
+        made = empty((4, self.channels))
+        return made, array_of(made, "saved", c"d", True, NULL)
 
     def vector(self, source, name, bint writable=False):
         """`source`, checked: float32, one number a channel."""

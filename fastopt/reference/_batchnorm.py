@@ -1,7 +1,7 @@
 """Batch normalisation in NumPy, in double, with one rounding to float32 at the end.
 
-The sums have a written order (kernels/_batchnorm.pxd, here `lane_sums` and `blocks`), so that the kernels' bits are
-promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
+The sums have a written order (kernels/_batchnorm_walk.pxd, here `lane_sums` and `blocks`), so that the kernels' bits
+are promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
 """
 
 import numpy as np
@@ -75,10 +75,10 @@ def run_sums(block):
 
 
 def fold(lanes):
-    """Σ over the last axis: sixteen sums over lanes 16 apart, then halves added to halves."""
-    lanes = padded(lanes, 1, 16).reshape(lanes.shape[0], -1, 16)
+    """Σ over the last axis: eight sums over lanes 8 apart, then halves added to halves."""
+    lanes = padded(lanes, 1, 8).reshape(lanes.shape[0], -1, 8)
     sums = in_order(lanes.swapaxes(0, 1))
-    for half in (8, 4, 2, 1):
+    for half in (4, 2, 1):
         sums = sums[:, :half] + sums[:, half:]
     return sums[:, 0]
 

@@ -9,7 +9,7 @@
 #   inner > LONG   a row is WIDE consecutive elements of one channel's run. A tile is one channel.
 #
 # The last row may be shorter (`tail`). A *block* is a bounded stretch of a tile's rows, at most PART values a channel.
-# In a block, lanes add their rows in order; lanes of one channel are added period by period, then folded in sixteens
+# In a block, lanes add their rows in order; lanes of one channel are added period by period, then folded in eights
 # (`fold`); blocks are merged in order. All of this follows from the three sizes alone; how many channels a tile has,
 # and which thread takes which tile or block, changes no bit. fastopt/reference/_batchnorm.py says the same in NumPy.
 
@@ -20,12 +20,12 @@ cdef extern from *:
     #else
         #define FASTOPT_ALIGNED __attribute__((aligned(64)))
     #endif
-    typedef FASTOPT_ALIGNED struct { double v[1024]; } fastopt_lanes;
+    typedef FASTOPT_ALIGNED struct { double v[1024 + 8]; } fastopt_lanes;    /* LONG, and room to overrun */
     typedef const double* __restrict fastopt_in_double;
     typedef double* __restrict fastopt_inout_double;
     """
     ctypedef struct Lanes "fastopt_lanes":
-        double v[1024]
+        double v[1032]
     ctypedef const double* IN_DOUBLE "fastopt_in_double"
     ctypedef double* INOUT_DOUBLE "fastopt_inout_double"
 
@@ -111,38 +111,39 @@ cdef inline Block block_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noe
 
 
 cdef inline void spread(const Block* b, IN_DOUBLE channel, INOUT_DOUBLE lane) noexcept nogil:
-    """Give every lane its channel's value; `channel` starts at the block's first channel."""
-    cdef Py_ssize_t c, i, period = b.channels * b.inner
+    """Give every lane its channel's value; `channel` starts at the block's first channel.
+
+    Written in eights: what is too much is the next channel's or, after the last, the room's.
+    """
+    cdef Py_ssize_t c, i, j, period = b.channels * b.inner
+    cdef double value
     if b.inner == 1:
         for c in range(b.channels):
             lane[c] = channel[c]
     else:
         for c in range(b.channels):
-            for i in range(b.inner):
-                lane[c * b.inner + i] = channel[c]
+            value = channel[c]
+            for j in range((b.inner + 7) // 8):
+                for i in range(8):
+                    lane[c * b.inner + 8 * j + i] = value
     for i in range(b.lanes - period):
         lane[period + i] = lane[i]
 
 
-cdef inline double fold(const double* lane, Py_ssize_t n) noexcept nogil:
-    """Σ lane: sixteen sums over lanes 16 apart, then halves added to halves."""
-    cdef double f[16]
-    cdef Py_ssize_t i, j
-    for i in range(16):
-        f[i] = lane[i] if i < n else 0.0
-    for j in range(1, n // 16):
-        for i in range(16):
-            f[i] = f[i] + lane[16 * j + i]
-    if n > 16:
-        for i in range(n % 16):
-            f[i] = f[i] + lane[n // 16 * 16 + i]
+cdef inline double fold(IN_DOUBLE lane, Py_ssize_t n) noexcept nogil:
+    """Σ lane: eight sums over lanes 8 apart, then halves added to halves. Up to 7 lanes after the last are read."""
+    cdef double f[8]
+    cdef double v
+    cdef Py_ssize_t i, j, full = n // 8, rest = n % 8
     for i in range(8):
-        f[i] = f[i] + f[i + 8]
-    for i in range(4):
-        f[i] = f[i] + f[i + 4]
-    for i in range(2):
-        f[i] = f[i] + f[i + 2]
-    return f[0] + f[1]
+        f[i] = 0.0
+    for j in range(full):
+        for i in range(8):
+            f[i] = f[i] + lane[8 * j + i]
+    for i in range(8):
+        v = lane[8 * full + i]
+        f[i] = f[i] + (v if i < rest else 0.0)
+    return ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]))
 
 
 cdef inline void fold_lanes(const Block* b, INOUT_DOUBLE lane, INOUT_DOUBLE channel) noexcept nogil:
@@ -151,5 +152,9 @@ cdef inline void fold_lanes(const Block* b, INOUT_DOUBLE lane, INOUT_DOUBLE chan
     for j in range(1, b.period):
         for i in range(period):
             lane[i] = lane[i] + lane[j * period + i]
-    for c in range(b.channels):
-        channel[c] = lane[c] if b.inner == 1 else fold(lane + c * b.inner, b.inner)
+    if b.inner == 1:
+        for c in range(b.channels):
+            channel[c] = lane[c]
+    else:
+        for c in range(b.channels):
+            channel[c] = fold(lane + c * b.inner, b.inner)

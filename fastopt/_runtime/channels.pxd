@@ -1,0 +1,11 @@
+# Arrays with a channel axis. See channels.pyx.
+from fastopt._runtime.arrays cimport Array
+
+cdef class Layout:
+    cdef readonly Py_ssize_t outer
+    cdef readonly Py_ssize_t channels
+    cdef readonly Py_ssize_t inner
+    cdef readonly tuple order
+    cdef readonly tuple shape
+    cdef readonly object source
+    cdef readonly Array x
