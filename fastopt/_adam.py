@@ -224,6 +224,7 @@ _last_momenta = {}
 
 def _nadam_momenta(step, beta1, momentum_decay):
     """μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product is 0 once it can no longer change 1 − product."""
+    beta1, momentum_decay = float(beta1), float(momentum_decay)  # 0-d arrays are no keys
     last, product = _last_momenta.get((beta1, momentum_decay), (0, 1.0))
     if last > step:
         last, product = 0, 1.0

@@ -211,8 +211,6 @@ def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps
     torch.optim's form. There a centred w can be rounded below 0 and the step become NaN (constant gradients do it);
     here w is 0 then. Same bits as ``fastopt.reference.rmsprop``.
     """
-    if momentum and buf is None:
-        raise TypeError("buf: expected a float32 array with momentum, got None")
     driver.apply(
         _rmsprop_rule(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt, weight_decay,
                       decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average is not None, average_decay),

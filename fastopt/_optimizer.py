@@ -1,7 +1,7 @@
 """What every optimizer class is: hyper-parameters, state, and one native call for a whole model."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from fastopt._runtime.binding import Binding, Counter
 from fastopt._runtime.hyper import Ranges
 
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
+_grad_scale_range = Ranges(grad_scale="(-inf, inf)")
 _step_count_range = Ranges(step_count="int [0, 9e18]")
 
 
@@ -104,7 +105,7 @@ class Optimizer:
         self._bound = None
         self._counter = Counter()
         self.state = {}
-        self._rules([{}], 1, 1.0)
+        self._rules([{}], 1, self._lr_at(1), 1.0)
 
     @property
     def step_count(self):
@@ -118,7 +119,8 @@ class Optimizer:
     def lr(self, lr):
         before, self._hyper["lr"] = self._hyper["lr"], lr
         try:
-            self._rules([{}], self.step_count + 1, 1.0)
+            step = self.step_count + 1
+            self._rules([{}], step, self._lr_at(step), 1.0)
         except (TypeError, ValueError):
             self._hyper["lr"] = before
             raise
@@ -153,31 +155,36 @@ class Optimizer:
         """
         keys, params, grads = _paired(params, grads)
         bound = self._bound
-        if bound is None or keys != bound.keys or not bound.binding.holds(params):
-            bound = self._bind(keys, params)
         before = self.step_count
-        lr = self._lr_at(before + 1, self._hyper)
+        lr = self._lr_at(before + 1)
+        if bound is None or keys != bound.keys or not bound.binding.holds(params):
+            bound = self._bind(keys, params, before + 1, lr)
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
+            _grad_scale_range(grad_scale)
             norm = math.sqrt(self._squares(bound, grads)) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(before, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
                 grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
         kept = self._bound, self.state
-        if bound is not self._bound:
-            self._bound, self.state = bound, {**self.state, **bound.state}
         try:
-            self._step(bound, before + 1, grad_scale, grads)
+            if bound is not self._bound:
+                self._bound, self.state = bound, {**self.state, **bound.state}
+            self._step(bound, before + 1, lr, grad_scale, grads)
         except BaseException:
             if self.step_count == before:  # an interrupt can come just behind the native call too
                 self._bound, self.state = kept
             raise
         return UpdateInfo(before + 1, lr, norm, False)
 
-    def _step(self, bound, step, grad_scale, grads):
+    def __getstate__(self):
+        """For pickle and copy: all but what is bound, which the next update binds anew."""
+        return {**self.__dict__, "_bound": None}
+
+    def _step(self, bound, step, lr, grad_scale, grads):
         """Change parameters and state and count the step, or raise and change nothing."""
-        bound.binding.apply(self._rules(bound.groups, step, grad_scale), grads, self._counter)
+        bound.binding.apply(self._rules(bound.groups, step, lr, grad_scale), grads, self._counter)
 
     def _squares(self, bound, grads):
         """The sum of the gradients' squares; not finite if one of them is not."""
@@ -203,6 +210,8 @@ class Optimizer:
             got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
             raise ValueError(f"state_dict: expected a dict of step_count and state, got {got}")
         _step_count_range(state_dict["step_count"])
+        if not isinstance(state_dict["state"], Mapping):
+            raise TypeError(f"state: expected a dict, got {type(state_dict['state']).__name__}")
         state = {key: self._loaded(key, entry) for key, entry in state_dict["state"].items()}
         self._counter.value = int(state_dict["step_count"])
         self._bound, self.state = None, state
@@ -212,7 +221,7 @@ class Optimizer:
         allowed = {*self._state_names, "average"}
         needed = set() if self._per_param else set(filter(None, self._states(self._hyper)))
         if not isinstance(entry, Mapping) or not needed <= set(entry) <= allowed:
-            got = sorted(entry) if isinstance(entry, Mapping) else type(entry).__name__
+            got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
             raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {got}")
         arrays = {}
         for name, array in entry.items():
@@ -225,24 +234,25 @@ class Optimizer:
                              f"{sorted({array.shape for array in arrays.values()})}")
         return arrays
 
-    @staticmethod
-    def _lr_at(step, hyper):
-        lr = hyper["lr"]
+    def _lr_at(self, step):
+        """The learning rate of one step; asked once a step, so that all groups and the info have the same."""
+        lr = self._hyper["lr"]
         return lr(step) if callable(lr) else lr
 
-    def _hyper_at(self, step, own):
-        """The hyper-parameters of one group at one step."""
-        hyper = {**self._hyper, **own}
-        hyper["lr"] = self._lr_at(step, hyper)
+    def _hyper_at(self, step, own, lr=None):
+        """The hyper-parameters of one group at one step; `lr`: what `_lr_at` said, if it has been asked."""
+        hyper = {**self._hyper, "lr": self._lr_at(step) if lr is None else lr, **own}
+        if "lr" in own and callable(own["lr"]):
+            hyper["lr"] = own["lr"](step)
         return hyper
 
-    def _rules(self, groups, step, grad_scale):
+    def _rules(self, groups, step, lr, grad_scale):
         """The rule of each group."""
         average = self._hyper["average_decay"] is not None
-        return [self._rule(step=step, grad_scale=grad_scale, average=average, **self._hyper_at(step, own))
+        return [self._rule(step=step, grad_scale=grad_scale, average=average, **self._hyper_at(step, own, lr))
                 for own in groups]
 
-    def _bind(self, keys, params):
+    def _bind(self, keys, params, step, lr):
         """Bind these arrays, with the state they have or new state. The optimizer itself stays as it is."""
         groups, members, state, arrays = [], [], {}, []
         for key, param in zip(keys, params, strict=True):
@@ -250,7 +260,7 @@ class Optimizer:
             if own not in groups:
                 groups.append(own)
             members.append(groups.index(own))
-            hyper = self._hyper_at(self.step_count + 1, own)
+            hyper = self._hyper_at(step, own, lr)
             state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
             if hyper["average_decay"] is not None:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
@@ -306,7 +316,9 @@ def _paired(params, grads):
         return keys, list(params.values()), [grads[key] for key in keys]
     if isinstance(params, np.ndarray):
         return [0], [params], [grads]
-    if isinstance(grads, (Mapping, np.ndarray)):
+    if not isinstance(params, Iterable):
+        raise TypeError(f"params: expected a dict, a sequence or an array, got {type(params).__name__}")
+    if isinstance(grads, (Mapping, np.ndarray)) or not isinstance(grads, Iterable):
         raise TypeError(f"grads: expected a sequence like params, got {type(grads).__name__}")
     params, grads = list(params), list(grads)
     if len(params) != len(grads):

@@ -168,4 +168,5 @@ def rmsprop(double lr, double alpha, double eps, bint eps_inside_sqrt, bint cent
     s.eps_inside, s.eps_outside = (eps, 0.0) if eps_inside_sqrt else (0.0, eps)
     rule.fn = rmsprop_rule if momentum == 0.0 else rmsprop_buffered_rule
     rule.cost, rule.names, rule.required = 0.5, RMSPROP_STREAMS, STATE + 1
+    rule.uses = centered << STATE + 1 | (momentum != 0.0) << STATE + 2
     return rule

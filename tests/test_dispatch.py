@@ -49,6 +49,17 @@ def test_a_kernel_without_that_level_comes_from_the_next_one_down(monkeypatch):
     assert dispatch.choose("baseline") == "baseline"
 
 
+def test_import_loads_each_kernel_once():
+    """Not also those of the levels below, which would triple the time that import takes."""
+    loaded = run("""
+    import sys, fastopt
+    names = [name.split(".") for name in sys.modules if name.startswith("fastopt._isa.")]
+    print(*(name[3] for name in names if len(name) == 4))
+    """, FASTOPT_ISA=None).split()
+    assert len(loaded) == len(set(loaded))
+    assert "adam" in loaded
+
+
 def test_the_machine_caps_the_level(monkeypatch):
     monkeypatch.setattr(cpu, "level", lambda: "baseline")
     assert dispatch.available() == ["baseline"]

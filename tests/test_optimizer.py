@@ -1,6 +1,11 @@
 """The optimizer classes: whole models, binding, per-parameter overrides, all or nothing."""
 
+import copy
+import gc
 import itertools
+import pickle
+import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -337,6 +342,122 @@ def test_tied_gradients_are_allowed():
     assert (params[1] == -1.0).all()
 
 
+@pytest.mark.parametrize(("name", "option"), [("SGD", "momentum"), ("RMSprop", "momentum")])
+def test_a_hyper_parameter_that_changes_behind_our_back_reaches_no_array_that_is_not_there(name, option):
+    """A 0-d array is a number too, and can be written: the kernel would read a buffer that was never made."""
+    value, param = np.array(0.0), np.ones(5, np.float32)
+    opt = getattr(fastopt, name)(**{option: value})
+    opt.update(param, np.ones(5, np.float32))
+    before = param.copy()
+    value[...] = 0.9
+    with pytest.raises(TypeError, match=r"^state buf\[0\]: expected an array, got None"):
+        opt.update(param, np.ones(5, np.float32))
+    assert_same_bits(param, before)
+    assert opt.step_count == 1
+
+
+@pytest.mark.parametrize("grad", [np.float32(2.0), np.float64(2.0), np.float16(2.0), np.array(2.0)], ids=repr)
+def test_a_numpy_scalar_is_the_gradient_of_a_0d_parameter(grad):
+    """What NumPy makes of arithmetic with 0-d arrays."""
+    param = np.array(1.0, np.float32)
+    fastopt.SGD(lr=0.25).update(param, grad)
+    assert param == 0.5
+
+
+def test_gradients_of_an_array_subclass_are_converted_too():
+    class Gradient(np.ndarray):
+        pass
+
+    param = np.zeros((2, 2), np.float32)
+    fastopt.SGD(lr=1.0).update(param, np.eye(2).view(Gradient))
+    assert_same_bits(param, -np.eye(2, dtype=np.float32) + np.float32(0.0))
+
+
+def test_the_schedule_is_asked_once_a_step():
+    """One rate for all groups, and the one that info tells."""
+    asked = []
+
+    def lr(step):
+        asked.append(step)
+        return 1.0 / len(asked)
+
+    params = [np.zeros(1, np.float32) for _ in range(3)]
+    opt = fastopt.SGD(lr=lr, per_param=lambda key, array: {"weight_decay": float(key)})
+    asked.clear()
+    for step in (1, 2):
+        info = opt.update(params, [np.ones(1, np.float32)] * 3)
+        assert info.lr == 1.0 / step
+    assert asked == [1, 2]
+    assert params[0][0] == -1.5
+
+
+@pytest.mark.parametrize(("params", "grads", "message"), [
+    (None, None, "^params: expected a dict, a sequence or an array, got NoneType"),
+    (1.0, 1.0, "^params: expected a dict, a sequence or an array, got float"),
+    ([np.ones(2, np.float32)], None, "^grads: expected a sequence like params, got NoneType"),
+])
+def test_no_collection_at_all(params, grads, message):
+    with pytest.raises(TypeError, match=message):
+        fastopt.SGD().update(params, grads)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"skip_nonfinite": True}], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "1", None])
+def test_wrong_grad_scale(options, bad):
+    """It is an error of its own, not a gradient that holds NaN and may be skipped."""
+    param = np.ones(2, np.float32)
+    with pytest.raises((TypeError, ValueError), match="^grad_scale: expected a number"):
+        fastopt.SGD(**options).update(param, np.ones(2, np.float32), grad_scale=bad)
+    assert (param == 1.0).all()
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))],
+                         ids=["deepcopy", "pickle"])
+def test_optimizers_can_be_copied(duplicate, rng):
+    ours, theirs = model(rng), None
+    opt = make("Adam")
+    opt.update(ours, model(rng))
+    theirs, twin = {key: param.copy() for key, param in ours.items()}, duplicate(opt)
+    grads = model(rng)
+    opt.update(ours, grads)
+    assert twin.step_count == 1
+    twin.update(theirs, grads)
+    assert twin.step_count == 2
+    for key in ours:
+        assert_same_bits(ours[key], theirs[key], key)
+
+
+def test_arrays_are_released(rng):
+    """Updates, refused ones too, rebinding and conversions leave no reference and no export behind."""
+    def spend(count):
+        params = [np.ones(n, np.float32) for n in (3, 100_000)]
+        opt = fastopt.Adam(clip_norm=1.0, per_param=no_decay_on_vectors)
+        for k in range(count):
+            params = [param.copy() for param in params] if k % 2 else params
+            grads = [np.ones(3, np.float64), np.ones(100_000, np.float32)]
+            counts = [sys.getrefcount(grad) for grad in grads]
+            opt.update(params, grads)
+            assert [sys.getrefcount(grad) for grad in grads] == counts
+            with pytest.raises(TypeError):
+                opt.update(params, [grads[1][:3], "no"])
+            grads[1].resize(1, refcheck=False)
+        del opt
+        for param in params:
+            param.resize(2, refcheck=False)
+
+    spend(3)
+    tracemalloc.start()
+    try:
+        spend(3)
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        spend(30)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 20_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_nothing_to_update():
     opt = fastopt.Adam()
     assert opt.update({}, {}).step == 1
@@ -486,6 +607,9 @@ def test_training_goes_on_from_a_state_dict(name, rng):
     (None, "^state_dict: expected a dict of step_count and state, got NoneType"),
     ({"state": {}}, "^state_dict: expected"),
     ({"step_count": -1, "state": {}}, "^step_count: expected an int"),
+    ({"step_count": 1, "state": None}, "^state: expected a dict, got NoneType"),
+    ({"step_count": 1, "state": {"w": {1: np.ones(2, np.float32), "v": np.ones(2, np.float32)}}},
+     r"^state\['w'\]: expected arrays named \['m', 'v'\], got \['1', 'v'\]"),
     ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32)}}},
      r"^state\['w'\]: expected arrays named \['m', 'v'\]"),
     ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(2)}}},

@@ -20,6 +20,7 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef Py_ssize_t elements(const Py_buffer* view) noexcept
 cdef object label(object name)
+cdef tuple shape_of(const Py_buffer* view)
 
 cdef class Array:
     cdef Py_buffer view

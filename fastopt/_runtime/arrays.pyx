@@ -107,7 +107,7 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept:
     """Whether two contiguous buffers share a byte."""
     cdef size_t start = <size_t> a.buf, other = <size_t> b.buf
-    return start < other + <size_t> b.len and other < start + <size_t> a.len
+    return a.len > 0 and b.len > 0 and start < other + <size_t> b.len and other < start + <size_t> a.len
 
 
 cdef Py_ssize_t elements(const Py_buffer* view) noexcept:

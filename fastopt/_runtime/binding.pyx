@@ -7,11 +7,15 @@ from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free, malloc, qsort
 
 from fastopt._runtime.arrays cimport (
-    DESCRIBED, acquire, elements, held, holds, label, same_shape, usable,
+    DESCRIBED, acquire, clear, elements, held, holds, label, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run
 
 import numpy
+
+cdef object ndarray = numpy.ndarray
+cdef object MaskedArray = numpy.ma.MaskedArray
+cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
 cdef Py_ssize_t HELD = 65536            # a gradient of at most so many elements stays bound between steps
 
@@ -64,6 +68,8 @@ cdef class Binding:
         self.keys, self.names, self.count = keys, names, len(arrays)
         if not (len(keys) == len(groups) == self.count and len(names) <= STREAMS):
             raise ValueError("keys, arrays, groups: expected the same length")
+        if any([len(streams) != len(names) for streams in arrays]):
+            raise ValueError("arrays: expected one for each of names")
         self.views = <Py_buffer*> calloc(max(self.count, 1) * STREAMS, sizeof(Py_buffer))
         self.tensors = <Tensor*> calloc(max(self.count, 1), sizeof(Tensor))
         self.written = <Interval*> malloc(max(self.count, 1) * STREAMS * sizeof(Interval))
@@ -76,6 +82,7 @@ cdef class Binding:
                     continue
                 acquire(&row[k], arrays[i][k], self.name(i, k), c"f", True, &row[0] if k > 0 else NULL)
                 self.tensors[i].x[k] = <float*> row[k].buf
+                self.tensors[i].given |= 1u << k
                 if row[k].len > 0:
                     self.written[self.intervals] = Interval(
                         <size_t> row[k].buf, <size_t> row[k].buf + <size_t> row[k].len, i, k)
@@ -124,7 +131,8 @@ cdef class Binding:
         cdef const Py_buffer* param = &self.views[i * STREAMS]
         cdef Py_ssize_t low, high, middle
         PyBuffer_Release(slot)
-        acquire(slot, as_gradient(grad, self.name(i, 1), param), self.name(i, 1), c"f", False, param)
+        if not taken(slot, grad, param):
+            acquire(slot, as_gradient(grad, param), self.name(i, 1), c"f", False, param)
         # The first written interval that ends behind the gradient's start: intervals are sorted and disjoint.
         low, high = 0, self.intervals
         while low < high:
@@ -156,7 +164,9 @@ cdef class Binding:
         cdef Rule rule
         cdef Py_ssize_t i, count = len(rules)
         cdef double cost = 0.0, result = 0.0
-        cdef bint measures = False
+        cdef bint measures = False, applies = False
+        cdef unsigned missing
+        cdef Py_ssize_t k
         cdef Py_buffer* slot
         if len(grads) != self.count:
             raise ValueError(f"grads: expected {self.count} arrays, got {len(grads)}")
@@ -174,6 +184,7 @@ cdef class Binding:
                 code[i] = compiled(rule)
                 cost = max(cost, rule.cost)
                 measures = measures or rule.measure != NULL
+                applies = applies or rule.fn != NULL
             if measures:
                 sums = <double*> calloc(max(self.table.first[self.table.chunks], 1) * SUMS, sizeof(double))
                 if sums == NULL:
@@ -182,7 +193,14 @@ cdef class Binding:
                 slot = &self.views[i * STREAMS + 1]
                 if not (held(slot) and holds(slot, grads[i])):
                     self.bind_gradient(i, grads[i])
-            plan = Plan(self.tensors, self.table, code, sums)
+                missing = code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~<unsigned> 2
+                if missing:
+                    k = 0
+                    while not missing >> k & 1:
+                        k += 1
+                    raise TypeError(f"{label(self.name(i, k))}: expected an array, got None when the model was bound: "
+                                    "hyper-parameters have changed since")
+            plan = Plan(self.tensors, self.table, code, sums, applies)
             with nogil:
                 run(&plan, cost * <double> self.total)
             if counter is not None:
@@ -203,18 +221,26 @@ cdef class Binding:
         return result
 
 
-cdef object as_gradient(object grad, object name, const Py_buffer* param):
-    """`grad` itself if a kernel can read it, else a C-contiguous float32 copy (by index) of a real float array."""
-    cdef Py_buffer view
-    if type(grad) is not numpy.ndarray:
-        return grad                     # acquire takes it or says why not
+cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
+    """Bind a gradient that can be read as it is; False, with nothing bound, for any other."""
+    if type(grad) is not ndarray:
+        return False
     try:
-        PyObject_GetBuffer(grad, &view, DESCRIBED)
+        PyObject_GetBuffer(grad, view, DESCRIBED)
     except (TypeError, ValueError, BufferError):
+        clear(view)
+        return False
+    if usable(view, c"f", False) and same_shape(view, param):
+        return True
+    PyBuffer_Release(view)
+    return False
+
+
+cdef object as_gradient(object grad, const Py_buffer* param):
+    """A C-contiguous float32 copy (by index) of an array or NumPy scalar of floats; anything else as it is."""
+    if not isinstance(grad, ARRAYS) or isinstance(grad, MaskedArray):
+        return grad                     # acquire takes it or says why not
+    array = numpy.asarray(grad)
+    if array.dtype.kind != "f" or array.shape != shape_of(param):
         return grad
-    try:
-        if not same_shape(&view, param) or usable(&view, c"f", False) or grad.dtype.kind != "f":
-            return grad
-    finally:
-        PyBuffer_Release(&view)
-    return numpy.require(grad, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    return numpy.require(array, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"])

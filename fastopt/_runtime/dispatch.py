@@ -25,9 +25,9 @@ def available():
 def load(level):
     """Return a namespace of kernel modules, each at the highest level built up to `level`."""
     kernels = SimpleNamespace(level=level)
-    for candidate in LEVELS[: LEVELS.index(level) + 1]:
-        for kernel in kernels_at(candidate):
-            setattr(kernels, kernel, importlib.import_module(f"fastopt._isa.{candidate}.{kernel}"))
+    best = {kernel: candidate for candidate in LEVELS[: LEVELS.index(level) + 1] for kernel in kernels_at(candidate)}
+    for kernel, candidate in best.items():
+        setattr(kernels, kernel, importlib.import_module(f"fastopt._isa.{candidate}.{kernel}"))
     return kernels
 
 

@@ -21,7 +21,8 @@ cdef class Rule:
     cdef settle_fn settle
     cdef double cost                   # nanoseconds an element, about, on one core: only the thread count depends on it
     cdef tuple names                   # of the streams, as the user knows them
-    cdef int required                  # the first so many streams must be given; those after them may be None
+    cdef int required                  # the first so many streams must be given; of those after them the ones in
+    cdef unsigned uses                 # `uses` (bit k: stream k), and the others may be None
     cdef double block[BLOCK]           # the scalars, in a struct of the rule's own; doubles for their alignment
 
 
@@ -30,6 +31,7 @@ cdef struct Tensor:
     float outcome
     Py_ssize_t size
     Py_ssize_t rule                     # which of the plan's
+    unsigned given                      # bit k: stream k is bound
 
 
 cdef struct Segment:
@@ -43,6 +45,7 @@ cdef struct Compiled:                   # a Rule without Python
     measure_fn measure
     settle_fn settle
     const void* scalars
+    unsigned needs                      # bit k: stream k must be given
 
 
 cdef struct Table:
@@ -56,6 +59,7 @@ cdef struct Plan:
     Table table
     const Compiled* rules
     double* sums                        # SUMS for each segment; NULL if no rule measures
+    bint applies                        # whether a rule has more to do than to measure
 
 
 cdef int cut(Table* table, const Tensor* tensors, Py_ssize_t count) except -1

@@ -120,11 +120,13 @@ cdef void run(Plan* plan, double nanoseconds) noexcept nogil:
     if plan.sums != NULL:
         parallel_for(measure_chunk, plan, plan.table.chunks, threads)
         settle_all(plan)
-    parallel_for(run_chunk, plan, plan.table.chunks, threads)
+    if plan.applies:
+        parallel_for(run_chunk, plan, plan.table.chunks, threads)
 
 
 cdef Compiled compiled(Rule rule):
-    return Compiled(rule.fn, rule.measure, rule.settle, <const void*> &rule.block[0])
+    return Compiled(rule.fn, rule.measure, rule.settle, <const void*> &rule.block[0],
+                    (1u << rule.required) - 1 | rule.uses)
 
 
 def apply(Rule rule not None, tuple arrays not None):
@@ -143,7 +145,7 @@ def apply(Rule rule not None, tuple arrays not None):
     memset(&table, 0, sizeof(table))
     try:
         for k in range(count):
-            if arrays[k] is None and k >= rule.required:
+            if arrays[k] is None and not code.needs >> k & 1:
                 continue
             acquire(&views[k], arrays[k], rule.names[k], c"f", k != 1, &views[0] if k > 0 else NULL)
             tensor.x[k] = <float*> views[k].buf
@@ -157,7 +159,7 @@ def apply(Rule rule not None, tuple arrays not None):
             sums = <double*> calloc(max(table.first[table.chunks], 1) * SUMS, sizeof(double))
             if sums == NULL:
                 raise MemoryError
-        plan = Plan(&tensor, table, &code, sums)
+        plan = Plan(&tensor, table, &code, sums, True)
         with nogil:
             run(&plan, rule.cost * <double> tensor.size)
     finally:

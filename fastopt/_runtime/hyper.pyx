@@ -1,4 +1,11 @@
 # Hyper-parameters' ranges, checked in one call.
+import reprlib
+
+from libc.math cimport NAN
+
+import numpy
+
+cdef tuple NOT_NUMBERS = (bool, str, bytes, numpy.bool_)
 
 cdef enum:
     MOST = 32
@@ -23,9 +30,11 @@ cdef class Ranges:
 
     def __init__(self, **intervals):
         cdef Py_ssize_t i
+        if len(intervals) > MOST:
+            raise ValueError(f"intervals: expected at most {MOST}, got {len(intervals)}")
         self.names = tuple(intervals)
         self.intervals = tuple(intervals.values())
-        for i, text in enumerate(self.intervals[:MOST]):
+        for i, text in enumerate(self.intervals):
             low, high = text.removeprefix("int ").strip("[]()").split(",")
             self.ranges[i] = Range(float(low), float(high), "(" in text, ")" in text, text.startswith("int "))
 
@@ -33,6 +42,8 @@ cdef class Ranges:
         cdef Py_ssize_t i
         cdef double value
         cdef const Range* r
+        if len(values) != len(self.names):
+            raise TypeError(f"values: expected {len(self.names)}, got {len(values)}")
         for i in range(<Py_ssize_t> len(self.names)):
             r = &self.ranges[i]
             item = values[i]
@@ -42,15 +53,22 @@ cdef class Ranges:
                 raise self.refusal(ValueError, i, item)
 
     cdef double number(self, Py_ssize_t i, object value, bint integer) except? -1.0:
-        if isinstance(value, (bool, str, bytes)) or (integer and not hasattr(value, "__index__")):
+        if isinstance(value, NOT_NUMBERS) or (integer and not hasattr(value, "__index__")):
             raise self.refusal(TypeError, i, value)
         try:
             return float(value)
-        except (TypeError, ValueError, OverflowError):
+        except OverflowError:                   # of an int: in no interval
+            return NAN
+        except (TypeError, ValueError):
             raise self.refusal(TypeError, i, value) from None
 
     cdef object refusal(self, object error, Py_ssize_t i, object value):
         text = self.intervals[i]
         kind = "an int" if text.startswith("int ") else "a number"
-        shown = f"{type(value).__name__} {value!r}" if error is TypeError else repr(value)
+        try:
+            shown = reprlib.repr(value)
+        except ValueError:                      # an int of more digits than Python prints
+            shown = type(value).__name__
+        if error is TypeError:
+            shown = f"{type(value).__name__} {shown}"
         return error(f"{self.names[i]}: expected {kind} in {text.removeprefix('int ')}, got {shown}")

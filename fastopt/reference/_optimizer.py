@@ -10,9 +10,9 @@ class Reference:
 
     _function = None
 
-    def _step(self, bound, step, grad_scale, grads):
+    def _step(self, bound, step, lr, grad_scale, grads):
         for key, param, member, grad in zip(bound.keys, bound.params, bound.members, grads, strict=True):
-            hyper = self._hyper_at(step, bound.groups[member])
+            hyper = self._hyper_at(step, bound.groups[member], lr)
             arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step)
             self._function(param, grad.astype(param.dtype, copy=False), **arguments)
         self._counter.value = step

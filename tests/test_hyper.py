@@ -1,0 +1,59 @@
+"""Ranges of hyper-parameters: what is a number, what is in range, and what the messages say."""
+
+import numpy as np
+import pytest
+from fastopt._runtime.arrays import Array, require_disjoint
+from fastopt._runtime.hyper import Ranges
+
+import fastopt
+
+RANGES = Ranges(share="[0, 1)", count="int [1, 9e18]")
+
+
+@pytest.mark.parametrize(("share", "count"), [
+    (0, 1), (0.0, 9 * 10**18), (-0.0, np.int64(3)), (np.float32(0.5), np.uint8(1)), (np.nextafter(1.0, 0.0), 1),
+    (np.array(0.5), 1),
+])
+def test_in_range(share, count):
+    RANGES(share, count)
+
+
+@pytest.mark.parametrize(("share", "count", "error", "message"), [
+    (1.0, 1, ValueError, r"^share: expected a number in \[0, 1\), got 1.0$"),
+    (-5e-324, 1, ValueError, "^share"), (float("nan"), 1, ValueError, "^share"), (10**400, 1, ValueError, "^share"),
+    (True, 1, TypeError, "^share: expected a number in .*, got bool True"), (np.True_, 1, TypeError, "^share"),
+    ("0", 1, TypeError, "^share"), (0j, 1, TypeError, "^share"), (None, 1, TypeError, "^share"),
+    (0.5, 0, ValueError, r"^count: expected an int in \[1, 9e18\], got 0$"), (0.5, 2**63, ValueError, "^count"),
+    (0.5, 10**400, ValueError, r"^count: expected an int in \[1, 9e18\], got 1000.{0,40}$"),
+    (0.5, 1.0, TypeError, "^count"),
+    (0.5, True, TypeError, "^count"), (0.5, np.True_, TypeError, "^count"),
+])
+def test_out_of_range(share, count, error, message):
+    with pytest.raises(error, match=message):
+        RANGES(share, count)
+
+
+def test_one_value_for_each_range():
+    for values in ((), (0.5,), (0.5, 1, 1)):
+        with pytest.raises(TypeError, match="^values: expected 2, got"):
+            RANGES(*values)
+    with pytest.raises(ValueError, match="^intervals: expected at most"):
+        Ranges(**{f"x{i}": "[0, 1]" for i in range(100)})
+
+
+def test_0d_arrays_are_numbers_for_every_optimizer():
+    for name in ("adam", "nadam"):
+        arrays = [np.ones(2, np.float32) for _ in range(4)]
+        getattr(fastopt, name)(*arrays, step=1, betas=(np.array(0.9), np.array(0.99)))
+
+
+def test_an_empty_array_overlaps_nothing():
+    room = np.zeros(8, np.float32)
+    require_disjoint(Array(room, "room", writable=True), Array(room[4:4], "empty", writable=True))
+    with pytest.raises(ValueError, match="^one: expected memory of its own"):
+        require_disjoint(Array(room, "room", writable=True), Array(room[4:5], "one"))
+
+
+def test_an_int_of_more_digits_than_python_prints():
+    with pytest.raises(ValueError, match="^count: expected an int"):
+        RANGES(0.5, 10**5000)
