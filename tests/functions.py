@@ -134,6 +134,19 @@ FUNCTIONS = [
         overlap=(("dy", "out"),),
     ),
     Function(
+        "batch_norm_backward_sums",
+        lambda rng: {"dy": f32(rng, 8, 3)},
+        written=(),
+        options={"cache": batch_norm_cache()},
+        refused=(("cache", None), ("cache", 1.0)),
+    ),
+    Function(
+        "batch_norm_statistics",
+        lambda rng: {"x": f32(rng, 8, 3)},
+        written=(),
+        refused=BATCH_NORM_REFUSED[9:],
+    ),
+    Function(
         "batch_norm_inference",
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "mean": f32(rng, 3),
                      "var": positive(rng, 3), "out": f32(rng, 8, 3)},

@@ -52,9 +52,8 @@ def in_order(values):
 
 def padded(values, axis, multiple):
     """Zeros added at the end of an axis: they change no sum."""
-    missing = [(0, 0)] * values.ndim
-    missing[axis] = (0, -values.shape[axis] % multiple)
-    return np.pad(values, missing)
+    missing = -values.shape[axis] % multiple
+    return np.pad(values, [(0, missing if i == axis else 0) for i in range(values.ndim)]) if missing else values
 
 
 def lane_sums(block):
