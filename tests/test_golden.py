@@ -1,0 +1,90 @@
+"""Trajectories of torch.optim, recorded by tests/golden/record.py: the formulas are torch's, the rounding no worse.
+
+Two comparisons with torch in float64. The reference's formula computed in float64 must agree to float64's rounding.
+The float32 optimizer may be one and a half times as far off as torch in float32 is: both round every operation, torch
+in another order and with other fusions. Distances are counted in units that a sum of rounded steps has: the
+parameter's last place (each step rounds it) and the last place of the path it went.
+"""
+
+import numpy as np
+import pytest
+from golden.record import FILE, ROWS, STEPS, gradients, start, texts
+
+import fastopt
+
+WITH = np.load(FILE)
+RECORDED32, RECORDED64 = WITH["float32"], WITH["float64"].astype(np.float64)
+each_row = pytest.mark.parametrize("row", range(len(ROWS)), ids=texts())
+
+
+def arguments(row):
+    """The row's arguments as fastopt's class takes them."""
+    options = dict(ROWS[row][1])
+    if options.get("decoupled_weight_decay"):
+        options["decoupled_weight_decay"] = options.pop("weight_decay")
+    return ROWS[row][0], options, ROWS[row][2] if len(ROWS[row]) > 2 else "param"
+
+
+def trajectory64(row):
+    """Every position of the reference's formula with float64 arrays."""
+    name, options, what = arguments(row)
+    opt = getattr(fastopt.reference, name)(**options)
+    hyper, arrays = opt._hyper_at(1, {}), {"param": start()}
+    arrays |= {state: np.full_like(arrays["param"], opt._initial(state, hyper))
+               for state in opt._states(hyper) if state}
+    positions = [arrays[what].copy()]
+    for step, grad in enumerate(gradients(), 1):
+        state = {key: array for key, array in arrays.items() if key != "param"}
+        opt._function(arrays["param"], grad, **opt._arguments({**hyper, "grad_scale": 1.0, **state}, step))
+        positions.append(arrays[what].copy())
+    return np.array(positions)
+
+
+def units(row):
+    """For each recorded step and element the unit in which distances are counted."""
+    positions = trajectory64(row)
+    path = np.cumsum(np.abs(np.diff(positions, axis=0)), axis=0)
+    largest = np.maximum.accumulate(np.abs(positions), axis=0)[1:]
+    at = np.array(STEPS) - 1
+    return np.spacing(largest[at].astype(np.float32)) + 2.0**-23 * path[at]
+
+
+def trajectory32(row):
+    name, options, what = arguments(row)
+    opt = getattr(fastopt, name)(**options)
+    param, positions = start().astype(np.float32), []
+    for step, grad in enumerate(gradients().astype(np.float32), 1):
+        opt.update(param, grad)
+        if step in STEPS:
+            positions.append((param if what == "param" else opt.state[0][what]).copy())
+    return np.array(positions)
+
+
+def test_the_file_is_of_these_rows():
+    assert WITH["rows"].tolist() == texts()
+    assert WITH["steps"].tolist() == list(STEPS)
+    assert RECORDED32.dtype == np.float32
+    assert FILE.stat().st_size < 250_000
+
+
+def test_the_problem_is_not_trivial():
+    """Every row moves, and no two rows are alike; gradients and start have the same values in float32."""
+    assert (gradients() == gradients().astype(np.float32)).all()
+    assert (start() == start().astype(np.float32)).all()
+    last = RECORDED64[:, -1]
+    assert (np.abs(last - start()).max(axis=1) > 1e-3).all()
+    assert len({row.tobytes() for row in last}) == len(ROWS)
+
+
+@each_row
+def test_formula_in_float64(row):
+    ours = trajectory64(row)[np.array(STEPS)]
+    np.testing.assert_allclose(ours, RECORDED64[row], rtol=1e-13, atol=1e-13)
+
+
+@each_row
+def test_rounding_in_float32(row, level):
+    unit = units(row)
+    ours = (np.abs(trajectory32(row) - RECORDED64[row]) / unit).max(axis=1)
+    theirs = (np.abs(RECORDED32[row] - RECORDED64[row]) / unit).max(axis=1)
+    assert (ours <= 1.5 * theirs + 0.5).all()
