@@ -17,8 +17,8 @@
 #
 # and blocks are merged in order by the same paper's formula. Everything is computed in double and rounded once, where
 # it is stored as float32. (dx in float32, with the mean in two parts, was tried: 7 ULP of an element's largest term at
-# worst instead of 0.51, and faster only while all arrays stay in the second-level cache: 0.54 against 0.63 ns an element
-# at (64, 256), no difference from (256, 1024) on.)
+# worst instead of 0.51, and faster only while all arrays stay in the second-level cache: 0.54 against 0.63 ns an
+# element at (64, 256), no difference from (256, 1024) on.)
 #
 # In what order sums run: _batchnorm_walk.pxd; the loops: _batchnorm_blocks.pxd.
 
