@@ -1,6 +1,7 @@
 """LARS and LAMB against the reference and hand-computed steps."""
 
 import numpy as np
+import pytest
 from elementwise import Layerwise, Rule, pytest_generate_tests  # noqa: F401
 from helpers import assert_same_bits
 
@@ -12,6 +13,7 @@ RULES = [
     Rule("lars", ("v",), {"momentum": 0.5, "trust_coefficient": 0.02, "eps": 0.0}, stepped=False),
     Rule("lamb", ("m", "v"), lacks=("decoupled_weight_decay",)),
     Rule("lamb", ("m", "v"), {"betas": (0.8, 0.95), "eps": 1e-3}, lacks=("decoupled_weight_decay",)),
+    Rule("lamb", ("m", "v"), {"weight_decay": 0.0}, lacks=("decoupled_weight_decay", "weight_decay")),
 ]
 
 
@@ -49,6 +51,22 @@ def test_a_zero_parameter_or_gradient_has_ratio_one():
     param, m, v = zero.copy(), zero.copy(), zero.copy()
     fastopt.lamb(param, one, m, v, step=1, lr=0.1, eps=0.0)
     np.testing.assert_allclose(param, -0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.5])
+def test_a_zero_gradient(weight_decay, level):
+    """lars: ratio 1, not trust_coefficient / λ. lamb with no decay: no direction at all, and not 0 · ‖p‖ / 0."""
+    zero = np.zeros(20, np.float32)
+    for name, states, options in (("lars", ("v",), {}), ("lamb", ("m", "v"), {"step": 1})):
+        ours, theirs = ({"param": np.arange(20, dtype=np.float32), **{state: zero.copy() for state in states}}
+                        for _ in range(2))
+        for module, arrays in ((fastopt, ours), (fastopt.reference, theirs)):
+            getattr(module, name)(grad=zero.copy(), lr=0.25, weight_decay=weight_decay, **arrays, **options)
+        assert_same_bits(ours["param"], theirs["param"], name)
+        if not weight_decay:
+            assert_same_bits(ours["param"], np.arange(20, dtype=np.float32), name)
+        elif name == "lars":
+            np.testing.assert_allclose(ours["param"], np.arange(20) * 0.875, rtol=1e-6)
 
 
 def test_norms_do_not_overflow_or_underflow():

@@ -511,6 +511,67 @@ def test_clip_norm():
     assert (grads["a"] == 3.0).all()
 
 
+@pytest.mark.parametrize(("norm", "factor"), [
+    (0.5, 1.0), (1.0 - 2.0**-24, 1.0 / (1.0 - 2.0**-24 + 1e-6)), (1e-4, 1.0), (4e-6, 1.0),
+])
+def test_clip_norm_is_torchs_to_the_last_digit(norm, factor):
+    """max_norm / (norm + 1e-6) where that is below 1: seen only where 1e-6 is not small beside the norm."""
+    param = np.zeros(1, np.float32)
+    fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, np.full(1, norm, np.float32))
+    assert param[0] == -np.float32(np.float32(factor) * np.float32(norm))
+    fastopt.SGD(lr=1.0, clip_norm=2e-6).update(param := np.zeros(1, np.float32), np.full(1, 2e-6, np.float32))
+    np.testing.assert_allclose(param, -2e-6 * 2 / 3, rtol=1e-6)
+
+
+def test_loaded_arrays_are_copies_and_the_step_may_be_large():
+    arrays = {name: np.ones(2, np.float32) for name in ("m", "v")}
+    opt = fastopt.Adam()
+    opt.load_state_dict({"step_count": 2**40, "state": {"w": arrays}})
+    opt.update({"w": np.ones(2, np.float32)}, {"w": np.zeros(2, np.float32)})
+    assert opt.step_count == 2**40 + 1
+    assert all((array == 1.0).all() for array in arrays.values())
+
+
+def test_the_same_arrays_under_other_keys_have_state_of_their_own():
+    arrays = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
+    grads = [np.full(1, 1.0, np.float32), np.full(1, 2.0, np.float32)]
+    opt = fastopt.Momentum(lr=1.0, momentum=1.0)
+    opt.update(dict(zip("ab", arrays, strict=True)), dict(zip("ab", grads, strict=True)))
+    opt.update(dict(zip("ba", arrays, strict=True)), dict(zip("ba", grads, strict=True)))
+    assert opt.state["a"]["v"] == opt.state["b"]["v"] == -3.0
+
+
+def test_a_second_call_while_one_is_running_is_refused():
+    """Python code can run while gradients are bound: what NumPy calls on an overflow, for one."""
+    params = [np.ones(3, np.float32) for _ in range(2)]
+    grads = [np.ones(3, np.float32), np.full(3, 1e300)]
+    opt, errors = fastopt.SGD(lr=1.0), []
+
+    def again(kind, flag):
+        with pytest.raises(RuntimeError, match="one call at a time") as caught:
+            opt.update(params, grads)
+        errors.append(caught.value)
+
+    opt.update(params, [np.ones(3, np.float32)] * 2)
+    with np.errstate(over="call", call=again):
+        opt.update(params, grads)
+    assert errors
+    assert opt.step_count == 2
+    assert (params[0] == -1.0).all()
+
+
+def test_gradients_beside_and_across_parameters():
+    """All of one block of memory: a gradient may touch its neighbours' ends, and not one element of them."""
+    room = np.zeros(30, np.float32)
+    params = [room[0:5], room[10:15], room[20:25]]
+    opt = fastopt.SGD(lr=1.0)
+    opt.update(params, [room[5:10], room[15:20], room[25:30]])
+    for start in (*range(1, 5), *range(6, 15), *range(16, 25)):
+        with pytest.raises(ValueError, match=r"^grads\[1\]: expected memory of its own, got an array that overlaps"):
+            opt.update(params, [room[5:10], room[start : start + 5], room[25:30]])
+    assert opt.step_count == 1
+
+
 def test_clip_norm_leaves_small_gradients_alone():
     param, grad = np.zeros(2, np.float32), np.array([0.1, 0.2], np.float32)
     info = fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, grad)

@@ -40,6 +40,26 @@ def test_small_work_runs_on_the_calling_thread():
     """)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds libgomp in /proc")
+def test_inside_another_librarys_parallel_region_work_is_serial():
+    """libgomp's own entry point calls back into Python on two threads."""
+    run("""
+    import ctypes, sys
+    import fastopt
+    with open("/proc/self/maps") as maps:
+        paths = {line.split()[-1] for line in maps if "libgomp" in line}
+    if not paths:
+        sys.exit()
+    region = ctypes.CDLL(paths.pop()).GOMP_parallel
+    seen = []
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda data: seen.append(fastopt.get_num_threads()))
+    fastopt.set_num_threads(4)
+    region(callback, None, ctypes.c_uint(2), ctypes.c_uint(0))
+    assert seen == [1, 1], seen
+    assert fastopt.get_num_threads() == 4
+    """)
+
+
 def test_set_and_get():
     fastopt.set_num_threads(5)
     assert fastopt.get_num_threads() == 5
