@@ -41,15 +41,23 @@ cdef extern from *:
     uint64_t TWO52 "FASTOPT_TWO52"
 
 
+cdef inline float exp_reduced(float x, float k) noexcept nogil:
+    """r = x − k · ln 2 for the integer k nearest x / ln 2, |k| < 2¹⁰."""
+    return (x - k * LN2_HI) - k * LN2_LO
+
+
+cdef inline float expm1_near(float r) noexcept nogil:
+    """exp(r) − 1 for |r| ≤ 0.3475: r + r² · q(r), in an order with as many steps side by side as there can be."""
+    cdef float s = r * r
+    cdef float low = <float> 0.4999999403953552 + <float> 0.1666652113199234 * r
+    cdef float high = <float> 0.04166829213500023 + <float> 0.008368715643882751 * r
+    high = high + <float> 0.0013818698935210705 * s
+    return r + s * (low + s * high)
+
+
 cdef inline float expm1_part(float x, float k) noexcept nogil:
-    """exp(x − k · ln 2) − 1 in [√½ − 1, √2 − 1] for the integer k nearest x / ln 2, |k| < 2¹⁰."""
-    cdef float r = (x - k * LN2_HI) - k * LN2_LO
-    cdef float q = <float> 0.0013818698935210705
-    q = q * r + <float> 0.008368715643882751
-    q = q * r + <float> 0.04166829213500023
-    q = q * r + <float> 0.1666652113199234
-    q = q * r + <float> 0.4999999403953552
-    return r + (r * r) * q
+    """exp(x − k · ln 2) − 1."""
+    return expm1_near(exp_reduced(x, k))
 
 
 cdef inline float exp_part(float x, float k) noexcept nogil:

@@ -15,7 +15,7 @@ from libc.string cimport memset
 
 from _common cimport IN, INOUT
 from _softmax cimport (LANES, NARROW, SUMS, Rows, choose_base, finish, row_max, scale_lanes, scale_row, scan_lanes,
-                       scan_row, term, transpose_in, transpose_out)
+                       scan_rows, term, transpose_in, transpose_out)
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -169,7 +169,7 @@ cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* 
     cdef float* d
     cdef double factor[LANES]
     cdef float largest[LANES]
-    finish(s, rows)
+    finish(s, rows, True, True)
     losses(job, t, s, rows)
     for r in range(rows):
         job.loss[first + r] = 0.0 if ignored(job, first + r) else t.loss[r]
@@ -219,11 +219,10 @@ cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
                 s.m[r] = row_max(job.x + (i + r) * n, n)
             choose_base(&s, rows)
             read_targets(job, &t, &s, i, rows)
-            for r in range(rows):
-                if job.gradient != NULL:
-                    scan_row(&s, r, job.x + (i + r) * n, job.gradient + (i + r) * n, n, True)
-                else:
-                    scan_row(&s, r, job.x + (i + r) * n, NULL, n, False)
+            if job.gradient != NULL:
+                scan_rows(&s, job.x + i * n, job.gradient + i * n, n, rows, True)
+            else:
+                scan_rows(&s, job.x + i * n, NULL, n, rows, False)
             correct += finish_group(job, &s, &t, NULL, i, rows)
         i += rows
     if job.correct != NULL:

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from _common cimport IN, INOUT
 from _math cimport exp_split
 from _softmax cimport (BLOCK, INOUT64, LANES, NARROW, SUMS, Rows, choose_base, finish, lane_sum, row_max,
-                       scale_lanes, scale_row, scan_lanes, scan_row, transpose_in, transpose_out)
+                       scale_lanes, scale_row, scan_lanes, scan_rows, transpose_in, transpose_out)
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -61,9 +61,8 @@ cdef inline void softmax_rows(const float* x, float* out, Py_ssize_t n, int rows
     for r in range(rows):
         s.m[r] = row_max(x + r * n, n)
     choose_base(&s, rows)
-    for r in range(rows):
-        scan_row(&s, r, x + r * n, out + r * n, n, what == SOFTMAX)
-    finish(&s, rows)
+    scan_rows(&s, x, out, n, rows, what == SOFTMAX)
+    finish(&s, rows, what == LOG_SOFTMAX, what == SOFTMAX)
     for r in range(rows):
         if what == SOFTMAX:
             scale_row(out + r * n, n, s.top[r], s.factor[r], s.largest[r])
@@ -149,7 +148,7 @@ cdef inline void softmax_lanes(const float* x, float* out, Py_ssize_t stride, Py
     cdef float v[LANES]
     cdef Py_ssize_t j
     scan_lanes(&s, x, out, stride, n, lanes, what == SOFTMAX)
-    finish(&s, lanes)
+    finish(&s, lanes, what == LOG_SOFTMAX, what == SOFTMAX)
     for j in range(n):
         if what == SOFTMAX:
             scale_lanes(out + j * stride, s.top, s.factor, s.largest, lanes)
