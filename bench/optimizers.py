@@ -49,8 +49,10 @@ class Case:
         return 4 * sum(reads + writes for reads, writes in self.streams)
 
     def call(self, module, arrays, step):
+        """A function of no arguments that takes this step on these arrays."""
         states = dict(zip(self.states, arrays[2:], strict=True))
-        getattr(module, self.name)(*arrays[:2], **states, **self.options, **({"step": step} if self.stepped else {}))
+        step = {"step": step} if self.stepped else {}
+        return functools.partial(getattr(module, self.name), *arrays[:2], **states, **self.options, **step)
 
     def before(self, param, grad):
         """param, a copy, grad, and the states before the first step."""
@@ -84,9 +86,9 @@ def steps(case, contender, arrays):
     """A function that takes the first step on `arrays`, one that takes the second, which is the one to time."""
     if contender in ("fastopt", "reference"):
         module = fastopt if contender == "fastopt" else fastopt.reference
-        return lambda: case.call(module, arrays, 1), lambda: case.call(module, arrays, 2)
+        return case.call(module, arrays, 1), case.call(module, arrays, 2)
     if contender == "numpy":
-        return lambda: case.call(fastopt.reference, arrays, 1), lambda: case.numpy(*arrays)
+        return case.call(fastopt.reference, arrays, 1), functools.partial(case.numpy, *arrays)
     if contender == "torch":
         if case.torch is None:
             pytest.skip(f"torch has no {case}")
@@ -110,8 +112,8 @@ def exact_steps(case, n):
     """The block's parameter after two steps in float64 (repetitions change no trust ratio: both norms grow alike)."""
     param, grad = block(n, 2).astype(np.float64)
     arrays = case.before(param, grad)
-    case.call(fastopt.reference, arrays, 1)
-    case.call(fastopt.reference, arrays, 2)
+    for step in (1, 2):
+        case.call(fastopt.reference, arrays, step)()
     return param, arrays[0]
 
 
@@ -240,8 +242,8 @@ def model_contender(kind, case, name, model, clip):
     exact = {}
     for i in small:
         arrays = case.before(before[i].astype(np.float64), grads[i] * np.float64(scale))
-        case.call(fastopt.reference, arrays, 1)
-        case.call(fastopt.reference, arrays, 2)
+        for step in (1, 2):
+            case.call(fastopt.reference, arrays, step)()
         exact[i] = arrays[0]
     run = model_steps(kind, case, name, params, grads, clip)
     if name != "numpy":  # which is a step at t = 2
