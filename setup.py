@@ -77,6 +77,7 @@ def extensions(build_dir, sources, *, flags=(), macros=(), link=()):
         extension.define_macros = [*MACROS, *macros]
         extension.extra_compile_args = [*COMPILE, *flags]
         extension.extra_link_args = list(link)
+        extension.depends = [*extension.depends, "setup.py"]
     return made
 
 

@@ -6,6 +6,7 @@ from fastopt._runtime import dispatch, driver
 from fastopt._runtime.hyper import Ranges
 
 _ranges = Ranges(**{"step": "int [1, 9e18]", "betas[0]": "[0, 1)", "betas[1]": "[0, 1)", "eps": "[0, inf)"})
+_adam_ranges = Ranges(amsgrad="bool", eps_hat="bool")
 _adamw_ranges = Ranges(weight_decay="[0, inf)")
 _nadam_ranges = Ranges(momentum_decay="[0, inf)")
 
@@ -14,6 +15,7 @@ def _rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, decoupled_weight
           clip_value, average, average_decay):
     beta1, beta2 = check_pair("betas", betas)
     _ranges(step, beta1, beta2, eps)
+    _adam_ranges(amsgrad, eps_hat)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
     return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, common)

@@ -5,15 +5,15 @@ from fastopt._optimizer import Optimizer
 from fastopt._runtime import dispatch, driver
 from fastopt._runtime.hyper import Ranges
 
-_adagrad_ranges = Ranges(step="int [1, 9e18]", lr_decay="[0, inf)", eps="[0, inf)")
+_adagrad_ranges = Ranges(step="int [1, 9e18]", lr_decay="[0, inf)", eps="[0, inf)", eps_inside_sqrt="bool")
 _adadelta_ranges = Ranges(rho="[0, 1)", eps="[0, inf)")
-_rmsprop_ranges = Ranges(alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)")
+_rmsprop_ranges = Ranges(alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)", centered="bool", eps_inside_sqrt="bool")
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
 def _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1, maximize,
                   grad_scale, clip_value, average, average_decay):
-    _adagrad_ranges(step, lr_decay, eps)
+    _adagrad_ranges(step, lr_decay, eps, eps_inside_sqrt)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
     return dispatch.active.adaptive.adagrad(step, lr, lr_decay, eps, eps_inside_sqrt, common)
@@ -165,7 +165,7 @@ class Adadelta(Optimizer):
 
 def _rmsprop_rule(step, lr, alpha, eps, momentum, centered, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1,
                   maximize, grad_scale, clip_value, average, average_decay):
-    _rmsprop_ranges(alpha, eps, momentum)
+    _rmsprop_ranges(alpha, eps, momentum, centered, eps_inside_sqrt)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
     return dispatch.active.adaptive.rmsprop(lr, alpha, eps, eps_inside_sqrt, centered, momentum, common)

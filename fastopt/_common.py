@@ -12,6 +12,7 @@ _ranges = Ranges(
     l1="[0, inf)",
     decoupled_weight_decay="[0, inf)",
     average_decay="[0, 1]",
+    maximize="bool",
 )
 
 
@@ -27,7 +28,7 @@ def check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupl
         clip_value = math.inf
     if average_decay is None:
         average_decay = 0.0
-    _ranges(lr, grad_scale, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay)
+    _ranges(lr, grad_scale, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay, maximize)
     return grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay, average
 
 

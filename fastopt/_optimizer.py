@@ -13,6 +13,7 @@ from fastopt._runtime.hyper import Ranges
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
 _grad_scale_range = Ranges(grad_scale="(-inf, inf)")
 _step_count_range = Ranges(step_count="int [0, 9e18]")
+_skip_range = Ranges(skip_nonfinite="bool")
 
 
 class UpdateInfo(NamedTuple):
@@ -28,13 +29,21 @@ class UpdateInfo(NamedTuple):
     """Whether nothing was changed because a gradient held an inf or NaN."""
 
 
+class Group(NamedTuple):
+    """What parameters have in common that share a rule."""
+
+    own: dict
+    """The hyper-parameters that `per_param` gave."""
+    late: int
+    """Steps of the optimizer in which they took no part: their own step is so much less."""
+
+
 class Bound(NamedTuple):
     """A model's arrays as they were bound: what a step needs beside the gradients."""
 
     keys: list
     params: list
     groups: list
-    """What `per_param` gave, once for all parameters for which it gave the same."""
     members: list
     """For each parameter the index of its group."""
     state: dict
@@ -75,6 +84,8 @@ class Optimizer:
         step's number (1-based).
     step_count : int
         Steps taken.
+    steps : dict
+        Steps that each parameter took part in, by key.
     state : dict
         The state arrays by key and name.
     """
@@ -100,12 +111,14 @@ class Optimizer:
         if clip_norm is not None:
             _clip_norm_range(clip_norm)
         self._clip_norm = clip_norm
+        _skip_range(skip_nonfinite)
         self._skip_nonfinite = skip_nonfinite
         self._per_param = per_param
         self._bound = None
         self._counter = Counter()
+        self._steps = {}  # of the keys that are not bound now
         self.state = {}
-        self._rules([{}], 1, self._lr_at(1), 1.0)
+        self._rules([Group({}, 0)], 1, self._lr_at(1), 1.0)
 
     @property
     def step_count(self):
@@ -120,10 +133,19 @@ class Optimizer:
         before, self._hyper["lr"] = self._hyper["lr"], lr
         try:
             step = self.step_count + 1
-            self._rules([{}], step, self._lr_at(step), 1.0)
+            self._rules([Group({}, 0)], step, self._lr_at(step), 1.0)
         except (TypeError, ValueError):
             self._hyper["lr"] = before
             raise
+
+    @property
+    def steps(self):
+        """For each key the steps that it took part in: a parameter that joins later starts with its own step 1."""
+        bound = {}
+        if self._bound is not None:
+            late = [self._bound.groups[member].late for member in self._bound.members]
+            bound = {key: self.step_count - late for key, late in zip(self._bound.keys, late, strict=True)}
+        return {**self._steps, **bound}
 
     @property
     def averages(self):
@@ -136,8 +158,10 @@ class Optimizer:
         Parameters
         ----------
         params : dict, sequence or array
-            float32 C-contiguous arrays. They are bound at the first update and again whenever others come; state is
-            kept under the dict's keys or the positions.
+            float32 C-contiguous arrays. They are bound at the first update and again whenever others come (and must
+            not be made read-only or reinterpreted in between); state is kept under the dict's keys or the positions.
+            They may be others than at the last step: each parameter has its own step count for what depends on it,
+            as in PyTorch; schedules see the optimizer's.
         grads : the same with the same keys or length
             Never written. A gradient of another float type or layout is converted (by index) into a temporary.
         grad_scale : float
@@ -167,20 +191,20 @@ class Optimizer:
                 return UpdateInfo(before, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
                 grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        kept = self._bound, self.state
+        kept = self._bound, self._steps, self.state
         try:
             if bound is not self._bound:
-                self._bound, self.state = bound, {**self.state, **bound.state}
+                self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
             self._step(bound, before + 1, lr, grad_scale, grads)
         except BaseException:
             if self.step_count == before:  # an interrupt can come just behind the native call too
-                self._bound, self.state = kept
+                self._bound, self._steps, self.state = kept
             raise
         return UpdateInfo(before + 1, lr, norm, False)
 
     def __getstate__(self):
         """For pickle and copy: all but what is bound, which the next update binds anew."""
-        return {**self.__dict__, "_bound": None}
+        return {**self.__dict__, "_bound": None, "_steps": self.steps}
 
     def _step(self, bound, step, lr, grad_scale, grads):
         """Change parameters and state and count the step, or raise and change nothing."""
@@ -191,12 +215,12 @@ class Optimizer:
         return bound.binding.measure(dispatch.active.layerwise.squares(), grads)
 
     def state_dict(self):
-        """Return {"step_count": int, "state": {key: {name: array}}}, copies all.
+        """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}, copies all.
 
         Hyper-parameters are the constructor's and not in it. `fastopt.save_state` writes it to a file.
         """
         state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in self.state.items()}
-        return {"step_count": self.step_count, "state": state}
+        return {"step_count": self.step_count, "steps": self.steps, "state": state}
 
     def load_state_dict(self, state_dict):
         """Continue from what `state_dict` returned: the arrays are copied; parameters are the caller's to restore.
@@ -206,15 +230,23 @@ class Optimizer:
         TypeError, ValueError
             Anything but such a dict with this optimizer's state arrays. Nothing has changed then.
         """
-        if not (isinstance(state_dict, Mapping) and {"step_count", "state"} == set(state_dict)):
+        if not (isinstance(state_dict, Mapping) and {"step_count", "steps", "state"} == set(state_dict)):
             got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-            raise ValueError(f"state_dict: expected a dict of step_count and state, got {got}")
-        _step_count_range(state_dict["step_count"])
-        if not isinstance(state_dict["state"], Mapping):
-            raise TypeError(f"state: expected a dict, got {type(state_dict['state']).__name__}")
+            raise ValueError(f"state_dict: expected a dict of step_count, steps and state, got {got}")
+        count, steps = state_dict["step_count"], state_dict["steps"]
+        _step_count_range(count)
+        for name in ("steps", "state"):
+            if not isinstance(state_dict[name], Mapping):
+                raise TypeError(f"{name}: expected a dict, got {type(state_dict[name]).__name__}")
+        if steps.keys() != state_dict["state"].keys():
+            raise ValueError(f"steps: expected the keys of state, got {list(steps)}")
+        for key, taken in steps.items():
+            _step_count_range(taken)
+            if taken > count:
+                raise ValueError(f"steps[{key!r}]: expected at most step_count {count}, got {taken}")
         state = {key: self._loaded(key, entry) for key, entry in state_dict["state"].items()}
-        self._counter.value = int(state_dict["step_count"])
-        self._bound, self.state = None, state
+        self._counter.value = int(count)
+        self._bound, self._steps, self.state = None, {key: int(taken) for key, taken in steps.items()}, state
 
     def _loaded(self, key, entry):
         """Copies of one parameter's state arrays, checked by name, type and shape among themselves."""
@@ -249,18 +281,18 @@ class Optimizer:
     def _rules(self, groups, step, lr, grad_scale):
         """The rule of each group."""
         average = self._hyper["average_decay"] is not None
-        return [self._rule(step=step, grad_scale=grad_scale, average=average, **self._hyper_at(step, own, lr))
-                for own in groups]
+        return [self._rule(step=step - group.late, grad_scale=grad_scale, average=average,
+                           **self._hyper_at(step, group.own, lr)) for group in groups]
 
     def _bind(self, keys, params, step, lr):
         """Bind these arrays, with the state they have or new state. The optimizer itself stays as it is."""
-        groups, members, state, arrays = [], [], {}, []
+        groups, members, state, arrays, steps = [], [], {}, [], self.steps
         for key, param in zip(keys, params, strict=True):
-            own = self._own(key, param)
-            if own not in groups:
-                groups.append(own)
-            members.append(groups.index(own))
-            hyper = self._hyper_at(step, own, lr)
+            group = Group(self._own(key, param), self.step_count - steps.get(key, 0))
+            if group not in groups:
+                groups.append(group)
+            members.append(groups.index(group))
+            hyper = self._hyper_at(step, group.own, lr)
             state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
             if hyper["average_decay"] is not None:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)

@@ -5,15 +5,15 @@ from fastopt._optimizer import Optimizer
 from fastopt._runtime import dispatch, driver
 from fastopt._runtime.hyper import Ranges
 
-_sgd_ranges = Ranges(step="int [1, 9e18]", momentum="[0, inf)", dampening="(-inf, inf)")
-_momentum_ranges = Ranges(momentum="[0, inf)")
+_sgd_ranges = Ranges(step="int [1, 9e18]", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
+_momentum_ranges = Ranges(momentum="[0, inf)", nesterov="bool")
 _sgdm_ranges = Ranges(beta="[0, 1)")
 _asgd_ranges = Ranges(step="int [1, 9e18]", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
 
 
 def _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
               clip_value, average, average_decay):
-    _sgd_ranges(step, momentum, dampening)
+    _sgd_ranges(step, momentum, dampening, nesterov)
     if nesterov and (momentum == 0.0 or dampening != 0.0):
         raise ValueError("nesterov: expected momentum > 0 and dampening = 0 with it, got "
                          f"momentum {momentum!r} and dampening {dampening!r}")
@@ -96,7 +96,7 @@ class SGD(Optimizer):
 
 def _momentum_rule(step, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
                    clip_value, average, average_decay):
-    _momentum_ranges(momentum)
+    _momentum_ranges(momentum, nesterov)
     common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
                           average_decay, average)
     return dispatch.active.sgd.momentum(lr, momentum, nesterov, common)

@@ -113,7 +113,7 @@ def to_torch(optimizer, keys=None):
         arrays = {name: optimizer.state[key][ours].copy() for ours, name in layout.names.items()
                   if ours in optimizer.state[key]}
         if layout.steps and optimizer.step_count:
-            arrays = {"step": np.array(optimizer.step_count, np.float32), **arrays}
+            arrays = {"step": np.array(optimizer.steps[key], np.float32), **arrays}
         if arrays:
             state[i] = arrays
     groups = []
@@ -134,15 +134,15 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
     keys : sequence, optional
         The keys, in `optimizer.update`'s params, of torch's parameters in their order (`list(params)`, say); without
         it positions, as for a sequence of parameters. A parameter that torch has no state for (it never had a
-        gradient) begins here with new state, but with the others' step count.
+        gradient) begins here with new state and its own step 1.
     step_count : int, optional
         For SGD, which has no step count in torch; without it 1 if there are momentum buffers, otherwise 0.
 
     Raises
     ------
     TypeError, ValueError
-        Another optimizer, another layout, parameters whose step counts differ, state that the optimizer lacks or does
-        not know. The optimizer has not changed then.
+        Another optimizer, another layout, state that the optimizer lacks or does not know. The optimizer has not
+        changed then.
 
     Notes
     -----
@@ -160,11 +160,11 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
     if any(key not in keys for key in optimizer.state):
         raise ValueError(f"keys: expected those of the optimizer's state among them, got {keys}")
     ours = {name: our for our, name in layout.names.items()}
-    state, steps = {}, set()
+    state, steps = {}, {}
     for i, key in zip(order, keys, strict=True):
         arrays = {name: value for name, value in entries.get(i, {}).items() if value is not None}
         if "step" in arrays and layout.steps:
-            steps.add(float(arrays.pop("step")))
+            steps[key] = int(arrays.pop("step"))
         unknown = [name for name in arrays if name not in ours]
         if unknown:
             raise ValueError(f"state_dict: expected arrays named {', '.join(ours)} for {type(optimizer).__name__}, "
@@ -176,15 +176,14 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
                 names = ", ".join(layout.names[name] for name in sorted(needed))
                 raise ValueError(f"state_dict: expected arrays named {names} with these hyper-parameters, got "
                                  f"{', '.join(arrays)}")
-    if len(steps) > 1:
-        raise ValueError(f"state_dict: expected one step count for all parameters, got {sorted(steps)}")
     if layout.steps:
         if step_count is not None:
             raise ValueError(f"step_count: expected none, as {type(optimizer).__name__} has it in the state_dict")
-        step_count = int(steps.pop()) if steps else 0
+        step_count = max(steps.values(), default=0)
     elif step_count is None:
         step_count = 1 if state else 0
-    optimizer.load_state_dict({"step_count": step_count, "state": state})
+    steps = {key: steps.get(key, step_count) for key in state}
+    optimizer.load_state_dict({"step_count": step_count, "steps": steps, "state": state})
 
 
 def _layout(optimizer):
@@ -212,7 +211,7 @@ def _groups(optimizer, keys):
     groups = {}
     for i, key in enumerate(keys):
         groups.setdefault(bound.members[bound.keys.index(key)], []).append(i)
-    return [(bound.groups[member], members) for member, members in groups.items()]
+    return [(bound.groups[member].own, members) for member, members in groups.items()]
 
 
 def _group(optimizer, layout, own):

@@ -197,6 +197,27 @@ def test_a_parameter_added_later_starts_with_fresh_state():
     np.testing.assert_allclose(opt.state["b"]["v"], -1.0)
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_parameter_that_joins_or_pauses_has_its_own_step_count(name, rng):
+    """As if each had an optimizer of its own: bias corrections and first steps are by its own steps."""
+    keys = ["a", "b", "c"]
+    together = {key: rng.standard_normal(30).astype(np.float32) for key in keys}
+    apart = {key: param.copy() for key, param in together.items()}
+    one, many = make(name), {key: make(name) for key in keys}
+    for step, present in enumerate(("a", "a", "ab", "abc", "ac", "ac", "abc", "cb")):
+        grads = {key: rng.standard_normal(30).astype(np.float32) for key in present}
+        one.update({key: together[key] for key in present}, grads)
+        for key in present:
+            many[key].update(apart[key], grads[key])
+        if step == 4:
+            saved = one.state_dict()
+            one = make(name)
+            one.load_state_dict(saved)
+    assert one.steps == {key: opt.step_count for key, opt in many.items()} == {"a": 7, "b": 4, "c": 5}
+    for key in keys:
+        assert_same_bits(together[key], apart[key], key)
+
+
 def test_averages():
     param = np.ones(2, np.float32)
     opt = fastopt.SGD(lr=1.0, average_decay=0.5)
@@ -272,6 +293,9 @@ def test_wrong_per_param(per_param, error, message):
     ({"eps": "small"}, "^eps: expected"),
     ({"weight_decay": -0.1}, "^weight_decay: expected"), ({"average_decay": 2.0}, "^average_decay: expected"),
     ({"clip_value": 0}, "^clip_value: expected"),
+    ({"amsgrad": "no"}, "^amsgrad: expected True or False, got str 'no'"),
+    ({"maximize": 1}, "^maximize: expected True or False"),
+    ({"skip_nonfinite": None}, "^skip_nonfinite: expected True or False"),
 ])
 def test_wrong_hyper_parameters_are_refused_at_once(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
@@ -526,7 +550,7 @@ def test_clip_norm_is_torchs_to_the_last_digit(norm, factor):
 def test_loaded_arrays_are_copies_and_the_step_may_be_large():
     arrays = {name: np.ones(2, np.float32) for name in ("m", "v")}
     opt = fastopt.Adam()
-    opt.load_state_dict({"step_count": 2**40, "state": {"w": arrays}})
+    opt.load_state_dict({"step_count": 2**40, "steps": {"w": 2**40}, "state": {"w": arrays}})
     opt.update({"w": np.ones(2, np.float32)}, {"w": np.zeros(2, np.float32)})
     assert opt.step_count == 2**40 + 1
     assert all((array == 1.0).all() for array in arrays.values())
@@ -665,18 +689,23 @@ def test_training_goes_on_from_a_state_dict(name, rng):
 
 
 @pytest.mark.parametrize(("state_dict", "message"), [
-    (None, "^state_dict: expected a dict of step_count and state, got NoneType"),
+    (None, "^state_dict: expected a dict of step_count, steps and state, got NoneType"),
     ({"state": {}}, "^state_dict: expected"),
-    ({"step_count": -1, "state": {}}, "^step_count: expected an int"),
-    ({"step_count": 1, "state": None}, "^state: expected a dict, got NoneType"),
-    ({"step_count": 1, "state": {"w": {1: np.ones(2, np.float32), "v": np.ones(2, np.float32)}}},
+    ({"step_count": 1, "steps": {}, "state": {"w": {}}}, "^steps: expected the keys of state"),
+    ({"step_count": 1, "steps": {"w": 2}, "state": {"w": {}}}, r"^steps\['w'\]: expected at most step_count 1, got 2"),
+    ({"step_count": 1, "steps": None, "state": {}}, "^steps: expected a dict, got NoneType"),
+    ({"step_count": -1, "steps": {}, "state": {}}, "^step_count: expected an int"),
+    ({"step_count": 1, "steps": {}, "state": None}, "^state: expected a dict, got NoneType"),
+    ({"step_count": 1, "steps": {"w": 1}, "state": {"w": {1: np.ones(2, np.float32), "v": np.ones(2, np.float32)}}},
      r"^state\['w'\]: expected arrays named \['m', 'v'\], got \['1', 'v'\]"),
-    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32)}}},
+    ({"step_count": 1, "steps": {"w": 1}, "state": {"w": {"m": np.ones(2, np.float32)}}},
      r"^state\['w'\]: expected arrays named \['m', 'v'\]"),
-    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(2)}}},
+    ({"step_count": 1, "steps": {"w": 1}, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(2)}}},
      r"^state\['w'\]\['v'\]: expected a float32 array, got float64"),
-    ({"step_count": 1, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(3, np.float32)}}}, "of one shape"),
-    ({"step_count": 1, "state": {"w": {"m": [1.0], "v": [1.0]}}}, "expected a float32 array, got list"),
+    ({"step_count": 1, "steps": {"w": 1}, "state": {"w": {"m": np.ones(2, np.float32), "v": np.ones(3, np.float32)}}},
+     "of one shape"),
+    ({"step_count": 1, "steps": {"w": 1}, "state": {"w": {"m": [1.0], "v": [1.0]}}},
+     "expected a float32 array, got list"),
 ])
 def test_wrong_state_dicts_change_nothing(state_dict, message):
     opt = fastopt.Adam()
@@ -689,7 +718,7 @@ def test_wrong_state_dicts_change_nothing(state_dict, message):
 
 def test_a_loaded_state_of_another_shape_is_refused_at_the_update():
     opt = fastopt.Momentum()
-    opt.load_state_dict({"step_count": 3, "state": {"w": {"v": np.ones(3, np.float32)}}})
+    opt.load_state_dict({"step_count": 3, "steps": {"w": 3}, "state": {"w": {"v": np.ones(3, np.float32)}}})
     param = np.ones(2, np.float32)
     with pytest.raises(ValueError, match=r"^state v\['w'\]: expected"):
         opt.update({"w": param}, {"w": np.ones(2, np.float32)})

@@ -47,7 +47,7 @@ def _why(threads):
     if threads["openmp"] == 0:
         return "built without OpenMP"
     if threads["forked"]:
-        return "forked from a process whose OpenMP threads had run: serial"
+        return "a forked child: serial"
     if threads["thread_request"]:
         why = "num_threads(…)"
     elif threads["process_request"]:

@@ -16,13 +16,15 @@ cdef struct Range:
     bint low_is_out
     bint high_is_out
     bint integer
+    bint flag
 
 
 cdef class Ranges:
     """Ranges(lr="[0, inf)", step="int [1, inf)")(lr, step): each value is a number in its range, or an error says so.
 
     An interval is written as in mathematics: square brackets include the end, round ones leave it out. NaN is in
-    none. "int" asks for an integer (an int or what has __index__; a bool is neither number nor integer here).
+    none. "int" asks for an integer (an int or what has __index__; a bool is neither number nor integer here), and
+    "bool" alone for True or False.
     """
     cdef readonly tuple names
     cdef tuple intervals
@@ -35,8 +37,12 @@ cdef class Ranges:
         self.names = tuple(intervals)
         self.intervals = tuple(intervals.values())
         for i, text in enumerate(self.intervals):
+            if text == "bool":
+                self.ranges[i] = Range(0.0, 0.0, False, False, False, True)
+                continue
             low, high = text.removeprefix("int ").strip("[]()").split(",")
-            self.ranges[i] = Range(float(low), float(high), "(" in text, ")" in text, text.startswith("int "))
+            self.ranges[i] = Range(float(low), float(high), "(" in text, ")" in text, text.startswith("int "),
+                                   False)
 
     def __call__(self, *values):
         cdef Py_ssize_t i
@@ -47,6 +53,10 @@ cdef class Ranges:
         for i in range(<Py_ssize_t> len(self.names)):
             r = &self.ranges[i]
             item = values[i]
+            if r.flag:
+                if item is not True and item is not False and not isinstance(item, numpy.bool_):
+                    raise self.refusal(TypeError, i, item)
+                continue
             value = <double> item if type(item) is float and not r.integer else self.number(i, item, r.integer)
             if not ((r.low < value if r.low_is_out else r.low <= value)
                     and (value < r.high if r.high_is_out else value <= r.high)):
@@ -71,4 +81,5 @@ cdef class Ranges:
             shown = type(value).__name__
         if error is TypeError:
             shown = f"{type(value).__name__} {shown}"
-        return error(f"{self.names[i]}: expected {kind} in {text.removeprefix('int ')}, got {shown}")
+        wanted = "True or False" if text == "bool" else f"{kind} in {text.removeprefix('int ')}"
+        return error(f"{self.names[i]}: expected {wanted}, got {shown}")

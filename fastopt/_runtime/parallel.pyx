@@ -7,8 +7,8 @@
 #
 # How many threads (`threads_for`), in this order:
 #   1. work shorter than the serial threshold runs on the calling thread;
-#   2. so does work inside another OpenMP region, or in a child forked by a process whose OpenMP threads had run
-#      (libgomp would wait for threads that do not exist there);
+#   2. so does work inside another OpenMP region, or in a forked child: libgomp would wait for threads that do not
+#      exist there if they had run in the parent, for us or for any other library that shares it;
 #   3. `num_threads(n)` of this Python thread, else `set_num_threads(n)` or FASTOPT_NUM_THREADS;
 #   4. else OpenMP's own count, cut to the CPUs this process may run on and to its cgroup's quota, unless the user
 #      set OMP_NUM_THREADS, which is taken as it is;
@@ -36,12 +36,11 @@ cdef extern from *:
         static int fastopt_affinity(void) { return 0; }
     #endif
 
-    /* Set in the parent by its first parallel region; seen by the child through `fastopt_forked`. */
-    static int fastopt_used = 0;
+    static int fastopt_used = 0;        /* whether a parallel region has run: for tests */
     static int fastopt_forked = 0;
     #ifndef _MSC_VER
         #include <pthread.h>
-        static void fastopt_in_child(void) { if (fastopt_used) fastopt_forked = 1; }
+        static void fastopt_in_child(void) { fastopt_forked = 1; }
         static void fastopt_watch_forks(void) { pthread_atfork(NULL, NULL, fastopt_in_child); }
     #else
         static void fastopt_watch_forks(void) { }

@@ -23,7 +23,8 @@ def set_num_threads(num_threads):
     Notes
     -----
     Results do not depend on it: every kernel gives the same bits for any number of threads. Small work runs on the
-    calling thread alone. A lower limit set through ``threadpoolctl`` is obeyed whatever was set here.
+    calling thread alone, and so does everything in a forked child. A lower limit set through ``threadpoolctl`` is
+    obeyed whatever was set here, in the Python thread that set it (OpenMP's settings are a thread's own).
     """
     if num_threads is None:
         parallel.set_process_request(_environment())
@@ -71,7 +72,7 @@ def cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgroup
     """CPUs that this process's cgroup, or one above it, may use, rounded up; 0 when there is no limit."""
     limits = []
     try:
-        lines = membership.read_text().splitlines()
+        lines = membership.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return 0
     for line in lines:

@@ -12,8 +12,9 @@ class Reference:
 
     def _step(self, bound, step, lr, grad_scale, grads):
         for key, param, member, grad in zip(bound.keys, bound.params, bound.members, grads, strict=True):
-            hyper = self._hyper_at(step, bound.groups[member], lr)
-            arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step)
+            own, late = bound.groups[member]
+            hyper = self._hyper_at(step, own, lr)
+            arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step - late)
             self._function(param, grad.astype(param.dtype, copy=False), **arguments)
         self._counter.value = step
 
