@@ -280,7 +280,7 @@ def test_everything_is_on_the_disk_before_the_rename(path, monkeypatch):
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 def test_killed_in_the_middle(path):
-    """A process that saves without a pause is killed at 25 moments: the file holds one state, whole."""
+    """A process that saves without a pause is killed at 20 moments: the file holds one state, whole."""
     code = textwrap.dedent("""
         import sys
         import numpy as np
@@ -292,11 +292,11 @@ def test_killed_in_the_middle(path):
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(fastopt.__path__[0])}
     fastopt.save_state(path, {"i": -1, "a": np.full(100_000, -1), "b": np.full((3, 1000), -1)})
     counts, leftovers = [], 0
-    for attempt in range(25):
+    for attempt in range(20):
         with subprocess.Popen([sys.executable, "-c", code, path], env=environment, cwd=path.parent,
                               stdout=subprocess.PIPE) as process:
             assert process.stdout.readline() == b"ready\n"
-            time.sleep(0.0007 * attempt)
+            time.sleep(0.004 * attempt)
             process.send_signal(signal.SIGKILL)
         state = fastopt.load_state(path)
         counts.append(state["i"])
