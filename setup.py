@@ -22,7 +22,7 @@ LEVELS = {
 # kernels/<name>.pyx and the levels at which each earned its place (docs/levels.md).
 KERNELS = {
     "sgd": ("baseline", "v3", "v4"),
-    "adaptive": ("baseline", "v3", "v4"),
+    "adaptive": ("baseline", "v3"),
     "adam": ("baseline", "v3", "v4"),
     "sign": ("baseline", "v3", "v4"),
     "layerwise": ("baseline", "v3", "v4"),

@@ -1,6 +1,7 @@
 # Hyper-parameters' ranges, checked in one call.
 import reprlib
 
+from cpython.long cimport PyLong_AsDouble
 from libc.math cimport NAN
 
 import numpy
@@ -57,17 +58,28 @@ cdef class Ranges:
                 if item is not True and item is not False and not isinstance(item, numpy.bool_):
                     raise self.refusal(TypeError, i, item)
                 continue
-            value = <double> item if type(item) is float and not r.integer else self.number(i, item, r.integer)
+            if type(item) is float and not r.integer:
+                value = item
+            elif type(item) is int:
+                value = self.whole(item)
+            else:
+                value = self.number(i, item, r.integer)
             if not ((r.low < value if r.low_is_out else r.low <= value)
                     and (value < r.high if r.high_is_out else value <= r.high)):
                 raise self.refusal(ValueError, i, item)
+
+    cdef double whole(self, object value) except? -1.0:
+        try:
+            return PyLong_AsDouble(value)
+        except OverflowError:                   # in no interval
+            return NAN
 
     cdef double number(self, Py_ssize_t i, object value, bint integer) except? -1.0:
         if isinstance(value, NOT_NUMBERS) or (integer and not hasattr(value, "__index__")):
             raise self.refusal(TypeError, i, value)
         try:
             return float(value)
-        except OverflowError:                   # of an int: in no interval
+        except OverflowError:                   # of what stands for an int: in no interval
             return NAN
         except (TypeError, ValueError):
             raise self.refusal(TypeError, i, value) from None
