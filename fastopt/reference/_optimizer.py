@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastopt.reference._common import block_squares
+from fastopt.reference._common import add_in_order, block_squares
 
 
 class Reference:
@@ -19,7 +19,7 @@ class Reference:
         self._counter.value = step
 
     def _squares(self, bound, grads):
-        return sum(sum_ for grad in grads for sum_ in block_squares(grad.astype(np.float32, copy=False)))
+        return add_in_order(block for grad in grads for block in block_squares(grad.astype(np.float32, copy=False)))
 
     @staticmethod
     def _arguments(arguments, step):
