@@ -1,6 +1,6 @@
 """The memory roof: a loop that loads and stores the arrays that an optimizer does, with trivial arithmetic.
 
-Compiled by the system's C compiler when first asked for; without one the rows that need it are skipped.
+Compiled by the system's C compiler, for the level in use, when first asked for; without one the rows that need it are skipped.
 """
 
 import ctypes
@@ -36,7 +36,9 @@ def compiled(reads, writes):
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "probe.so")
         Path(folder, "probe.c").write_text(source)
-        subprocess.run([compiler, "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-o", library,
+        config = fastopt.show_config(mode="dicts")
+        flags = config["build"]["level_flags"][config["isa"]["level"]].split()
+        subprocess.run([compiler, "-O3", *flags, "-fopenmp", "-shared", "-fPIC", "-o", library,
                         Path(folder, "probe.c")], check=True, capture_output=True)
         return ctypes.CDLL(library).probe
 
