@@ -1,6 +1,7 @@
 """The memory roof: a loop that loads and stores the arrays that an optimizer does, with trivial arithmetic.
 
-Compiled by the system's C compiler, for the level in use, when first asked for; without one the rows that need it are skipped.
+Compiled for the level in use by the system's C compiler, when first asked for; without one the rows that need it are
+skipped.
 """
 
 import ctypes
