@@ -1,5 +1,7 @@
 """Cross-entropy of a final linear layer, without the whole of its logits in memory."""
 
+import operator
+
 import numpy as np
 
 from fastopt._cross_entropy import check_options, check_weight, integer_labels
@@ -82,6 +84,8 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
         raise TypeError(f"chunk: expected an int ≥ 1, got {type(chunk).__name__}")
     elif chunk < 1:
         raise ValueError(f"chunk: expected an int ≥ 1, got {chunk}")
+    else:
+        chunk = operator.index(chunk)       # start + chunk would come round in NumPy's small integers
     label = integer_labels(labels, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]

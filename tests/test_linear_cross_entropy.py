@@ -135,3 +135,11 @@ def test_outputs_of_the_wrong_kind(rng):
 def test_the_reference_has_the_same_signature():
     ours, theirs = fastopt.linear_cross_entropy, reference.linear_cross_entropy
     assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_chunk_as_small_numpy_integer_does_not_come_round(rng):
+    x, weight, labels, _ = arrays(rng, rows=300)
+    wanted = fastopt.linear_cross_entropy(x, weight, labels, chunk=200)
+    for chunk in (np.uint8(200), np.int16(200)):
+        for got, array in zip(fastopt.linear_cross_entropy(x, weight, labels, chunk=chunk), wanted, strict=True):
+            np.testing.assert_array_equal(got, array)
