@@ -90,6 +90,10 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
     gradients, held = _outputs(out, given)
+    names = ["x", "weight", "bias", *(f"out[{i}]" for i in range(len(gradients)))]
+    for array, name in zip((x, weight, bias, *gradients), names, strict=True):
+        if array is not None and not isinstance(array, np.ndarray):     # NumPy's own products are made of them
+            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     require_disjoint(*given, scale, Array(label, "labels", kind="q"), *held)
 
     kernel = dispatch.active.cross_entropy

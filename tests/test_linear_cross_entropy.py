@@ -143,3 +143,15 @@ def test_chunk_as_small_numpy_integer_does_not_come_round(rng):
     for chunk in (np.uint8(200), np.int16(200)):
         for got, array in zip(fastopt.linear_cross_entropy(x, weight, labels, chunk=chunk), wanted, strict=True):
             np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_buffers_that_are_no_arrays_are_refused_before_anything_is_written(rng, which):
+    x, weight, labels, _ = arrays(rng)
+    out = np.full_like(x, 7), np.full_like(weight, 7)
+    given = [x, weight, *out]
+    given[which] = memoryview(given[which])
+    with pytest.raises(TypeError, match="expected a NumPy array, got memoryview"):
+        fastopt.linear_cross_entropy(given[0], given[1], labels, out=tuple(given[2:]))
+    assert np.all(out[0] == 7)
+    assert np.all(out[1] == 7)
