@@ -14,7 +14,10 @@ def check_options(reduction, ignore_index, label_smoothing):
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     _ranges(ignore_index, label_smoothing)
-    return int(ignore_index)
+    ignore_index = int(ignore_index)
+    if not -2**63 <= ignore_index < 2**63 - 1:      # the largest int64 stands for all larger labels
+        raise ValueError(f"ignore_index: expected an int in [-2**63, 2**63 - 1), got {ignore_index}")
+    return ignore_index
 
 
 def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=False):

@@ -1,5 +1,7 @@
 """Cross-entropy of a final linear layer, without the whole of its logits in memory."""
 
+import operator
+
 import numpy as np
 
 from fastopt._cross_entropy import check_options, check_weight, integer_labels
@@ -82,10 +84,16 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
         raise TypeError(f"chunk: expected an int ≥ 1, got {type(chunk).__name__}")
     elif chunk < 1:
         raise ValueError(f"chunk: expected an int ≥ 1, got {chunk}")
+    else:
+        chunk = operator.index(chunk)       # start + chunk would come round in NumPy's small integers
     label = integer_labels(labels, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
     gradients, held = _outputs(out, given)
+    names = ["x", "weight", "bias", *(f"out[{i}]" for i in range(len(gradients)))]
+    for array, name in zip((x, weight, bias, *gradients), names, strict=True):
+        if array is not None and not isinstance(array, np.ndarray):     # NumPy's own products are made of them
+            raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     require_disjoint(*given, scale, Array(label, "labels", kind="q"), *held)
 
     kernel = dispatch.active.cross_entropy

@@ -199,7 +199,10 @@ def _replace(path, write):
             os.unlink(temporary)
         raise
     if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except PermissionError:     # a folder that may be written but not listed; the new file is in its place
+            return
         try:
             os.fsync(descriptor)
         finally:

@@ -162,9 +162,13 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
     ours = {name: our for our, name in layout.names.items()}
     state, steps = {}, {}
     for i, key in zip(order, keys, strict=True):
-        arrays = {name: value for name, value in entries.get(i, {}).items() if value is not None}
-        if "step" in arrays and layout.steps:
-            steps[key] = int(arrays.pop("step"))
+        try:
+            arrays = {name: value for name, value in entries.get(i, {}).items() if value is not None}
+            if "step" in arrays and layout.steps:
+                steps[key] = int(arrays.pop("step"))
+        except (AttributeError, TypeError, ValueError, OverflowError):      # no dict; a step that is no number
+            raise ValueError(f"state_dict: expected a dict of arrays and a step for each parameter, got "
+                             f"{entries[i]!r:.100} for {i!r}") from None
         unknown = [name for name in arrays if name not in ours]
         if unknown:
             raise ValueError(f"state_dict: expected arrays named {', '.join(ours)} for {type(optimizer).__name__}, "

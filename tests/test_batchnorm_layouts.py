@@ -243,3 +243,19 @@ def test_torch(shape, training, rng):
     right = [expected.detach(), *(t.grad for t in tensors), *running]
     for array, tensor in zip(got, right, strict=True):
         np.testing.assert_allclose(array, tensor.numpy(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 3), (2, 3, 5, 4), (2, 3, 20)])
+def test_channels_last_views_refuse_arrays_in_the_shape_of_their_memory(rng, shape):
+    """An (N, C, H, W) view of (N, H, W, C) memory: the latter's shape is another one."""
+    x = standard(rng, 2, 4, 5, 3).transpose(0, 3, 1, 2)
+    gamma, beta = np.ones(3, f32), np.zeros(3, f32)
+    other = np.full(shape, 7, f32)
+    _, cache = fastopt.batch_norm_forward(x, gamma, beta)
+    for call in (lambda: fastopt.batch_norm_forward(x, gamma, beta, out=other),
+                 lambda: fastopt.batch_norm_inference(x, gamma, beta, beta, gamma, out=other),
+                 lambda: fastopt.batch_norm_backward(other, cache),
+                 lambda: fastopt.batch_norm_backward(x, cache, out=other)):
+        with pytest.raises(ValueError, match=r"(out|dy): expected the shape of x, \(2, 3, 4, 5\), got"):
+            call()
+    assert np.all(other == 7)

@@ -299,3 +299,9 @@ def test_torch_itself_lays_it_out_so(name):
     assert [set(entry) for entry in given["state"].values()] == [set(STATE[name])] * len(given["state"])
     ours = {**GROUP[name.split()[0]], **CLASSES[name], "foreach": False, "params": [0, 1, 2]}
     assert given["param_groups"] == [ours]
+
+
+@pytest.mark.parametrize("entry", [5, {"step": float("inf")}, {"step": float("nan")}, {"step": "three"}])
+def test_malformed_torch_state_is_a_value_error(entry):
+    with pytest.raises(ValueError, match="^state_dict: expected a dict of arrays and a step"):
+        fastopt.convert.from_torch(fastopt.Adam(lr=0.1), {"param_groups": [{"params": [0]}], "state": {0: entry}})

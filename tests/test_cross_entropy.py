@@ -329,3 +329,10 @@ def test_out_over_the_labels_memory():
     room = np.zeros(24, np.int64)
     with pytest.raises(ValueError, match="^out: expected memory of its own"):
         fastopt.softmax_cross_entropy(X, room[:4], out=room.view(np.float32)[:12].reshape(4, 3))
+
+
+@pytest.mark.parametrize("ignore_index", [2**63 - 1, 2**63, 9_250_000_000_000_000_000, -2**63 - 1])
+def test_ignore_index_is_an_int64_that_no_larger_label_is_taken_for(ignore_index):
+    logits, labels = np.zeros((2, 3), np.float32), np.array([0, 2**64 - 1], np.uint64)
+    with pytest.raises(ValueError, match="^ignore_index: "):
+        fastopt.softmax_cross_entropy(logits, labels, ignore_index=ignore_index)

@@ -135,3 +135,23 @@ def test_outputs_of_the_wrong_kind(rng):
 def test_the_reference_has_the_same_signature():
     ours, theirs = fastopt.linear_cross_entropy, reference.linear_cross_entropy
     assert inspect.signature(ours) == inspect.signature(theirs)
+
+
+def test_chunk_as_small_numpy_integer_does_not_come_round(rng):
+    x, weight, labels, _ = arrays(rng, rows=300)
+    wanted = fastopt.linear_cross_entropy(x, weight, labels, chunk=200)
+    for chunk in (np.uint8(200), np.int16(200)):
+        for got, array in zip(fastopt.linear_cross_entropy(x, weight, labels, chunk=chunk), wanted, strict=True):
+            np.testing.assert_array_equal(got, array)
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_buffers_that_are_no_arrays_are_refused_before_anything_is_written(rng, which):
+    x, weight, labels, _ = arrays(rng)
+    out = np.full_like(x, 7), np.full_like(weight, 7)
+    given = [x, weight, *out]
+    given[which] = memoryview(given[which])
+    with pytest.raises(TypeError, match="expected a NumPy array, got memoryview"):
+        fastopt.linear_cross_entropy(given[0], given[1], labels, out=tuple(given[2:]))
+    assert np.all(out[0] == 7)
+    assert np.all(out[1] == 7)

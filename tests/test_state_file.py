@@ -518,3 +518,18 @@ def test_forged_sizes(path):
     for index in set(printed) - {"limited", "read", "refused", printed[-1]}:
         (path.parent / "forged" / f"x{path.suffix}").write_bytes(forged[int(index)])
         assert_same(fastopt.load_state(path.parent / "forged" / f"x{path.suffix}"), {"a": np.ones(3)})
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not opened here")
+def test_folder_that_may_be_written_but_not_read(tmp_path, monkeypatch):
+    """The file is saved by then: an error would say that it is as it was before."""
+    opened = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_DIRECTORY:
+            raise PermissionError(13, "Permission denied", path)
+        return opened(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+    fastopt.save_state(tmp_path / "state.npz", {"a": 1})
+    assert fastopt.load_state(tmp_path / "state.npz") == {"a": 1}

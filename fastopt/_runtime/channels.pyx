@@ -69,7 +69,10 @@ cdef class Layout:
 
     def array(self, source, name, bint writable=False):
         """`source`, checked: the shape and the layout of x."""
-        if self.order is not None and isinstance(source, ndarray) and source.shape == self.shape:
+        if self.order is not None and isinstance(source, ndarray):
+            if source.shape != self.shape:      # that of the memory, (N, H, W, C), among them
+                array_of(source, name, c"f", writable, NULL)
+                raise ValueError(f"{name}: expected the shape of x, {self.shape}, got {source.shape}")
             turned = source.transpose(self.order)
             if not turned.flags.c_contiguous:
                 raise ValueError(f"{name}: expected the memory layout of x (channels last), got strides "
