@@ -37,13 +37,19 @@ def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=Fals
     given = labels
     if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
         labels = np.minimum(labels, 2**63 - 1)      # what does not fit int64 must not come round to a valid label
-    labels = np.require(labels, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
+    labels = np.array(labels, np.int64, order="C")  # our own: no other thread may change them once they are checked
     wrong = dispatch.active.cross_entropy.first_wrong_label(Array(labels, "labels", kind="q"), classes, ignore_index)
     if wrong >= 0:
         index = ", ".join(str(i) for i in np.unravel_index(wrong, rows))
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
                          f"labels[{index}] = {given.flat[wrong]}")
     return labels
+
+
+def require_apart(labels, name, out):
+    """Refuse an output over the caller's labels (the kernel reads a copy of them)."""
+    if np.may_share_memory(out, labels):
+        raise ValueError(f"{name}: expected memory of its own, got an array that overlaps labels")
 
 
 def check_weight(class_weight, classes):
@@ -81,7 +87,9 @@ def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, cla
     if gradient:
         d = np.empty(shape, np.float32) if out is None else out
         slope = Array(d, "out", writable=True, shape=shape)
-        require_disjoint(None if out is logits else x, label, target, weight, slope)
+        require_disjoint(None if out is logits else x, target, weight, slope)
+        if label is not None:
+            require_apart(labels, "out", d)
     divisor = 1.0
     if reduction == "mean":
         divisor = (float(count) if label is None

@@ -4,7 +4,7 @@ import operator
 
 import numpy as np
 
-from fastopt._cross_entropy import check_options, check_weight, integer_labels
+from fastopt._cross_entropy import check_options, check_weight, integer_labels, require_apart
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint
 
@@ -94,7 +94,9 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
     for array, name in zip((x, weight, bias, *gradients), names, strict=True):
         if array is not None and not isinstance(array, np.ndarray):     # NumPy's own products are made of them
             raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
-    require_disjoint(*given, scale, Array(label, "labels", kind="q"), *held)
+    require_disjoint(*given, scale, *held)
+    for gradient in gradients:
+        require_apart(labels, "out", gradient)
 
     kernel = dispatch.active.cross_entropy
     divisor = 1.0

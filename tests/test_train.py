@@ -91,6 +91,7 @@ def test_threads_are_those_asked_for_and_no_longer(monkeypatch, digits):
     (["--plot", "curves.docx"], "argument --plot: expected a name ending in one of ."),
     (["--plot", "curves"], "argument --plot: expected a name ending in one of ."),
     (["--plot", "no/such/folder/curves.png"], "argument --plot: expected a file in a folder that exists, got "),
+    (["--plot", "x" * 300 + ".png"], "argument --plot: expected a file that can be written, got "),
     (["--speed", "9"], "unrecognized arguments: --speed 9"),
 ])
 def test_bad_option(options, message, capsys):

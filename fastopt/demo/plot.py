@@ -12,8 +12,15 @@ def problem(path):
     kind = path.suffix[1:].lower()
     if kind not in kinds:
         return f"expected a name ending in one of .{', .'.join(sorted(kinds))}, got {path.name!r}"
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        return f"expected a file in a folder that exists, got {str(path)!r}"
+    try:
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            return f"expected a file in a folder that exists, got {str(path)!r}"
+        existed = path.exists()
+        path.open("ab").close()
+    except OSError as error:
+        return f"expected a file that can be written, got {str(path)!r}: {error.strerror}"
+    if not existed:
+        path.unlink()
     return None
 
 
