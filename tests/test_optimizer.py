@@ -126,6 +126,27 @@ def test_grads_in_another_order_of_keys():
     assert (params["b"] == -2.0).all()
 
 
+def test_later_steps_in_another_order_and_with_wrong_keys():
+    """What is bound is recognised by its keys, whatever their order; what is missing is still an error."""
+    params = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
+    grads = {"a": np.ones(2, np.float32), "b": np.full(2, 2.0, np.float32)}
+    opt = fastopt.SGD(lr=1.0)
+    opt.update(params, grads)
+    opt.update(dict(reversed(params.items())), dict(reversed(grads.items())))
+    for wrong in ({"a": grads["a"]}, {"a": grads["a"], "c": grads["b"]}, {**grads, "c": grads["b"]}, [*grads.values()],
+                  {"a": grads["a"], "b": None}):
+        with pytest.raises((TypeError, ValueError), match=r"^grads"):
+            opt.update(params, wrong)
+    other = np.zeros(2, np.float32)
+    opt.update({"a": params["a"], "b": other}, grads)
+    opt.update([params["a"], params["b"]], [grads["a"], grads["b"]])
+    opt.update((params["a"], params["b"]), (grads["a"], grads["b"]))
+    assert (params["a"] == -5.0).all()
+    assert (params["b"] == -8.0).all()
+    assert (other == -2.0).all()
+    assert opt.step_count == 5
+
+
 def test_parameters_change_in_place_and_gradients_may_be_new_each_step():
     param = np.ones((3, 4), np.float32)
     layer = param[:]  # what a layer holds
