@@ -1,6 +1,7 @@
 """How many threads the kernels get, and who decides."""
 
 import os
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -22,8 +23,60 @@ def automatic():
 
 def test_openmp_is_really_on():
     assert parallel.state()["openmp"] >= 201307
-    assert parallel.census(4) == 4
-    assert parallel.census(1) == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 33])
+def test_threads_are_at_work_at_the_same_time(threads):
+    assert parallel.meet(threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16, 1024])
+def test_every_task_runs_once(threads):
+    for count in [0, 1, 2, 3, 15, 16, 17, 100, 1000] * (1 if threads > 16 else 20):
+        assert parallel.times_run(count, threads) == [1] * count
+
+
+def test_every_task_runs_once_whoever_else_calls():
+    """Of several Python threads one has the helpers; the others' calls run by themselves."""
+    run("""
+    from concurrent.futures import ThreadPoolExecutor
+    from fastopt._runtime import parallel
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [(count, 1 + i % 7) for i, count in enumerate([1, 10, 100, 1000] * 300)]
+        for (count, _), times in zip(jobs, pool.map(lambda job: parallel.times_run(*job), jobs)):
+            assert times == [1] * count
+    """)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
+def test_helpers_take_no_signals():
+    """A signal must reach the user's threads: a helper that took it would leave them waiting."""
+    run("""
+    import os, signal, time
+    from fastopt._runtime import parallel
+    parallel.meet(4)
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.05)
+    assert signal.sigpending() == {signal.SIGUSR1} and not seen
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert seen == [1]
+    """, OPENBLAS_NUM_THREADS="1")      # whose threads take signals
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_helpers_sleep_when_there_is_nothing_to_do():
+    """They must not take the processor from others: less than a tenth of a second of work beside a second of sleep."""
+    run("""
+    import time
+    from fastopt._runtime import parallel
+    parallel.meet(4)
+    before = time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - before < 0.1
+    """)
 
 
 def test_small_work_runs_on_the_calling_thread():
