@@ -33,7 +33,7 @@ KERNELS = {
     "probe": ("baseline", "v3", "v4"),
 }
 
-# Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel", which has the threads, is linked with OpenMP.
+# Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.
 RUNTIME = ("arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel")
 
 # -ffp-contract=off: gcc otherwise fuses multiply-adds from v3 up and the levels' bits differ.

@@ -5,11 +5,12 @@ products are NumPy's, or torch's own, and timed by themselves: the rest is what 
 batch costs. First all contenders train one epoch from the same weights on the same batches, and must reach the same
 loss. Then they train in turn, an epoch each, and medians are printed.
 
-`--settings` runs the fastopt row in fresh processes, in turn, once for each of the ways to share the processor between
-OpenMP's threads and BLAS's (docs/threads.md has the outcome).
+`--settings` runs the fastopt row in fresh processes, in turn, once for each of the ways to share the cores between the
+kernels' threads and BLAS's (docs/threads.md has the outcome).
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -21,6 +22,12 @@ from types import SimpleNamespace
 import numpy as np
 
 import fastopt
+from fastopt._bench_contenders import (
+    numpy_adam,
+    numpy_batch_norm_backward,
+    numpy_batch_norm_forward,
+    numpy_softmax_cross_entropy,
+)
 
 INPUTS, CLASSES = 784, 10
 PAUSE = 0.05
@@ -29,9 +36,6 @@ PAUSE = 0.05
 SETTINGS = {
     "as installed": {},
     "OMP_WAIT_POLICY=passive": {"OMP_WAIT_POLICY": "passive"},
-    "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
-    "GOMP_SPINCOUNT=10000": {"GOMP_SPINCOUNT": "10000"},
-    "GOMP_SPINCOUNT=100000": {"GOMP_SPINCOUNT": "100000"},
     "FASTOPT_NUM_THREADS=1": {"FASTOPT_NUM_THREADS": "1"},
     "OPENBLAS_NUM_THREADS=1": {"OPENBLAS_NUM_THREADS": "1"},
     "both 1": {"FASTOPT_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
@@ -51,35 +55,9 @@ class Products:
         return result
 
 
-# What a NumPy user writes.
-
-def numpy_batch_norm_forward(x, gamma, beta, running_mean, running_var, relu):
-    mean, var = x.mean(axis=0), x.var(axis=0)
-    invstd = 1 / np.sqrt(var + 1e-5)
-    normalised = (x - mean) * invstd
-    y = gamma * normalised + beta
-    running_mean += 0.1 * (mean - running_mean)
-    running_var += 0.1 * (var * (len(x) / (len(x) - 1)) - running_var)
-    return np.maximum(y, 0), (normalised, gamma * invstd, y > 0)
-
-
-def numpy_batch_norm_backward(dy, cache):
-    normalised, slope, positive = cache
-    dy = dy * positive
-    dgamma, dbeta = (dy * normalised).sum(axis=0), dy.sum(axis=0)
-    return slope * (dy - dbeta / len(dy) - normalised * (dgamma / len(dy))), dgamma, dbeta
-
-
-def numpy_softmax_cross_entropy(logits, labels, out):
-    rows = np.arange(len(logits))
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    loss = -np.log(p[rows, labels]).mean()
-    p[rows, labels] -= 1
-    return float(loss), p / np.float32(len(p))
-
-
 class NumpyAdam:
+    """The loop over parameters that a NumPy user writes."""
+
     def __init__(self):
         self.t, self.state = 0, {}
 
@@ -87,9 +65,7 @@ class NumpyAdam:
         self.t += 1
         for key, p in params.items():
             m, v = self.state.setdefault(key, (np.zeros_like(p), np.zeros_like(p)))
-            m[...] = 0.9 * m + 0.1 * grads[key]
-            v[...] = 0.999 * v + 0.001 * grads[key] ** 2
-            p -= 1e-3 * (m / (1 - 0.9**self.t)) / (np.sqrt(v / (1 - 0.999**self.t)) + 1e-8)
+            numpy_adam(p, grads[key], m, v, self.t)
 
 
 NUMPY = SimpleNamespace(Adam=NumpyAdam, batch_norm_forward=numpy_batch_norm_forward,
@@ -193,7 +169,7 @@ def measure(width, contenders, batch, examples, seconds):
     """{contender: (median seconds of an epoch, of them in matrix products)}"""
     rng = np.random.default_rng(0)
     sizes = (INPUTS, width, width, CLASSES)
-    weights = [fastopt.init.he_normal(shape, rng) for shape in zip(sizes, sizes[1:], strict=False)]
+    weights = [fastopt.init.he_normal(shape, rng) for shape in itertools.pairwise(sizes)]
     x = rng.standard_normal((examples, INPUTS), dtype=np.float32)
     labels = (x @ rng.standard_normal((INPUTS, CLASSES), dtype=np.float32)).argmax(axis=1)
     batches = rng.permutation(examples).reshape(-1, batch)
@@ -225,7 +201,8 @@ def compare(options):
         return
     print(f"One epoch of {options.examples} examples in batches of {options.batch}, "
           f"{fastopt.get_num_threads()} threads, milliseconds\n")
-    print("| width | | whole | matrix products | rest | whole, all-NumPy = 1 | rest, all-NumPy = 1 |\n|---|---|---|---|---|---|---|")
+    print("| width | | whole | matrix products | rest | whole, all-NumPy = 1 | rest, all-NumPy = 1 |\n"
+          "|---:|---|---:|---:|---:|---:|---:|")
     for width, rows in results.items():
         for name, (whole, products) in rows.items():
             base = rows.get("numpy", (whole, products))
@@ -242,9 +219,10 @@ def compare_settings(options):
         for name, changes in SETTINGS.items():
             done = subprocess.run(command, env=os.environ | changes, check=True, capture_output=True, text=True)
             found[name].append(json.loads(done.stdout))
-    print(f"One epoch of {options.examples} examples in batches of {options.batch} with fastopt: milliseconds, of them "
-          "in matrix products + the rest\n")
-    print(f"| setting | {' | '.join(f'width {width}' for width in options.widths)} |\n|---|{'---|' * len(options.widths)}")
+    print(f"One epoch of {options.examples} examples in batches of {options.batch} with fastopt, milliseconds: whole "
+          "(matrix products + rest)\n")
+    print(f"| setting | {' | '.join(f'width {width}' for width in options.widths)} |")
+    print(f"|---|{'---|' * len(options.widths)}")
     for name, runs in found.items():
         cells = []
         for width in map(str, options.widths):

@@ -45,9 +45,8 @@ def over_size(entries, kernel):
     best = {}
     for entry in entries:
         if entry.kernel == kernel:
-            key, rank = (entry.contender, entry.elements), (entry.threads or 0, entry.level or "")
-            if key not in best or rank > best[key][0] or (rank == best[key][0] and entry.seconds < best[key][1].seconds):
-                best[key] = rank, entry
+            key, rank = (entry.contender, entry.elements), (entry.threads or 0, entry.level or "", -entry.seconds)
+            best[key] = max(best.get(key, (rank, entry)), (rank, entry), key=lambda pair: pair[0])
     sizes = {elements for contender, elements in best if contender in OURS}
     if len(sizes) < 3:
         return None
@@ -63,7 +62,7 @@ def over_size(entries, kernel):
                      "linewidth": 2.6 if contender in OURS else 1.4, "label": contender,
                      "zorder": 4 if contender in OURS else 3}
         axes.plot(*zip(*points, strict=True), **style)
-    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns an element", title=f"{kernel}: time of an element")
+    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns", title=f"{kernel}: time of an element")
     figure.legend(loc="outside right upper")
     return figure
 

@@ -168,9 +168,10 @@ def summary(rows):
         return "No peer was installed."
     lowest = min(rows, key=lambda row: row.ratio)
     lost = sum(row.lost for row in rows)
-    return (f"Over the {len(rows)} rows with a peer the fastest peer takes {number(geometric_mean(r.ratio for r in rows))} "
-            f"times as long in the geometric mean; the lowest ratio is {number(lowest.ratio)} ({lowest.workload} "
-            f"{lowest.ours.shape}, {lowest.peer.contender}). "
+    mean = number(geometric_mean(row.ratio for row in rows))
+    return (f"Over the {len(rows)} rows with a peer the fastest peer takes {mean} times as long in the geometric mean; "
+            f"the lowest ratio is {number(lowest.ratio)} ({lowest.workload} {lowest.ours.shape}, "
+            f"{lowest.peer.contender}). "
             + (f"{lost} of them are below 1." if lost else "None is below 1."))
 
 

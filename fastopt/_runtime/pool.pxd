@@ -163,7 +163,7 @@ cdef extern from *:
         return !failed;
     }
 
-    /* Run the tasks [0, count) on up to so many threads; 0: the pool is busy, or there is no helper, and nothing ran. */
+    /* Run the tasks [0, count) on up to so many threads. 0: nothing ran, as the pool is busy or nobody can help. */
     static int fastopt_pool_run(fastopt_task task, void* context, Py_ssize_t count, int threads) {
         Py_ssize_t each, more, next = 0;
         int free_pool = 0;
