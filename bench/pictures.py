@@ -52,7 +52,8 @@ def over_size(entries, kernel):
         return None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    contenders = sorted({contender for contender, _ in best}, key=lambda name: (name not in OURS, name == ROOF))
+    contenders = sorted({contender for contender, _ in best},
+                        key=lambda name: (name not in OURS, name == ROOF, name in NO_PEERS, name))
     for order, contender in enumerate(contenders):
         points = sorted((entry.elements, entry.ns) for (name, _), (_, entry) in best.items() if name == contender)
         if contender == ROOF:
@@ -68,17 +69,26 @@ def over_size(entries, kernel):
 
 
 def bars(labels, values, *, title, xlabel, colors, texts, log):
+    """Horizontal bars and a line at 1, from which they start on a logarithmic axis."""
     figure = Figure(figsize=(8, 0.9 + 0.22 * len(values)), layout="constrained")
     axes = figure.subplots()
     places = range(len(values))
-    axes.barh(places, values, color=colors, height=0.7)
+    axes.barh(places, [value - log for value in values], left=float(log), color=colors, height=0.7)
     axes.axvline(1.0, color=GREY, linewidth=1.5)
     for place, value, text in zip(places, values, texts, strict=True):
-        axes.annotate(text, (value, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(text, (max(value, float(log)), place), xytext=(4, 0), textcoords="offset points", va="center",
+                      fontsize=8)
     axes.set(title=title, xlabel=xlabel, xscale="log" if log else "linear", ylim=(len(values) - 0.4, -0.6))
     axes.set_yticks(places, labels, fontsize=8)
     axes.grid(visible=False, axis="y")
-    axes.margins(x=0.2)
+    if log:
+        low, high = min(0.8, *values), max(2.0, *values)
+        ticks = [tick for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
+        axes.set_xlim(low / 1.1, high * (high / low) ** 0.25)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+    else:
+        axes.set_xlim(0.0, 1.15 * max(1.0, *values))
     return figure
 
 
