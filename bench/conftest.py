@@ -6,7 +6,7 @@ from record import RECORDED, counts, summary
 DEFAULTS = {
     "benchmark_columns": ["min", "median"],
     "benchmark_sort": "median",
-    "benchmark_max_time": 0.1,      # seconds a row
+    "benchmark_max_time": 0.05,     # seconds a row
     "benchmark_min_rounds": 5,
     "benchmark_warmup": False,
 }

@@ -80,11 +80,11 @@ def large(k):
     return np.empty(max(SIZES.values()), np.float32)
 
 
-def fresh(case, n):
-    """param, grad and states before the first step. The largest share their memory with those of other cases: its pages
-    have been touched."""
+def fresh(case, n, share):
+    """param, grad and states before the first step; `share`: large ones in memory that other cases have had, so that
+    its pages need not be made anew."""
     count = 2 + len(case.states)
-    if n > 10_000_000:
+    if share and n > 10_000_000:
         require_memory(0 if large.cache_info().currsize >= count else 4 * max(SIZES.values()) * count)
         arrays = [large(k)[:n] for k in range(count)]
     else:
@@ -125,9 +125,9 @@ def steps(case, contender, arrays):
     return step, step, param
 
 
-def contender(case, name, n):
+def contender(case, name, n, *, share=False):
     """The function to time, checked, and the largest error found."""
-    arrays = fresh(case, n)
+    arrays = fresh(case, n, share)
     if name == "same streams":
         return same_streams(arrays, case.streams), 0.0
     first, second, param = steps(case, name, arrays)
@@ -166,6 +166,6 @@ def rows(cases):
 def bench_case(benchmark, case, size, name):
     if benchmark.disabled and SIZES[size] > 1_000_000:
         pytest.skip("more than 1 M elements: only timed")
-    run, error = contender(case, name, SIZES[size])
+    run, error = contender(case, name, SIZES[size], share=True)
     record(benchmark, run, kernel=case, shape=size, elements=SIZES[size], contender=name, error=error,
            moved=case.bytes)
