@@ -30,6 +30,7 @@ from fastopt._bench_contenders import (
 )
 
 INPUTS, CLASSES = 784, 10
+CONTENDERS = ("numpy", "fastopt", "fastopt, 1 thread", "torch")
 PAUSE = 0.05
 """Seconds between contenders, so that no one's threads still spin when the next begins."""
 
@@ -74,10 +75,10 @@ NUMPY = SimpleNamespace(Adam=NumpyAdam, batch_norm_forward=numpy_batch_norm_forw
 
 
 class Network:
-    """Two hidden layers, with the kernels of fastopt or NUMPY."""
+    """Two hidden layers, with the kernels of fastopt or NUMPY on so many threads."""
 
-    def __init__(self, kernels, weights):
-        self.kernels, self.products, self.opt = kernels, Products(), kernels.Adam()
+    def __init__(self, kernels, threads, weights):
+        self.kernels, self.threads, self.products, self.opt = kernels, threads, Products(), kernels.Adam()
         self.params = {"bias": np.zeros(CLASSES, np.float32)}
         self.running = []
         for i, weight in enumerate(weights):
@@ -110,7 +111,8 @@ class Network:
     def epoch(self, x, labels, batches):
         """(mean loss, seconds, seconds in matrix products)"""
         self.products.seconds, start = 0.0, time.perf_counter()
-        losses = [self.step(x[batch], labels[batch]) for batch in batches]
+        with fastopt.num_threads(self.threads):
+            losses = [self.step(x[batch], labels[batch]) for batch in batches]
         return statistics.fmean(losses), time.perf_counter() - start, self.products.seconds
 
 
@@ -177,7 +179,8 @@ def measure(width, contenders, batch, examples, seconds):
     for name in contenders:
         try:
             networks[name] = TorchNetwork(weights) if name == "torch" else Network(
-                {"fastopt": fastopt, "numpy": NUMPY}[name], weights)
+                NUMPY if name == "numpy" else fastopt,
+                1 if name == "fastopt, 1 thread" else fastopt.get_num_threads(), weights)
         except ModuleNotFoundError as error:
             print(f"({name}: {error.name} is not installed)", file=sys.stderr)
     losses = {name: network.epoch(x, labels, batches)[0] for name, network in networks.items()}
@@ -238,8 +241,7 @@ def main(argv=None):
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=5.0, help="of measuring, for each width")
-    parser.add_argument("--contenders", nargs="+", choices=("numpy", "fastopt", "torch"),
-                        default=["numpy", "fastopt", "torch"])
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=CONTENDERS)
     parser.add_argument("--settings", action="store_true", help="compare ways to share the processor with BLAS")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each of the settings")
     parser.add_argument("--json", action="store_true", help="print seconds: whole, matrix products")
