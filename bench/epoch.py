@@ -2,8 +2,9 @@
 
 The demo's network (matrix product, BatchNorm, ReLU, twice; softmax cross-entropy; Adam) in three widths. Matrix
 products are NumPy's, or torch's own, and timed by themselves: the rest is what the kernels do, and what copying a
-batch costs. First all contenders train one epoch from the same weights on the same batches, and must reach the same
-loss. Then they train in turn, an epoch each, and medians are printed.
+batch costs. fastopt trains with its pool of threads, with one thread, and in OpenMP's regions instead of the pool.
+First all contenders train one epoch from the same weights on the same batches, and must reach the same loss. Then they
+train in turn, an epoch each, and medians are printed.
 
 `--settings` runs the fastopt row in fresh processes, in turn, once for each of the ways to share the cores between the
 kernels' threads and BLAS's (docs/threads.md has the outcome).
@@ -28,9 +29,10 @@ from fastopt._bench_contenders import (
     numpy_batch_norm_forward,
     numpy_softmax_cross_entropy,
 )
+from fastopt._runtime import parallel
 
 INPUTS, CLASSES = 784, 10
-CONTENDERS = ("numpy", "fastopt", "fastopt, 1 thread", "torch")
+CONTENDERS = ("numpy", "fastopt", "fastopt, 1 thread", "fastopt, OpenMP regions", "torch")
 PAUSE = 0.05
 """Seconds between contenders, so that no one's threads still spin when the next begins."""
 
@@ -75,10 +77,13 @@ NUMPY = SimpleNamespace(Adam=NumpyAdam, batch_norm_forward=numpy_batch_norm_forw
 
 
 class Network:
-    """Two hidden layers, with the kernels of fastopt or NUMPY on so many threads."""
+    """Two hidden layers, with the kernels of fastopt or NUMPY, and the threads that the contender's name asks for."""
 
-    def __init__(self, kernels, threads, weights):
-        self.kernels, self.threads, self.products, self.opt = kernels, threads, Products(), kernels.Adam()
+    def __init__(self, name, weights):
+        self.kernels = NUMPY if name == "numpy" else fastopt
+        self.threads = 1 if name.endswith("1 thread") else fastopt.get_num_threads()
+        self.pool = not name.endswith("OpenMP regions")
+        self.products, self.opt = Products(), self.kernels.Adam()
         self.params = {"bias": np.zeros(CLASSES, np.float32)}
         self.running = []
         for i, weight in enumerate(weights):
@@ -110,10 +115,13 @@ class Network:
 
     def epoch(self, x, labels, batches):
         """(mean loss, seconds, seconds in matrix products)"""
+        before = parallel.swap_pool(self.pool)
         self.products.seconds, start = 0.0, time.perf_counter()
         with fastopt.num_threads(self.threads):
             losses = [self.step(x[batch], labels[batch]) for batch in batches]
-        return statistics.fmean(losses), time.perf_counter() - start, self.products.seconds
+        seconds = time.perf_counter() - start
+        parallel.swap_pool(before)
+        return statistics.fmean(losses), seconds, self.products.seconds
 
 
 class TorchNetwork:
@@ -178,9 +186,7 @@ def measure(width, contenders, batch, examples, seconds):
     networks = {}
     for name in contenders:
         try:
-            networks[name] = TorchNetwork(weights) if name == "torch" else Network(
-                NUMPY if name == "numpy" else fastopt,
-                1 if name == "fastopt, 1 thread" else fastopt.get_num_threads(), weights)
+            networks[name] = TorchNetwork(weights) if name == "torch" else Network(name, weights)
         except ModuleNotFoundError as error:
             print(f"({name}: {error.name} is not installed)", file=sys.stderr)
     losses = {name: network.epoch(x, labels, batches)[0] for name, network in networks.items()}

@@ -75,6 +75,7 @@ cdef extern from *:
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
 cdef double serial_below = 40000.0
 
+cdef bint use_pool = HAS_POOL           # else OpenMP's regions
 cdef int process_request = 0            # set_num_threads or FASTOPT_NUM_THREADS; 0: automatic
 cdef int quota = 0                      # CPUs of the cgroup's quota, rounded up; 0: unlimited
 cdef bint openmp_is_explicit = False    # OMP_NUM_THREADS is set: taken as it is
@@ -118,13 +119,14 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
         threads = <int> count
     if threads > 1:
         used = 1
-        if pool_run(task, context, count, threads):
+        if use_pool:
+            if pool_run(task, context, count, threads):
+                return
+        else:
+            for i in prange(count, num_threads=threads, schedule="static"):
+                task(context, i)
             return
-    if threads <= 1 or HAS_POOL:
-        for i in range(count):
-            task(context, i)
-        return
-    for i in prange(count, num_threads=threads, schedule="static"):
+    for i in range(count):
         task(context, i)
 
 
@@ -155,6 +157,14 @@ def swap_serial_below(double nanoseconds):
     global serial_below
     before = serial_below
     serial_below = nanoseconds
+    return before
+
+
+def swap_pool(bint pool):
+    """Use the pool, or OpenMP's regions, from now on; return what was used before. For measurements and tests."""
+    global use_pool
+    before = use_pool
+    use_pool = pool and HAS_POOL
     return before
 
 
