@@ -1,13 +1,16 @@
 """How many threads the kernels get, and who decides."""
 
+import ctypes
 import os
+import platform
 import signal
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import run
+from helpers import assert_same_bits, run
 
 import fastopt
 from fastopt._runtime import parallel
@@ -54,6 +57,31 @@ def test_every_task_runs_once_whoever_else_calls():
         for (count, _), times in zip(jobs, pool.map(lambda job: parallel.times_run(*job), jobs)):
             assert times == [1] * count
     """)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not sys.platform.startswith("linux"), reason="FE_UPWARD's value")
+def test_helpers_round_as_the_caller_does(always_parallel):
+    """A mode that the user sets after the helpers were started holds for the whole array, not for the caller's part."""
+    libm = ctypes.CDLL("libm.so.6")
+    rng = np.random.default_rng(0)
+    arrays = [np.abs(rng.standard_normal(300_000, dtype=np.float32)) for _ in range(4)]
+
+    def adam(threads):
+        param = arrays[0].copy()
+        with fastopt.num_threads(threads):
+            fastopt.adam(param, arrays[1], arrays[2].copy(), arrays[3].copy(), step=3)
+        return param
+
+    nearest = adam(2)
+    try:
+        assert libm.fesetround(0x800) == 0
+        upward = [adam(threads) for threads in (1, 2, 2, 2, 3)]
+    finally:
+        libm.fesetround(0)
+    assert (upward[0] != nearest).any()
+    for other in upward[1:]:
+        assert_same_bits(other, upward[0])
+    assert_same_bits(adam(2), nearest)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")

@@ -16,8 +16,9 @@
 # that the same memory meets the same core again in the next call), and goes on with what is left of others'. Which
 # thread runs a task is free; what a task computes is not.
 #
-# One job at a time: a call that finds the pool busy runs alone. Helpers are started when first needed, never end, and
-# take no signals. A forked child has none, and parallel.pyx never asks there.
+# Helpers compute in the caller's floating-point environment (rounding, subnormals), so that bits do not depend on who
+# computes. One job at a time: a call that finds the pool busy runs alone. Helpers are started when first needed, never
+# end, and take no signals. A forked child has none, and parallel.pyx never asks there.
 
 cdef extern from *:
     """
@@ -25,6 +26,7 @@ cdef extern from *:
 
     #ifndef _MSC_VER
     static const int fastopt_has_pool = 1;
+    #include <fenv.h>
     #include <pthread.h>
     #include <signal.h>
     #include <time.h>
@@ -50,6 +52,7 @@ cdef extern from *:
         fastopt_task task;
         void* context;
         int shares;
+        fenv_t environment;             /* the caller's, of floating-point arithmetic */
         char apart0[128];
         unsigned long long ticket;      /* counts openings and closings: odd while a job is open */
         char apart1[128];
@@ -137,7 +140,10 @@ cdef extern from *:
             if (fastopt_job_after(last)) {
                 last = __atomic_load_n(&fastopt_pool.ticket, __ATOMIC_SEQ_CST);
                 spin = own < fastopt_pool.shares;
-                if (spin) fastopt_work(fastopt_pool.task, fastopt_pool.context, fastopt_pool.shares, own);
+                if (spin) {
+                    fesetenv(&fastopt_pool.environment);
+                    fastopt_work(fastopt_pool.task, fastopt_pool.context, fastopt_pool.shares, own);
+                }
             }
             if (__atomic_sub_fetch(&fastopt_pool.inside, 1, __ATOMIC_SEQ_CST) == 0) fastopt_wake(&fastopt_pool.bed[0]);
         }
@@ -188,6 +194,7 @@ cdef extern from *:
             fastopt_pool.share[k].end = next += each + (k < more);
         }
         fastopt_pool.task = task, fastopt_pool.context = context, fastopt_pool.shares = threads;
+        fegetenv(&fastopt_pool.environment);
         __atomic_fetch_add(&fastopt_pool.ticket, 1, __ATOMIC_SEQ_CST);
         for (int k = 1; k < threads; k++) fastopt_wake(&fastopt_pool.bed[k]);
         fastopt_work(task, context, threads, 0);
