@@ -54,12 +54,11 @@ def counts(info):
 
 def summary():
     """A line for each group: fastopt, its share of the memory roof, and how much longer others take."""
-    groups = {}
+    groups, lines = {}, []
     for info in filter(counts, RECORDED):
         times = groups.setdefault((f"{info['kernel']} {info['shape']}", info["bytes/element"]), {})
         name, time = info["contender"], info["ns/element"]
         times[name] = min(time, times.get(name, time))
-    yield (f"{'':54}{'ns/element':>10}{'GB/s':>8}{'of the roof':>13}{'NumPy takes':>13}   the fastest peer takes")
     for (group, moved), times in groups.items():
         if "fastopt" in times:
             ours, roof, numpy = times["fastopt"], times.get("same streams"), times.get("numpy")
@@ -71,7 +70,11 @@ def summary():
             if peers:
                 fastest = min(peers, key=peers.get)
                 line += f"   {peers[fastest] / ours:.2f}x ({fastest})"
-            yield line.rstrip()
+            lines.append(line.rstrip())
+    if lines:
+        lines.insert(0, f"{'':54}{'ns/element':>10}{'GB/s':>8}{'of the roof':>13}{'NumPy takes':>13}"
+                        "   the fastest peer takes")
+    return lines
 
 
 def require_memory(needed):
