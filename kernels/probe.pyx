@@ -17,7 +17,7 @@ cdef enum:
     WIDE = 64           # lanes of a sum: enough that no addition waits for the one before
 
 # Numbers of arrays updated, only read and only written, as three digits: literals in the loops.
-FORMS = (110, 210, 310, 410, 220, 120, 100, 10, 20, 11, 21)
+FORMS = (110, 210, 310, 410, 220, 120, 111, 100, 10, 20, 11, 21)
 
 cdef enum:
     READ = 4            # in Pass.array: up to four updated arrays, two only read, one only written
@@ -88,6 +88,7 @@ cdef inline double one_pass(const Pass* x, Py_ssize_t start, Py_ssize_t n) noexc
     elif x.form == 410: return pass_over(x, start, n, 4, 1, 0)
     elif x.form == 220: return pass_over(x, start, n, 2, 2, 0)
     elif x.form == 120: return pass_over(x, start, n, 1, 2, 0)
+    elif x.form == 111: return pass_over(x, start, n, 1, 1, 1)
     elif x.form == 100: return pass_over(x, start, n, 1, 0, 0)
     elif x.form == 10: return pass_over(x, start, n, 0, 1, 0)
     elif x.form == 20: return pass_over(x, start, n, 0, 2, 0)

@@ -7,7 +7,7 @@ from helpers import AWKWARD, THREADS, assert_same_bits, unaligned
 import fastopt
 from fastopt import _probe
 
-FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw"]
+FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw", "urw"]
 SUMS = ["r", "rr", "r-", "-r-"]
 
 
