@@ -21,8 +21,8 @@ SHAPES = [(64, 256), (256, 1024), (4096, 1024), (32, 64, 56, 56), (8, 512, 7, 7)
 # A small layer; layers of ResNet-50 and DenseNet-121.
 LAYERS = [(32, 16), (16, 64, 112, 112), (16, 128, 28, 28), (16, 2048, 7, 7), (16, 32, 28, 28), (16, 1024, 7, 7)]
 
-# Passes over (x, out), or (x, dy, dx).
-PASSES = {"forward": ["r-", "rw"], "backward": ["rr-", "rrw"], "inference": ["rw"]}
+# Passes over (x, out), or (x, dy, dx). A channel's second pass can find it in the cache.
+PASSES = {"forward": ["r- rw"], "backward": ["rr- rrw"], "inference": ["rw"]}
 
 
 class Data:

@@ -55,7 +55,8 @@ CASES = [
          torch=("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}), note="(Nesterov)"),
     Case("momentum", ("v",), numpy_momentum, stepped=False),
     Case("sgdm", ("m",), numpy_sgdm, stepped=False),
-    Case("asgd", ("ax",), numpy_asgd, torch=("ASGD", {})),
+    # Until averaging sets in, at step t0, the average is the parameter: written, not read.
+    Case("asgd", ("ax",), numpy_asgd, passes=("urw",), torch=("ASGD", {})),
 ]
 
 

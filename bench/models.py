@@ -105,7 +105,10 @@ def contender(kind, case, name, model, clip):
     run = steps(kind, case, name, params, grads, clip)
     for _ in range(first, 3):
         run()
-    error = max(check(before[i][0], params[i], exact_steps(case, *before[i], scale, first, 2), 1e-4) for i in small)
+    # torch's norm is computed in float32: 0.3 % too small for GPT-2's 38.6 M embeddings.
+    tolerance = 5e-3 if clip and name == "torch" else 1e-4
+    error = max(check(before[i][0], params[i], exact_steps(case, *before[i], scale, first, 2), tolerance)
+                for i in small)
     return run, error, elements
 
 

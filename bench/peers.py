@@ -102,8 +102,11 @@ def deepspeed_adam(case, arrays):
     torch()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ops = load("deepspeed.ops.adam")
-        opt = ops.DeepSpeedCPUAdam([torch_parameter(*arrays[:2])], lr=1e-3, weight_decay=0.0, adamw_mode=False)
+        make = load("deepspeed.ops.adam").DeepSpeedCPUAdam
+        try:
+            opt = make([torch_parameter(*arrays[:2])], lr=1e-3, weight_decay=0.0, adamw_mode=False)
+        except RuntimeError as error:
+            pytest.skip(f"deepspeed cannot compile its kernel here: {error}")
     return opt.step, lambda: arrays[0]
 
 

@@ -16,38 +16,48 @@ def same_streams(arrays, passes):
         Those that a pass updates or writes are overwritten.
     passes : sequence of str
         For each pass over memory one letter an array: "u" it is updated (loaded and stored), "r" read, "w" written
-        without being loaded, "-" left alone. Adam on (param, grad, m, v) is ["uruu"]; log_softmax of x into y, (x, y),
-        is ["rw"]; BatchNorm's forward, which reads x twice, ["r-", "rw"]; its backward on (x, dy, dx) ["rr-", "rrw"].
+        without being loaded, "-" left alone. Adam on (param, grad, m, v) is ["uruu"], log_softmax of x into y, (x, y),
+        ["rw"]. Passes in one string, apart by a space, are done chunk by chunk, and all but the first find their arrays
+        in the cache: BatchNorm's forward, which goes over one channel twice before it comes to the next, is ["r- rw"],
+        its backward on (x, dy, dx) ["rr- rrw"]. LAMB, which needs a whole tensor's norm first, is ["rruu", "u-rr"].
 
     Returns
     -------
     callable
-        Does all passes once, at the level and with the threads in use when it is called, and returns the sums that
-        its passes without a store have made (0.0 for the others), in a list. Updated and written arrays become the
-        mean of what was loaded, element by element.
+        Does all passes once, at the level and with the threads in use when it is called. Updated and written arrays
+        become the mean of what was loaded, element by element. What is read in passes that write nothing is added up:
+        the sums are returned in a list, one for each string.
 
     Raises
     ------
     TypeError, ValueError
         An array that is not as described, arrays that overlap, a pass that there is no loop for.
     """
-    held = [Array(array, f"arrays[{k}]", writable=any(letters[k] in "uw" for letters in passes))
+    groups = [letters.split() for letters in passes]
+    for letters in (letters for group in groups for letters in group):
+        if len(letters) != len(arrays) or set(letters) - set("urw-"):
+            raise ValueError(f"passes: expected one of u, r, w, - for each of {len(arrays)} arrays, got {letters!r}")
+    held = [Array(array, f"arrays[{k}]", writable=any(letters[k] in "uw" for group in groups for letters in group))
             for k, array in enumerate(arrays)]
     if len({array.size for array in held}) != 1:
         raise ValueError(f"arrays: expected one size, got {[array.size for array in held]}")
-    if any(len(letters) != len(held) or set(letters) - set("urw-") for letters in passes):
-        raise ValueError(f"passes: expected one of u, r, w, - for each of {len(held)} arrays, got {passes}")
     require_disjoint(*held)
-    calls = [[tuple(array for array, letter in zip(held, letters, strict=True) if letter == wanted) for wanted in "urw"]
-             for letters in passes]
+    calls = [tuple(tuple(tuple(array for array, letter in zip(held, letters, strict=True) if letter == kind)
+                         for kind in "urw") for letters in group) for group in groups]
 
     def run():
         streams = dispatch.active.probe.streams
-        return [streams(*call) for call in calls]
+        return [streams(held[0].size, call) for call in calls]
 
     return run
 
 
 def bytes_per_element(passes):
-    """Bytes that these passes move for each element: an updated array counts twice, for its load and its store."""
-    return 4 * sum(2 if letter == "u" else letter != "-" for letters in passes for letter in letters)
+    """Bytes that these passes load from memory and store to it for each element; passes that are done chunk by chunk
+    load an array once and store it once."""
+    loads = stores = 0
+    for group in passes:
+        for letters in zip(*group.split(), strict=True):
+            loads += any(letter in "ur" for letter in letters)
+            stores += any(letter in "uw" for letter in letters)
+    return 4 * (loads + stores)

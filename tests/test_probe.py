@@ -7,7 +7,7 @@ from helpers import AWKWARD, THREADS, assert_same_bits, unaligned
 import fastopt
 from fastopt import _probe
 
-FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw"]
+FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw", "urw"]
 SUMS = ["r", "rr", "r-", "-r-"]
 
 
@@ -55,21 +55,33 @@ def test_sums_what_it_only_reads(letters, rng):
             assert_same_bits(array, right)
 
 
-def test_passes_follow_one_another(rng):
-    x, dy, dx = (unaligned(array, 4) for array in draw(rng, 3, 1000))
-    assert _probe.same_streams([x, dy, dx], ["rr-", "rrw"])() == [pytest.approx((x + dy).sum(), rel=1e-4), 0.0]
-    assert_same_bits(dx, (x + dy) * np.float32(0.5))
+@pytest.mark.usefixtures("level", "always_parallel")
+@pytest.mark.parametrize("passes", [["rr-", "rrw"], ["rr- rrw"], ["rr-", "rrw", "-ru", "ru-"], ["rr- rrw -ru ru-"]])
+def test_passes_follow_one_another(passes, rng):
+    """Whether each is done on all chunks before the next one, or all of them on each chunk."""
+    x, dy, dx = (unaligned(array, 4) for array in draw(rng, 3, 50_000))
+    total, after = x.sum(dtype=np.float64) + dy.sum(dtype=np.float64), [x, dy, dx]
+    for letters in " ".join(passes).split()[1:]:
+        after = expected(after, letters)
+    after = [array.copy() for array in after]
+    sums = _probe.same_streams([x, dy, dx], passes)()
+    assert len(sums) == len(passes)
+    assert sums == [pytest.approx(total, abs=0.05), *[0.0] * (len(passes) - 1)]
+    for array, right in zip((x, dy, dx), after, strict=True):
+        assert_same_bits(array, right)
 
 
 def test_bytes():
     assert _probe.bytes_per_element(["uruu"]) == 28
     assert _probe.bytes_per_element(["rr-", "rrw"]) == 20
+    assert _probe.bytes_per_element(["rr- rrw"]) == 12
 
 
 @pytest.mark.parametrize(("arrays", "passes", "message"), [
     ((3, 4), ["ur"], "one size"),
     ((3, 3), ["urr"], "one of u, r, w, -"),
     ((3, 3), ["ux"], "one of u, r, w, -"),
+    ((3, 3), ["ur ur ur ur ur"], "at most 4"),
     ((3, 3), ["--"], "arrays updated, read and written"),
     ((3, 3), ["-w"], "arrays updated, read and written"),
 ])
