@@ -28,6 +28,7 @@ cdef extern from *:
     static const int fastopt_has_pool = 1;
     #include <fenv.h>
     #include <pthread.h>
+    #include <sched.h>
     #include <signal.h>
     #include <time.h>
 
@@ -112,6 +113,7 @@ cdef extern from *:
                     if (ready(last)) return;
                     fastopt_pause();
                 }
+                sched_yield();          /* to whom we wait for, if he is on this core */
             } while (fastopt_now() - start < FASTOPT_SPIN);
         }
         pthread_mutex_lock(&bed->mutex);
