@@ -1,14 +1,15 @@
-"""Adam, AdamW, Adamax, NAdam, RAdam beside PyTorch (fused where it has it), numba, NumPy as one writes it, the
-reference, and a loop that only moves the same arrays. Every contender's two first steps are checked against float64.
+"""Adam, AdamW, Adamax, NAdam, RAdam beside PyTorch (fused where it has it), NumPy, the reference, and a loop that only
+moves the same arrays; Adam beside every peer. Each contender's first two steps are checked against float64.
 
-    pytest bench/bench_adam.py --benchmark-group-by=group --benchmark-columns=median
+    pytest bench/bench_adam.py
 
-`extra_info` has ns/element, bytes/element and GB/s; `python bench/ratios.py` times the contenders in turn instead.
+`python bench/ratios.py` times the contenders in turn instead.
 """
 
 import numpy as np
-import pytest
-from optimizers import SIZES, Case, bench_case, bench_model, check, exact_steps, fresh, model_rows, note, rows
+from models import bench_model
+from models import rows as model_rows
+from optimizers import SIZES, Case, bench_case, rows
 
 
 def numpy_adam(p, g, m, v, decay=0.0):
@@ -16,6 +17,22 @@ def numpy_adam(p, g, m, v, decay=0.0):
     m[...] = 0.9 * m + 0.1 * g
     v[...] = 0.999 * v + 0.001 * g**2
     p -= 1e-3 * (m / (1 - 0.9**2)) / (np.sqrt(v / (1 - 0.999**2)) + 1e-8)
+
+
+def numpy_out_adam(p, g, m, v, part):
+    m *= 0.9
+    np.multiply(g, 0.1, out=part)
+    m += part
+    v *= 0.999
+    np.multiply(g, g, out=part)
+    part *= 0.001
+    v += part
+    np.divide(v, 1 - 0.999**2, out=part)
+    np.sqrt(part, out=part)
+    part += 1e-8
+    np.divide(m, part, out=part)
+    part *= 1e-3 / (1 - 0.9**2)
+    p -= part
 
 
 def numpy_amsgrad(p, g, m, v, largest):
@@ -52,7 +69,8 @@ def numpy_radam(p, g, m, v):
     p -= 1e-3 * (m / (1 - 0.9**2))
 
 
-ADAM = Case("adam", ("m", "v"), numpy_adam, torch=("Adam", {}))
+ADAM = Case("adam", ("m", "v"), numpy_adam, torch=("Adam", {}), numpy_out=numpy_out_adam, sizes=tuple(SIZES),
+            peers=("deepspeed", "numba", "tensorflow", "jax", "thinc"))
 ADAMW = Case("adam", ("m", "v"), numpy_adamw, {"decoupled_weight_decay": 0.01}, torch=("AdamW", {}), note="(AdamW)")
 CASES = [
     ADAM,
@@ -65,41 +83,10 @@ CASES = [
 
 
 @rows(CASES)
-def test_one_tensor(benchmark, case, name, size):
-    bench_case(benchmark, case, name, size)
-
-
-def numba_adam(arrays):
-    """The parallel loop with relaxed arithmetic that a numba user writes: a function (t)."""
-    numba = pytest.importorskip("numba", reason="numba is not installed")
-
-    @numba.njit(parallel=True, fastmath=True)
-    def loop(p, g, m, v, lr, beta1, beta2, rest1, rest2, eps):
-        for i in numba.prange(p.size):
-            m[i] = beta1 * m[i] + rest1 * g[i]
-            v[i] = beta2 * v[i] + rest2 * g[i] * g[i]
-            p[i] -= lr * m[i] / (np.sqrt(v[i]) + eps)
-
-    def run(t):
-        root = (1 - 0.999**t) ** 0.5
-        loop(*arrays, *map(np.float32, (1e-3 * root / (1 - 0.9**t), 0.9, 0.999, 0.1, 0.001, 1e-8 * root)))
-
-    return run
-
-
-@pytest.mark.parametrize("size", SIZES)
-def test_numba(benchmark, size):
-    if benchmark.disabled and size == "50M":
-        pytest.skip("50 M elements: only timed")
-    benchmark.group = f"{ADAM} {size}"
-    arrays = fresh(ADAM, SIZES[size])
-    run = numba_adam(arrays)
-    run(1)
-    run(2)
-    before, exact = exact_steps(ADAM, SIZES[size])
-    note(benchmark, lambda: run(2), SIZES[size], ADAM.bytes, check(before, arrays[0][: before.size], exact))
+def test_one_tensor(benchmark, case, size, name):
+    bench_case(benchmark, case, size, name)
 
 
 @model_rows
-def test_model(benchmark, name, model, clip):
-    bench_model(benchmark, "AdamW", ADAMW, name, model, clip)
+def test_model(benchmark, model, clip, name):
+    bench_model(benchmark, "AdamW", ADAMW, model, clip, name)

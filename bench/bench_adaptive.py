@@ -1,7 +1,7 @@
 """adagrad, adadelta, rmsprop beside PyTorch (fused where it has it), NumPy as one writes it, the reference, and a loop
 that only moves the same arrays; see bench_adam.py.
 
-    pytest bench/bench_adaptive.py --benchmark-group-by=group --benchmark-columns=median
+    pytest bench/bench_adaptive.py
 """
 
 import numpy as np
@@ -42,5 +42,5 @@ CASES = [
 
 
 @rows(CASES)
-def test_one_tensor(benchmark, case, name, size):
-    bench_case(benchmark, case, name, size)
+def test_one_tensor(benchmark, case, size, name):
+    bench_case(benchmark, case, size, name)

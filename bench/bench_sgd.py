@@ -1,14 +1,22 @@
 """sgd, momentum, sgdm, asgd beside PyTorch (fused where it has it), NumPy as one writes it, the reference, and a loop
 that only moves the same arrays; see bench_adam.py.
 
-    pytest bench/bench_sgd.py --benchmark-group-by=group --benchmark-columns=median
+    pytest bench/bench_sgd.py
 """
 
-from optimizers import Case, bench_case, bench_model, model_rows, rows
+import numpy as np
+from models import bench_model
+from models import rows as model_rows
+from optimizers import SIZES, Case, bench_case, rows
 
 
 def numpy_sgd(p, g):
     p -= 0.1 * g
+
+
+def numpy_out_sgd(p, g, part):
+    np.multiply(g, 0.1, out=part)
+    p -= part
 
 
 def numpy_heavy_ball(p, g, buf):
@@ -41,21 +49,22 @@ def numpy_asgd(p, g, ax):
 MOMENTUM = Case("sgd", ("buf",), numpy_heavy_ball, {"lr": 0.1, "momentum": 0.9},
                 torch=("SGD", {"lr": 0.1, "momentum": 0.9}), note="(momentum)")
 CASES = [
-    Case("sgd", (), numpy_sgd, {"lr": 0.1}, torch=("SGD", {"lr": 0.1})),
+    Case("sgd", (), numpy_sgd, {"lr": 0.1}, torch=("SGD", {"lr": 0.1}), numpy_out=numpy_out_sgd, sizes=tuple(SIZES)),
     MOMENTUM,
     Case("sgd", ("buf",), numpy_nesterov, {"lr": 0.1, "momentum": 0.9, "nesterov": True},
          torch=("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}), note="(Nesterov)"),
     Case("momentum", ("v",), numpy_momentum, stepped=False),
     Case("sgdm", ("m",), numpy_sgdm, stepped=False),
-    Case("asgd", ("ax",), numpy_asgd, torch=("ASGD", {})),
+    # Until averaging sets in, at step t0, the average is the parameter: written, not read.
+    Case("asgd", ("ax",), numpy_asgd, passes=("urw",), torch=("ASGD", {})),
 ]
 
 
 @rows(CASES)
-def test_one_tensor(benchmark, case, name, size):
-    bench_case(benchmark, case, name, size)
+def test_one_tensor(benchmark, case, size, name):
+    bench_case(benchmark, case, size, name)
 
 
 @model_rows
-def test_model(benchmark, name, model, clip):
-    bench_model(benchmark, "SGD", MOMENTUM, name, model, clip)
+def test_model(benchmark, model, clip, name):
+    bench_model(benchmark, "SGD", MOMENTUM, model, clip, name)

@@ -5,7 +5,7 @@ median over the rounds of (peer's time / fastopt's), beside it the middle half o
 rounds, which is the one to look at on a busy machine. fastopt's own figure is its best round.
 
 Names given as arguments (`python bench/ratios.py adam models`) choose some of adam, models, others. Peers that are not
-installed are left out. FASTOPT_NUM_THREADS (and NUMBA_NUM_THREADS) set the threads, torch's too.
+installed are left out. FASTOPT_NUM_THREADS sets the threads, the peers' too.
 """
 
 import statistics
@@ -18,8 +18,11 @@ import bench_adaptive
 import bench_layerwise
 import bench_sgd
 import bench_sign
+import peers
 import pytest
-from optimizers import CLIP, MODELS, SIZES, contender, fresh, model_contender
+from models import CLIP, CONTENDERS, MODELS
+from models import contender as model_contender
+from optimizers import SIZES, contender, contenders
 
 import fastopt
 
@@ -55,10 +58,10 @@ def race(makers, rounds, least):
     return times
 
 
-def cells(times, peers):
+def cells(times, names):
     """For each peer how many times fastopt's time it takes: median, middle half, and the best rounds of both."""
     texts = []
-    for peer in peers:
+    for peer in names:
         ratios = [theirs / ours for theirs, ours in zip(times.get(peer, ()), times["fastopt"], strict=peer in times)]
         if ratios:
             low, middle, high = statistics.quantiles(ratios, n=4)
@@ -79,52 +82,50 @@ def row(label, fastopt_s, *rest):
 
 def one(case, name, n):
     """The function to time for one tensor."""
-    if name != "numba":
-        return contender(case, name, n)[0]
-    return partial(bench_adam.numba_adam(fresh(case, n)), 2)
+    return contender(case, name, n)[0]
 
 
 def adam():
-    peers = ("torch", "numba", "numpy", "reference", "same streams")
-    table("Adam, one tensor: others' time / fastopt's", "elements", "fastopt", *peers)
-    for size, n in SIZES.items():
-        large = n > 10_000_000
-        makers = {name: partial(one, bench_adam.ADAM, name, n) for name in ("fastopt", *peers)
-                  if not large or name not in ("numpy", "reference")}
-        times = race(makers, 15 if large else 61, 1 if large else 50 if n < 10_000 else 5)
+    names = (*peers.OPTIMIZERS, "numpy", "reference", "same streams")
+    table("Adam, one tensor: others' time / fastopt's", "elements", "fastopt", *names)
+    for size in ("1", "1k", "100k", "1M", "10M", "50M"):
+        n = SIZES[size]
+        takes_part = set(contenders(bench_adam.ADAM, n))
+        makers = {name: partial(one, bench_adam.ADAM, name, n) for name in ("fastopt", *names) if name in takes_part}
+        times = race(makers, 15 if n >= 10_000_000 else 61, 1 if n >= 1_000_000 else 50 if n < 10_000 else 5)
         seconds = min(times["fastopt"])
         time_text = f"{seconds * 1e6:.2f} µs" if n < 10_000 else f"{seconds / n * 1e9:.3f} ns/element"
-        row(size, time_text, cells(times, peers))
+        row(size, time_text, cells(times, names))
 
 
 def models():
-    peers = ("torch", "numpy")
-    table("Whole models: others' time / fastopt's", "model", "fastopt", *peers)
+    names = ("torch", "numpy")
+    table("Whole models: others' time / fastopt's", "model", "fastopt", *names)
     for kind, case in (("AdamW", bench_adam.ADAMW), ("SGD", bench_sgd.MOMENTUM)):
         for model in MODELS:
             small = model.startswith("10 ")
             for clip in (None, CLIP):
                 makers = {name: partial(lambda *given: model_contender(*given)[0], kind, case, name, model, clip)
-                          for name in ("fastopt", *peers) if small or name != "numpy"}
+                          for name in ("fastopt", *names) if name in CONTENDERS[model]}
                 times = race(makers, 61 if small else 25, 5 if small else 1)
                 row(f"{case}, {model}{', clipped by norm' if clip else ''}",
-                    f"{statistics.median(times['fastopt']) * 1e6:.1f} µs", cells(times, peers))
+                    f"{statistics.median(times['fastopt']) * 1e6:.1f} µs", cells(times, names))
 
 
 def others():
-    peers = ("torch", "same streams")
+    names = ("torch", "same streams")
     for size in ("100k", "50M"):
         n = SIZES[size]
         table(f"Every optimizer, {size} elements: others' time / fastopt's",
-              "function", "fastopt, ns/element", "bytes/element", "GB/s", *peers)
+              "function", "fastopt, ns/element", "bytes/element", "GB/s", *names)
         for family in (bench_sgd, bench_adaptive, bench_adam, bench_sign, bench_layerwise):
             for case in family.CASES:
-                makers = {name: partial(one, case, name, n) for name in ("fastopt", *peers)
+                makers = {name: partial(one, case, name, n) for name in ("fastopt", *names)
                           if name != "torch" or case.torch}
                 times = race(makers, *((31, 5) if size == "100k" else (9, 1)))
                 seconds = min(times["fastopt"]) / n
                 row(str(case), f"{seconds * 1e9:.3f}", str(case.bytes), f"{case.bytes / seconds / 1e9:.0f}",
-                    cells(times, peers))
+                    cells(times, names))
 
 
 if __name__ == "__main__":

@@ -63,6 +63,17 @@ def make_parser():
                        help="threads of the kernels (default: 1, the fastest for so small a network)")
     train.add_argument("--plot", metavar="FILE", help="draw the learning curves")
     train.set_defaults(run=run_train, parser=train)
+
+    bench = commands.add_parser(
+        "bench", help="how fast the kernels are on this machine",
+        description="Time the kernels beside the memory roof, NumPy, and torch and numba where installed: a quick "
+                    "look, which takes about 20 seconds. Results are compared before they are timed.")
+    bench.add_argument("--threads", type=whole(1, 1024), metavar="N",
+                       help="threads of the kernels and of torch and numba (default: what fastopt info says)")
+    bench.add_argument("--quick", action="store_true", help="only small arrays, which stay in the cache")
+    bench.add_argument("--seconds", type=positive, default=0.4, help="of timing for each row (default: 0.4)")
+    bench.add_argument("--json", metavar="FILE", help="write all figures to a file")
+    bench.set_defaults(run=run_bench)
     return parser
 
 
@@ -100,6 +111,18 @@ def run_train(arguments):
     if arguments.plot is not None:
         plot.learning_curves(arguments.plot, {"fastopt": kernels, "fastopt.reference": reference})
         print(f"Learning curves: {arguments.plot}")
+    return 0
+
+
+def run_bench(arguments):
+    from fastopt import _bench
+    threads = fastopt.get_num_threads() if arguments.threads is None else arguments.threads
+    try:
+        with fastopt.num_threads(threads):
+            _bench.run(quick=arguments.quick, seconds=arguments.seconds, path=arguments.json)
+    except (OSError, _bench.Different) as error:
+        print(f"fastopt bench: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

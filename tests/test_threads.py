@@ -1,12 +1,16 @@
 """How many threads the kernels get, and who decides."""
 
+import ctypes
 import os
+import platform
+import signal
 import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from helpers import run
+from helpers import assert_same_bits, run
 
 import fastopt
 from fastopt._runtime import parallel
@@ -22,8 +26,93 @@ def automatic():
 
 def test_openmp_is_really_on():
     assert parallel.state()["openmp"] >= 201307
-    assert parallel.census(4) == 4
-    assert parallel.census(1) == 1
+
+
+@pytest.fixture(params=["pool", "OpenMP regions"])
+def whose(request):
+    """The threads of the pool, and those of OpenMP, which are used where there are no POSIX threads."""
+    before = parallel.swap_pool(request.param == "pool")
+    yield
+    parallel.swap_pool(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 33])
+def test_threads_are_at_work_at_the_same_time(threads, whose):
+    assert parallel.meet(threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 16])
+def test_every_task_runs_once(threads, whose):
+    for count in [0, 1, 2, 3, 15, 16, 17, 100, 1000] * 20:
+        assert parallel.times_run(count, threads) == [1] * count
+
+
+def test_every_task_runs_once_whoever_else_calls():
+    """Of several Python threads one has the helpers; the others' calls run by themselves."""
+    run("""
+    from concurrent.futures import ThreadPoolExecutor
+    from fastopt._runtime import parallel
+    with ThreadPoolExecutor(6) as pool:
+        jobs = [(count, 1 + i % 7) for i, count in enumerate([1, 10, 100, 1000] * 300)]
+        for (count, _), times in zip(jobs, pool.map(lambda job: parallel.times_run(*job), jobs)):
+            assert times == [1] * count
+    """)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not sys.platform.startswith("linux"), reason="FE_UPWARD's value")
+def test_helpers_round_as_the_caller_does(always_parallel):
+    """A mode that the user sets after the helpers were started holds for the whole array, not for the caller's part."""
+    libm = ctypes.CDLL("libm.so.6")
+    rng = np.random.default_rng(0)
+    arrays = [np.abs(rng.standard_normal(300_000, dtype=np.float32)) for _ in range(4)]
+
+    def adam(threads):
+        param = arrays[0].copy()
+        with fastopt.num_threads(threads):
+            fastopt.adam(param, arrays[1], arrays[2].copy(), arrays[3].copy(), step=3)
+        return param
+
+    nearest = adam(2)
+    try:
+        assert libm.fesetround(0x800) == 0
+        upward = [adam(threads) for threads in (1, 2, 2, 2, 3)]
+    finally:
+        libm.fesetround(0)
+    assert (upward[0] != nearest).any()
+    for other in upward[1:]:
+        assert_same_bits(other, upward[0])
+    assert_same_bits(adam(2), nearest)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
+def test_helpers_take_no_signals():
+    """A signal must reach the user's threads: a helper that took it would leave them waiting."""
+    run("""
+    import os, signal, time
+    from fastopt._runtime import parallel
+    parallel.meet(4)
+    seen = []
+    signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.05)
+    assert signal.sigpending() == {signal.SIGUSR1} and not seen
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    assert seen == [1]
+    """, OPENBLAS_NUM_THREADS="1")      # whose threads take signals
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_helpers_sleep_when_there_is_nothing_to_do():
+    """They must not take the processor from others: less than a tenth of a second of work beside a second of sleep."""
+    run("""
+    import time
+    from fastopt._runtime import parallel
+    parallel.meet(4)
+    before = time.process_time()
+    time.sleep(1.0)
+    assert time.process_time() - before < 0.1
+    """)
 
 
 def test_small_work_runs_on_the_calling_thread():

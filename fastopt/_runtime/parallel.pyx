@@ -1,9 +1,11 @@
-# The one module that is linked with OpenMP: one prange, and how many threads it gets.
+# The one module that knows of threads: one parallel loop, and how many threads it gets.
 #
 # Design
 # ------
 # A kernel cuts its work into tasks whose bounds depend on sizes alone and hands them to `parallel_for`. Which
 # thread runs a task is free; what the task computes is not: so results have the same bits for any thread count.
+# The threads are those of pool.pxd, which says why; OpenMP's where there are no POSIX threads. In both cases OpenMP's
+# settings are the ones that users know, and they are obeyed.
 #
 # How many threads (`threads_for`), in this order:
 #   1. work shorter than the serial threshold runs on the calling thread;
@@ -14,6 +16,9 @@
 #      set OMP_NUM_THREADS, which is taken as it is;
 #   5. in every case no more than a limit set through OpenMP since import (threadpoolctl does so).
 from cython.parallel cimport prange
+from libc.stdlib cimport calloc, free
+
+from fastopt._runtime.pool cimport HAS_POOL, pool_run
 
 cdef extern from *:
     """
@@ -68,8 +73,9 @@ cdef extern from *:
     int _OPENMP "fastopt_openmp"
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
-cdef double serial_below = 20000.0
+cdef double serial_below = 40000.0
 
+cdef bint use_pool = HAS_POOL           # else OpenMP's regions
 cdef int process_request = 0            # set_num_threads or FASTOPT_NUM_THREADS; 0: automatic
 cdef int quota = 0                      # CPUs of the cgroup's quota, rounded up; 0: unlimited
 cdef bint openmp_is_explicit = False    # OMP_NUM_THREADS is set: taken as it is
@@ -105,18 +111,22 @@ cdef int threads_for(double nanoseconds) noexcept nogil:
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
     """Call task(context, i) once for each i in [0, count), in any order, on so many threads.
 
-    With one thread no OpenMP code runs at all.
+    With one thread, or while another call has the pool, all of them run here.
     """
     global used
     cdef Py_ssize_t i
     if threads > count:
         threads = <int> count
-    if threads <= 1:
-        for i in range(count):
-            task(context, i)
-        return
-    used = 1
-    for i in prange(count, num_threads=threads, schedule="static"):
+    if threads > 1:
+        used = 1
+        if use_pool:
+            if pool_run(task, context, count, threads):
+                return
+        else:
+            for i in prange(count, num_threads=threads, schedule="static"):
+                task(context, i)
+            return
+    for i in range(count):
         task(context, i)
 
 
@@ -150,6 +160,14 @@ def swap_serial_below(double nanoseconds):
     return before
 
 
+def swap_pool(bint pool):
+    """Use the pool, or OpenMP's regions, from now on; return what was used before. For measurements and tests."""
+    global use_pool
+    before = use_pool
+    use_pool = pool and HAS_POOL
+    return before
+
+
 def threads():
     """Threads that work of any size gets if it is started here and now."""
     return threads_for(serial_below)
@@ -173,32 +191,56 @@ def state():
     }
 
 
-cdef struct Census:
-    int* seen
-
-
-cdef void count_one(void* context, Py_ssize_t index) noexcept nogil:
-    (<Census*> context).seen[index] = omp_thread_id() + 1
-
-
 cdef extern from *:
     """
-    #ifdef _OPENMP
-        static int fastopt_thread_id(void) { return omp_get_thread_num(); }
+    #include <time.h>
+    #ifdef _MSC_VER
+        #include <intrin.h>
+        #define FASTOPT_COUNT(counter) _InterlockedIncrement(&(counter))
     #else
-        static int fastopt_thread_id(void) { return 0; }
+        #define FASTOPT_COUNT(counter) __atomic_add_fetch(&(counter), 1, __ATOMIC_SEQ_CST)
     #endif
+    typedef struct { long wanted; volatile long present, missed; long* times; } fastopt_census;
+
+    /* Wait in the task until so many others are in theirs, or for 10 seconds. */
+    static void fastopt_meet(void* context, Py_ssize_t index) {
+        fastopt_census* census = (fastopt_census*) context;
+        time_t start = time(NULL);
+        FASTOPT_COUNT(census->present);
+        while (census->present < census->wanted && !census->missed)
+            if (time(NULL) - start > 10) FASTOPT_COUNT(census->missed);
+    }
+
+    static void fastopt_tick(void* context, Py_ssize_t index) {
+        FASTOPT_COUNT(((fastopt_census*) context)->times[index]);
+    }
     """
-    int omp_thread_id "fastopt_thread_id"() noexcept nogil
+    ctypedef struct Census "fastopt_census":
+        long wanted
+        long present
+        long missed
+        long* times
+    void meet_others "fastopt_meet"(void* context, Py_ssize_t index) noexcept nogil
+    void tick "fastopt_tick"(void* context, Py_ssize_t index) noexcept nogil
 
 
-def census(int threads):
-    """How many different threads took part in one parallel loop that asked for so many."""
-    cdef int seen[256]
-    cdef Census context
-    if not 1 <= threads <= 256:
-        raise ValueError(f"threads: expected an int in [1, 256], got {threads}")
-    context.seen = seen
+def meet(int threads):
+    """Whether so many tasks that wait for each other are all at work at the same time."""
+    cdef Census context = Census(threads, 0, 0, NULL)
     with nogil:
-        parallel_for(count_one, &context, threads, threads)
-    return len({seen[i] for i in range(threads)})
+        parallel_for(meet_others, &context, threads, threads)
+    return context.missed == 0
+
+
+def times_run(Py_ssize_t count, int threads):
+    """How often each task of a parallel loop was run."""
+    cdef Census context = Census(0, 0, 0, NULL)
+    cdef Py_ssize_t i
+    context.times = <long*> calloc(count + 1, sizeof(long))
+    if context.times == NULL:
+        raise MemoryError
+    with nogil:
+        parallel_for(tick, &context, count, threads)
+    times = [context.times[i] for i in range(count)]
+    free(context.times)
+    return times

@@ -1,0 +1,63 @@
+"""The memory roof: what moving a workload's arrays costs with next to no arithmetic. For benchmarks, not for users.
+
+The loops are a kernel like the others (kernels/probe.pyx): same levels, chunks, threads and alignment.
+"""
+
+from fastopt._runtime import dispatch
+from fastopt._runtime.arrays import Array, require_disjoint
+
+
+def same_streams(arrays, passes):
+    """A function of no arguments that goes over `arrays` as a workload does.
+
+    Parameters
+    ----------
+    arrays : sequence of float32 arrays, C-contiguous, of one size
+        Those that a pass updates or writes are overwritten.
+    passes : sequence of str
+        For each pass over memory one letter an array: "u" it is updated (loaded and stored), "r" read, "w" written
+        without being loaded, "-" left alone. Adam on (param, grad, m, v) is ["uruu"], log_softmax of x into y, (x, y),
+        ["rw"]. Passes in one string, apart by a space, are done chunk by chunk, and all but the first find their arrays
+        in the cache: BatchNorm's forward, which goes over one channel twice before it comes to the next, is ["r- rw"],
+        its backward on (x, dy, dx) ["rr- rrw"]. LAMB, which needs a whole tensor's norm first, is ["rruu", "u-rr"].
+
+    Returns
+    -------
+    callable
+        Does all passes once, at the level and with the threads in use when it is called. Updated and written arrays
+        become the mean of what was loaded, element by element. What is read in passes that write nothing is added up:
+        the sums are returned in a list, one for each string.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An array that is not as described, arrays that overlap, a pass that there is no loop for.
+    """
+    groups = [letters.split() for letters in passes]
+    for letters in (letters for group in groups for letters in group):
+        if len(letters) != len(arrays) or set(letters) - set("urw-"):
+            raise ValueError(f"passes: expected one of u, r, w, - for each of {len(arrays)} arrays, got {letters!r}")
+    held = [Array(array, f"arrays[{k}]", writable=any(letters[k] in "uw" for group in groups for letters in group))
+            for k, array in enumerate(arrays)]
+    if len({array.size for array in held}) != 1:
+        raise ValueError(f"arrays: expected one size, got {[array.size for array in held]}")
+    require_disjoint(*held)
+    calls = [tuple(tuple(tuple(array for array, letter in zip(held, letters, strict=True) if letter == kind)
+                         for kind in "urw") for letters in group) for group in groups]
+
+    def run():
+        streams = dispatch.active.probe.streams
+        return [streams(held[0].size, call) for call in calls]
+
+    return run
+
+
+def bytes_per_element(passes):
+    """Bytes that these passes load from memory and store to it for each element; passes that are done chunk by chunk
+    load an array once and store it once."""
+    loads = stores = 0
+    for group in passes:
+        for letters in zip(*group.split(), strict=True):
+            loads += any(letter in "ur" for letter in letters)
+            stores += any(letter in "uw" for letter in letters)
+    return 4 * (loads + stores)
