@@ -206,6 +206,24 @@ def test_results_against_long_double(level, n, ratio, relu, rng):
     assert (abs(dgamma - exact_dgamma) <= units(exact_dgamma))[well].all()
 
 
+@pytest.mark.parametrize("beta_is", [None, 0.0])
+@pytest.mark.parametrize("ratio", [1.0, 2.0**20])
+def test_results_of_many_values_against_long_double(ratio, beta_is, rng):
+    """y and dx of 100 000 values a channel: half a unit of the channel's largest term, at most 4 are promised.
+
+    Of an element's own terms that can't hold: among so many values, one may be as near to the mean as a double is.
+    """
+    x, gamma, beta, _, _ = arguments(rng, (100_000, 8), scale=1.0, offset=ratio)
+    if beta_is is not None:
+        beta[:] = beta_is
+    dy = rng.standard_normal(x.shape).astype(f32)
+    y, cache = fastopt.batch_norm_forward(x, gamma, beta)
+    dx, _, _ = fastopt.batch_norm_backward(dy, cache)
+    (exact_y, exact_dx, _, _), (y_term, dx_term) = oracle(x, gamma, beta, dy)
+    assert (abs(y - exact_y) <= 0.51 * units(np.maximum(y_term, abs(exact_y)).max(0))).all()
+    assert (abs(dx - exact_dx) <= 0.51 * units(np.maximum(dx_term, abs(exact_dx)).max(0))).all()
+
+
 def test_gradients_against_finite_differences(rng):
     """d(Σ dy · y)/dx by central differences of the float64 oracle."""
     x, gamma, beta, _, _ = arguments(rng, (7, 4), scale=1.0, offset=0.5)
