@@ -55,17 +55,12 @@ cdef extern from *:
         #define fastopt_fetch(address) ((void) (address))
     #endif
     """
-    void fetch_line "fastopt_fetch"(const float* address) noexcept nogil
+    void fetch "fastopt_fetch"(const float* address) noexcept nogil
 
 cdef enum:
-    PIECE = 64          # elements between two requests of four lines
+    PIECE = 16          # elements between two requests, each of a line
+    RUN = 96            # so many adjacent elements of a channel are written with its constants in registers
     NEAR = 1024         # elements from a request to its use, about
-
-
-cdef inline void fetch(const float* address) noexcept nogil:
-    cdef int k
-    for k in range(PIECE // 16):
-        fetch_line(address + 16 * k)
 
 
 cdef inline Py_ssize_t ahead_of(Py_ssize_t length) noexcept nogil:
@@ -165,6 +160,7 @@ cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssi
 
 cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const double* mean, const double* scale,
                                const double* beta, int step, int flags, Py_ssize_t ahead) noexcept nogil:
+    """The last piece begins earlier if need be: what is written twice is the same, unless it was read from y."""
     cdef Py_ssize_t j, at, c
     for j in range(n // PIECE):
         at, c = j * PIECE, step * j * PIECE
@@ -173,10 +169,15 @@ cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const dou
         write_forward_piece(x + at, y + at, PIECE, mean + c, scale + c, beta + c, step, flags)
     at = n // PIECE * PIECE
     if at < n:
-        c = step * at
         fetch(x + at + ahead)
         fetch(y + at + ahead)
-        write_forward_piece(x + at, y + at, n - at, mean + c, scale + c, beta + c, step, flags)
+        if flags & IN_PLACE or at == 0:
+            c = step * at
+            write_forward_piece(x + at, y + at, n - at, mean + c, scale + c, beta + c, step, flags)
+        else:
+            at = n - PIECE
+            c = step * at
+            write_forward_piece(x + at, y + at, PIECE, mean + c, scale + c, beta + c, step, flags)
 
 
 cdef inline void add_backward(const float* x, const float* dy, Py_ssize_t stride, int rows, Py_ssize_t lanes,
@@ -212,12 +213,18 @@ cdef inline void write_backward(const float* x, const float* dy, float* dx, Py_s
                              flags)
     at = n // PIECE * PIECE
     if at < n:
-        c = step * at
         fetch(x + at + ahead)
         fetch(dy + at + ahead)
         fetch(dx + at + ahead)
-        write_backward_piece(x + at, dy + at, dx + at, n - at, mean + c, scale + c, beta + c, shift + c, slope + c,
-                             step, flags)
+        if flags & IN_PLACE or at == 0:
+            c = step * at
+            write_backward_piece(x + at, dy + at, dx + at, n - at, mean + c, scale + c, beta + c, shift + c, slope + c,
+                                 step, flags)
+        else:
+            at = n - PIECE
+            c = step * at
+            write_backward_piece(x + at, dy + at, dx + at, PIECE, mean + c, scale + c, beta + c, shift + c, slope + c,
+                                 step, flags)
 
 
 # One block. Constants of the channels become those of the lanes; where lanes are channels they are used as they stand.
@@ -309,12 +316,21 @@ cdef inline void block_forward(const Job* job, const Block* b, int flags) noexce
     cdef const double* mean = job.shift + b.channel
     cdef const double* scale = job.slope + b.channel
     cdef const double* beta = job.beta + b.channel
-    cdef Py_ssize_t i, at, length = b.rows * b.stride + b.tail
+    cdef Py_ssize_t i, c, at, length = b.rows * b.stride + b.tail
     cdef Py_ssize_t ahead = ahead_of(b.stride), turn = turn_of(b.rows, b.stride)
     if job.walk.runs:
         at = min(turn * b.stride, length)
         write_forward(x, y, at, mean, scale, beta, 0, flags, ahead)
         write_forward(x + at, y + at, length - at, mean, scale, beta, 0, flags, ahead + b.jump)
+        return
+    if b.inner >= RUN:
+        turn, ahead = turn_of(b.images, b.image), ahead_of(b.image)
+        for i in range(b.images):
+            if i == turn:
+                ahead += b.jump
+            for c in range(b.channels):
+                at = i * b.image + c * b.inner
+                write_forward(x + at, y + at, b.inner, mean + c, scale + c, beta + c, 0, flags, ahead)
         return
     mean, scale, beta = of_lanes(b, mean, &rooms[0]), of_lanes(b, scale, &rooms[1]), of_lanes(b, beta, &rooms[2])
     for i in range(b.rows):
@@ -343,13 +359,23 @@ cdef inline void block_backward(const Job* job, const Block* b, int flags) noexc
     cdef const double* beta = job.beta + b.channel
     cdef const double* shift = job.shift + b.channel
     cdef const double* slope = job.slope + b.channel
-    cdef Py_ssize_t i, at, length = b.rows * b.stride + b.tail
+    cdef Py_ssize_t i, c, at, length = b.rows * b.stride + b.tail
     cdef Py_ssize_t ahead = ahead_of(b.stride), turn = turn_of(b.rows, b.stride)
     if job.walk.runs:
         at = min(turn * b.stride, length)
         write_backward(x, dy, dx, at, mean, scale, beta, shift, slope, 0, flags, ahead)
         write_backward(x + at, dy + at, dx + at, length - at, mean, scale, beta, shift, slope, 0, flags,
                        ahead + b.jump)
+        return
+    if b.inner >= RUN:
+        turn, ahead = turn_of(b.images, b.image), ahead_of(b.image)
+        for i in range(b.images):
+            if i == turn:
+                ahead += b.jump
+            for c in range(b.channels):
+                at = i * b.image + c * b.inner
+                write_backward(x + at, dy + at, dx + at, b.inner, mean + c, scale + c, beta + c, shift + c, slope + c,
+                               0, flags, ahead)
         return
     scale = of_lanes(b, scale, &rooms[1])
     mean = of_lanes(b, mean, &rooms[0]) if flags & RELU else scale

@@ -65,6 +65,8 @@ cdef struct Block:
     Py_ssize_t inner                # adjacent lanes of one channel
     Py_ssize_t lanes                # period · channels · inner
     double count                    # values of each channel
+    Py_ssize_t images               # outer indices: rows · period and those of the tail,
+    Py_ssize_t image                # and from one to the next
     Py_ssize_t jump                 # from the end of the last row to the next block
 
 
@@ -141,6 +143,7 @@ cdef inline Block block_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noe
         b.stride = b.inner = b.lanes = WIDE
         b.channels = b.period = 1
         b.count = <double> length
+        b.images, b.image = 1, length
     else:
         b.stride = w.period * w.channels * w.inner
         b.rows = min(w.block_rows, w.rows - index * w.block_rows)
@@ -148,7 +151,9 @@ cdef inline Block block_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noe
         b.channels = min(w.tile_channels, w.channels - b.channel)
         b.period, b.inner = w.period, w.inner
         b.lanes = b.period * b.channels * b.inner
-        b.count = <double> ((b.rows * b.period + b.tail // (w.channels * w.inner)) * b.inner)
+        b.image = w.channels * w.inner
+        b.images = b.rows * b.period + b.tail // b.image
+        b.count = <double> (b.images * b.inner)
     b.jump = start_of_next(w, tile, index) - (b.start + b.rows * b.stride + b.tail)
     return b
 
