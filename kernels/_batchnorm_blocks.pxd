@@ -30,7 +30,7 @@ cdef struct Job:
     double* slope                   # backward: what is added to γ · invstd · dy, beside x times this factor
     double* first                   # forward: mean; backward: Σ dy
     double* second                  # forward: m2; backward: Σ dy · (x − mean)
-    double* parts                   # the two of each block
+    double* parts                   # the two of each block but the first
     double count
     double eps
     double momentum

@@ -33,11 +33,12 @@ cdef enum:
     WIDE = 64           # lanes of a row inside a run, and about the fewest of any row
     LONG = 1024         # the longest run that is part of a row; also the most lanes
     PART = 16384        # values of one channel in a block
-    TALL = 64           # rows of a block
+    TALL = 256          # most rows of a block
+    SHORT = 64          # and so many, or an eighth of all if that is more
     TILE = 512          # lanes of a tile, about: their sums and constants stay in the first-level cache
     BROAD = 2048        # the same where elements are only written
     EVEN = 2            # more blocks than one are a multiple of this, about, so that threads share them evenly
-    STRETCH = 32768     # elements of a block that are only written, about
+    STRETCH = 16384     # elements of a block that are only written, about
 
 cdef struct Walk:
     Py_ssize_t outer
@@ -72,7 +73,9 @@ cdef struct Block:
 
 cdef inline Py_ssize_t rows_of_block(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
     """At most `most`, a multiple of 4; so that blocks, if there are several, are equal and a multiple of EVEN."""
-    cdef Py_ssize_t blocks = (rows + most - 1) // most
+    cdef Py_ssize_t blocks
+    most = min(most, max(rows // 32 * 4, SHORT))
+    blocks = (rows + most - 1) // most
     if blocks <= 1:
         return most
     blocks = (blocks + EVEN - 1) // EVEN * EVEN
@@ -112,9 +115,9 @@ cdef inline Walk wide_walk(const Walk* sums) noexcept nogil:
     w.tail = w.outer % w.period * row
     w.tile_channels = w.channels
     if w.period == 1:
-        w.tile_channels = min(max((BROAD if w.inner == 1 else LONG) // w.inner, 1), w.channels)
+        w.tile_channels = min(max((BROAD if w.inner == 1 else TILE) // w.inner, 1), w.channels)
     w.tiles = (w.channels + w.tile_channels - 1) // w.tile_channels
-    w.block_rows = max(STRETCH // (w.period * w.tile_channels * w.inner), 1)
+    w.block_rows = rows_of_block(w.rows, max(STRETCH // (w.period * w.tile_channels * w.inner) // 4 * 4, 4))
     w.blocks = max((w.rows + w.block_rows - 1) // w.block_rows, 1)
     return w
 

@@ -18,9 +18,9 @@
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that of 53 bits at most log2(n + 1) cancel
 #
 # and blocks are merged in order by the same paper's formula. Everything is computed in double and rounded once, where
-# it is stored as float32. (dx in float32, with the mean in two parts, was tried: 7 ULP of an element's largest term at
-# worst instead of 0.51, and faster only while all arrays stay in the second-level cache: 0.54 against 0.63 ns an
-# element at (64, 256), no difference from (256, 1024) on.)
+# it is stored as float32. (In float32, with the mean in two parts, an element costs a third of the arithmetic, but dx
+# is wrong by 7 ULP of its largest term at worst instead of 0.51, and 1 / √(var + ε) overflows below 2⁻¹²⁸. Beyond the
+# second-level cache memory is the limit either way.)
 #
 # In what order sums run: _batchnorm_walk.pxd; the loops: _batchnorm_blocks.pxd.
 
@@ -51,21 +51,24 @@ cdef enum:
 
 cdef enum:
     FEW_TILES = 8
+    MANY = 1024         # channels whose blocks' sums are merged on several threads
     HELD = 1048576      # bytes of an array that the second-level cache holds until they are read again, at least
 
 # One tile: the stages, block by block.
 
-cdef inline double* block_sum(const Job* job, Py_ssize_t index, const Block* b) noexcept nogil:
-    return job.parts + index * 2 * job.room + b.channel
+cdef inline double* block_sum(const Job* job, int which, Py_ssize_t index, const Block* b) noexcept nogil:
+    """Where a block's first or second sum is; the first block's are what the others are merged into."""
+    if index == 0:
+        return (job.second if which else job.first) + b.channel
+    return job.parts + (2 * (index - 1) + which) * job.room + b.channel
 
 
 cdef void sum_block(const Job* job, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
     cdef Block b = block_of(&job.walk, tile, index)
-    cdef double* first = block_sum(job, index, &b)
     if job.backward:
-        sum_backward(job, &b, first, first + job.room)
+        sum_backward(job, &b, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b))
     else:
-        sum_forward(job, &b, first, first + job.room)
+        sum_forward(job, &b, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b))
 
 
 cdef void write_block(const Job* job, const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
@@ -96,21 +99,17 @@ cdef inline void merge_sums(INOUT_DOUBLE s, INOUT_DOUBLE q, IN_DOUBLE s_b, IN_DO
 
 cdef void merge_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
     cdef Block b = block_of(&job.walk, tile, 0)
-    cdef Py_ssize_t c, index
+    cdef Py_ssize_t index
     cdef double* first = job.first + b.channel
     cdef double* second = job.second + b.channel
-    cdef double* part = block_sum(job, 0, &b)
     cdef double n = b.count
-    for c in range(b.channels):
-        first[c] = part[c]
-        second[c] = part[job.room + c]
     for index in range(1, job.walk.blocks):
         b = block_of(&job.walk, tile, index)
-        part = block_sum(job, index, &b)
         if job.backward:
-            merge_sums(first, second, part, part + job.room, b.channels)
+            merge_sums(first, second, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b), b.channels)
         else:
-            merge_statistics(first, second, part, part + job.room, n, b.count, b.channels)
+            merge_statistics(first, second, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b), n, b.count,
+                             b.channels)
         n += b.count
 
 
@@ -234,7 +233,7 @@ cdef void run(Job* job, double nanoseconds) noexcept nogil:
         return
     if job.stages & SUM:
         parallel_for(sum_task, job, w.tiles * w.blocks, threads)
-    parallel_for(middle_task, job, w.tiles, 1)
+    parallel_for(middle_task, job, w.tiles, threads if job.stages & SUM and w.channels >= MANY else 1)
     if job.stages & WRITE:
         job.wide = wide_walk(w)
         parallel_for(write_task, job, job.wide.tiles * job.wide.blocks, threads)
@@ -253,8 +252,8 @@ cdef int begin(Job* job, Layout layout, int stages, Array first, Array second) e
     job.stages, job.room = stages, room
     job.x = <const float*> layout.x.data
     job.count = <double> layout.outer * <double> layout.inner
-    blocks = job.walk.blocks if stages & SUM else 0
-    job.memory = malloc((8 + 2 * blocks) * room * sizeof(double) + 64)
+    blocks = job.walk.blocks if stages & SUM else 1
+    job.memory = malloc((8 + 2 * (blocks - 1)) * room * sizeof(double) + 64)
     if job.memory == NULL:
         raise MemoryError
     start = <double*> ((<size_t> job.memory + 63) // 64 * 64)

@@ -16,6 +16,7 @@ SHAPES = [
     (5, 3), (1000, 3), (257, 21), (32, 16), (64, 256), (700, 130), (3, 1000), (33, 1), (2, 64), (1100, 65),
     # channels first: runs within rows, several a row; long runs of one block and more
     (4, 3, 49), (20, 5, 49), (70, 300, 3), (40, 1, 1000), (600, 2, 33), (9, 40, 2), (3, 2, 1025), (2, 3, 40000),
+    (5, 30, 130), (3, 12, 96),
 ]
 
 
@@ -72,7 +73,8 @@ def test_bits_of_the_reference_on_any_bits(level, training, rng):
 
 
 def test_bits_do_not_depend_on_threads(level, always_parallel, rng):
-    for shape in [(1000, 3), (64, 256), (700, 1100), (3000, 64), (20, 5, 49), (2, 3, 40000), (5, 300, 20)]:
+    for shape in [(1000, 3), (64, 256), (700, 1100), (3000, 64), (30, 5000), (20, 5, 49), (2, 3, 40000), (5, 300, 20),
+                  (9, 20, 200), (40, 3, 300)]:
         data = (*arguments(rng, shape), rng.standard_normal(shape).astype(f32))
         results = []
         for threads in THREADS:
@@ -92,7 +94,7 @@ def test_bits_do_not_depend_on_alignment(level, rng):
 
 
 def test_out(level, rng):
-    for shape in [(50, 37), (7, 5, 49)]:
+    for shape in [(50, 37), (7, 5, 49), (3, 12, 130), (2, 3, 1100)]:
         x, gamma, beta, mean, var = arguments(rng, shape)
         dy = rng.standard_normal(shape).astype(f32)
         for relu in (False, True):

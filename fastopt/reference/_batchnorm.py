@@ -11,7 +11,7 @@ from fastopt._batchnorm import BatchNormCache, check_backward, check_cache, chec
 from fastopt._batchnorm_statistics import BatchGradientSums, BatchStatistics, check_fold, check_parts
 from fastopt._runtime.channels import Layout
 
-WIDE, LONG, PART, TALL, EVEN = 64, 1024, 16384, 64, 2
+WIDE, LONG, PART, TALL, SHORT, EVEN = 64, 1024, 16384, 256, 64, 2
 
 quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 
@@ -31,6 +31,7 @@ def period_of(channels, inner):
 
 def rows_of_block(rows, most):
     """At most `most`, a multiple of 4; so that blocks, if there are several, are equal and a multiple of EVEN."""
+    most = min(most, max(rows // 32 * 4, SHORT))
     count = -(-rows // most)
     if count <= 1:
         return most
