@@ -8,7 +8,10 @@ from fastopt._runtime.channels import Layout, refuse_overlap, same_memory
 from fastopt._runtime.hyper import Ranges
 
 float32 = np.dtype(np.float32)
-ranges = Ranges(momentum="[0, 1]", eps="(0, inf)")
+forward_ranges = Ranges(training="bool", momentum="[0, 1]", eps="(0, inf)", unbiased="bool", relu="bool")
+inference_ranges = Ranges(eps="(0, inf)", relu="bool")
+
+MOST_VALUES = 2**63
 
 
 class BatchNormCache:
@@ -53,22 +56,30 @@ class BatchNormCache:
         self.layout = None
 
 
+def check_count(count, name, least):
+    """`count` as an int in [least, 2⁶³), or an error says so."""
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        raise TypeError(f"{name}: expected an int, got {type(count).__name__}")
+    if not least <= count < MOST_VALUES:
+        shown = count if abs(int(count)) < 2 * MOST_VALUES else f"an int of {int(count).bit_length()} bits"
+        raise ValueError(f"{name}: expected an int in [{least}, 2**63), got {shown}")
+    return int(count)
+
+
 def check_statistics(statistics, layout):
     """(count, mean, m2) checked, the arrays as the kernel takes them."""
     try:
         count, mean, m2 = statistics
     except (TypeError, ValueError):
         raise TypeError(f"statistics: expected (count, mean, m2), got {type(statistics).__name__}") from None
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-        raise TypeError(f"statistics.count: expected an int, got {type(count).__name__}")
-    if count < 2:
-        raise ValueError(f"statistics.count: expected more than one value per channel, got {count}")
-    return int(count), layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
+    count = check_count(count, "statistics.count", 2)
+    return count, layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
 
 
-def check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out, statistics):
+def check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, unbiased, relu,
+                  out, statistics):
     """Everything that forward refuses; returns the checked arrays, y made if need be."""
-    ranges(momentum, eps)
+    forward_ranges(training, momentum, eps, unbiased, relu)
     layout = Layout(x, channel_axis)
     g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
     running = m = v = mean = m2 = None
@@ -142,15 +153,19 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     -----
     Ioffe and Szegedy 2015, algorithm 1, in torch.nn.functional.batch_norm's form. mean, var and 1/√(var + eps) are
     within 1 ULP of exact and kept in double, y is computed in double and rounded once; a constant channel gives beta
-    bit for bit. An array without elements is left alone, and so are the running statistics. The bits are those of
+    bit for bit. An array without elements leaves the running statistics alone and has NaN for its own, unless
+    `statistics` were given: then it is an empty part of a batch, treated as every other part. The bits are those of
     ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
     """
     layout, g, b, m, v, o, y, count, mean, m2 = check_forward(
-        x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, out, statistics)
+        x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, unbiased, relu, out,
+        statistics)
     saved, s = layout.constants()
-    if layout.size:
+    if layout.size or (layout.channels and (statistics is not None or not training)):
         dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, training, momentum, eps, unbiased, relu, count,
                                           mean, m2)
+    else:
+        saved.fill(np.nan)
     return y, BatchNormCache(layout, saved, training, relu, count)
 
 
@@ -221,17 +236,18 @@ def batch_norm_backward(dy, cache, *, out=None, sums=None):
     Sums in double, every result rounded once. The bits are those of ``fastopt.reference.batch_norm_backward``.
     """
     layout, d, o, g, b, sum_dy, product, results = check_backward(dy, cache, out, sums)
-    if layout.size:
+    if layout.size or (layout.channels and sums is not None):
         dispatch.active.batchnorm.backward(layout, d, Array(cache.saved, "cache", kind="d"), o, g, b, cache.training,
                                            cache.relu, cache.count, sum_dy, product)
     else:
-        results[1][...] = results[2][...] = 0.0
+        for gradient in results[1:]:
+            np.asarray(gradient)[...] = 0.0
     return results
 
 
-def check_inference(x, gamma, beta, mean, var, eps, channel_axis, out):
+def check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out):
     """Everything that inference refuses; returns the checked arrays, y made if need be."""
-    ranges(0.0, eps)
+    inference_ranges(eps, relu)
     layout = Layout(x, channel_axis)
     g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
     m, v = layout.vector(mean, "mean"), layout.vector(var, "var")
@@ -268,8 +284,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     -----
     Computed in double and rounded once: the bits of ``fastopt.reference.batch_norm_inference``.
     """
-    layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
+    layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
     if layout.size:
-        _, s = layout.constants()
-        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, False, 0.0, eps, False, relu, 0.0, None, None)
+        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, None, False, 0.0, eps, False, relu, 0.0, None, None)
     return y

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, ranges
+from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, forward_ranges
 from fastopt._runtime.arrays import Array
 
 
@@ -35,7 +35,7 @@ class BatchNorm:
             raise error(f"num_features: expected an int ≥ 0, got {num_features!r}")
         if type(channel_axis) is not int:
             raise TypeError(f"channel_axis: expected an int, got {channel_axis!r}")
-        ranges(momentum, eps)
+        forward_ranges(True, momentum, eps, unbiased, relu)
         self.num_features = num_features
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
         self.unbiased, self.relu = unbiased, relu
@@ -66,6 +66,8 @@ class BatchNorm:
     def load_state_dict(self, state):
         """Copy the arrays of a `state_dict` into this layer's; all are checked before the first is written."""
         names = {"gamma", "beta", "running_mean", "running_var"}
+        if not isinstance(state, dict):
+            raise TypeError(f"state: expected a dict, got {type(state).__name__}")
         if set(state) != names:
             raise ValueError(f"state: expected the keys {sorted(names)}, got {sorted(map(str, state))}")
         for name in names:

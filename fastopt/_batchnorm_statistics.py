@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastopt._batchnorm import batch_norm_inference, check_cache, ranges
+from fastopt._batchnorm import batch_norm_inference, check_cache, check_count, inference_ranges
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint
 from fastopt._runtime.channels import Layout, refuse_overlap
@@ -60,14 +60,13 @@ def check_parts(parts, length, what):
         if not isinstance(part, tuple) or len(part) != length:
             raise TypeError(f"parts[{index}]: expected {what}, got {type(part).__name__}")
         count, first, second = (0, *part) if length == 2 else part
-        if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or count < 0:
-            raise TypeError(f"parts[{index}]: expected a count that is an int ≥ 0, got {count!r}")
+        count = check_count(count, f"parts[{index}].count", 0)
         first = Array(first, f"parts[{index}]", kind="d", shape=size)
         size = first.shape
         if len(size) != 1:
             raise ValueError(f"parts[{index}]: expected arrays of shape (channels,), got {size}")
         arrays.append((first, Array(second, f"parts[{index}]", kind="d", shape=size)))
-        counts.append(int(count))
+        counts.append(count)
     return counts, arrays
 
 
@@ -166,7 +165,7 @@ def batch_norm_merge_sums(*parts):
 
 def check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out):
     """Everything that folding refuses; returns the layout and the two results, made if need be."""
-    ranges(0.0, eps)
+    inference_ranges(eps, False)
     layout = Layout(weight, output_axis, "weight", "output_axis")
     new_weight, new_bias = out if type(out) is tuple and len(out) == 2 else (out, None)
     if out is not None and (type(out) is not tuple or len(out) != 2):

@@ -33,8 +33,12 @@ cdef enum:
     WIDE = 64           # lanes of a row inside a run, and about the fewest of any row
     LONG = 1024         # the longest run that is part of a row; also the most lanes
     PART = 16384        # values of one channel in a block
-    TALL = 64           # rows of a block
+    TALL = 256          # most rows of a block
+    SHORT = 64          # and so many, or an eighth of all if that is more
     TILE = 512          # lanes of a tile, about: their sums and constants stay in the first-level cache
+    BROAD = 2048        # the same where elements are only written
+    EVEN = 2            # more blocks than one are a multiple of this, about, so that threads share them evenly
+    STRETCH = 16384     # elements of a block that are only written, about
 
 cdef struct Walk:
     Py_ssize_t outer
@@ -44,11 +48,12 @@ cdef struct Walk:
     Py_ssize_t period
     Py_ssize_t rows                 # complete rows
     Py_ssize_t tail                 # elements of the incomplete last row
-    Py_ssize_t block_rows
+    Py_ssize_t block_rows           # a multiple of 4
     Py_ssize_t parts                # blocks of a run
     Py_ssize_t blocks               # of a tile
     Py_ssize_t tile_channels
     Py_ssize_t tiles
+    bint by_tile                    # a tile's blocks follow each other; else a block's tiles do
 
 cdef struct Block:
     Py_ssize_t start                # offset of the first element
@@ -61,13 +66,27 @@ cdef struct Block:
     Py_ssize_t inner                # adjacent lanes of one channel
     Py_ssize_t lanes                # period · channels · inner
     double count                    # values of each channel
+    Py_ssize_t images               # outer indices: rows · period and those of the tail,
+    Py_ssize_t image                # and from one to the next
+    Py_ssize_t jump                 # from the end of the last row to the next block
+
+
+cdef inline Py_ssize_t rows_of_block(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
+    """At most `most`, a multiple of 4; so that blocks, if there are several, are equal and a multiple of EVEN."""
+    cdef Py_ssize_t blocks
+    most = min(most, max(rows // 32 * 4, SHORT))
+    blocks = (rows + most - 1) // most
+    if blocks <= 1:
+        return most
+    blocks = (blocks + EVEN - 1) // EVEN * EVEN
+    return (rows + 4 * blocks - 1) // (4 * blocks) * 4
 
 
 cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
     """The walk of an array that is not empty."""
     cdef Walk w
     w.outer, w.channels, w.inner = outer, channels, inner
-    w.runs = inner > LONG
+    w.runs, w.by_tile = inner > LONG, False
     if w.runs:
         w.period, w.rows, w.tail, w.block_rows = 1, 0, 0, 0
         w.parts = (inner + PART - 1) // PART
@@ -77,7 +96,7 @@ cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) n
         w.period = max(WIDE // (channels * inner), 1) if channels <= WIDE else 1
         w.rows = outer // w.period
         w.tail = outer % w.period * channels * inner
-        w.block_rows = min(TALL, PART // (w.period * inner) // 4 * 4)
+        w.block_rows = rows_of_block(w.rows, min(TALL, PART // (w.period * inner) // 4 * 4))
         w.parts = 0
         w.blocks = max((w.rows + w.block_rows - 1) // w.block_rows, 1)
         w.tile_channels = channels if w.period > 1 else min(max(TILE // inner, 1), channels)
@@ -85,28 +104,60 @@ cdef inline Walk walk(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) n
     return w
 
 
+cdef inline Walk wide_walk(const Walk* sums) noexcept nogil:
+    """To write the same array's elements alone: longer rows, so that memory is passed over without gaps."""
+    cdef Walk w = sums[0]
+    cdef Py_ssize_t row = w.channels * w.inner
+    if w.runs:
+        return w
+    w.period = max(TILE // row, 1)
+    w.rows = w.outer // w.period
+    w.tail = w.outer % w.period * row
+    w.tile_channels = w.channels
+    if w.period == 1:
+        w.tile_channels = min(max((BROAD if w.inner == 1 else TILE) // w.inner, 1), w.channels)
+    w.tiles = (w.channels + w.tile_channels - 1) // w.tile_channels
+    w.block_rows = rows_of_block(w.rows, max(STRETCH // (w.period * w.tile_channels * w.inner) // 4 * 4, 4))
+    w.blocks = max((w.rows + w.block_rows - 1) // w.block_rows, 1)
+    return w
+
+
+cdef inline Py_ssize_t start_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    if w.runs:
+        return (index // w.parts * w.channels + tile) * w.inner + index % w.parts * PART
+    return index * w.block_rows * w.period * w.channels * w.inner + tile * w.tile_channels * w.inner
+
+
+cdef inline Py_ssize_t start_of_next(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """Where the block after this one starts, in the order in which they are walked."""
+    if w.by_tile:
+        return start_of(w, tile, index + 1) if index + 1 < w.blocks else start_of(w, tile + 1, 0)
+    return start_of(w, tile + 1, index) if tile + 1 < w.tiles else start_of(w, 0, index + 1)
+
+
 cdef inline Block block_of(const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
     cdef Block b
-    cdef Py_ssize_t row, length
+    cdef Py_ssize_t length
+    b.start = start_of(w, tile, index)
     b.channel = tile * w.tile_channels
     if w.runs:
-        row = index % w.parts * PART
-        length = min(PART, w.inner - row)
-        b.start = (index // w.parts * w.channels + tile) * w.inner + row
+        length = min(PART, w.inner - index % w.parts * PART)
         b.rows, b.tail = length // WIDE, length % WIDE
         b.stride = b.inner = b.lanes = WIDE
         b.channels = b.period = 1
         b.count = <double> length
+        b.images, b.image = 1, length
     else:
-        row = index * w.block_rows
         b.stride = w.period * w.channels * w.inner
-        b.start = row * b.stride + b.channel * w.inner
-        b.rows = min(w.block_rows, w.rows - row)
+        b.rows = min(w.block_rows, w.rows - index * w.block_rows)
         b.tail = w.tail if index == w.blocks - 1 else 0
         b.channels = min(w.tile_channels, w.channels - b.channel)
         b.period, b.inner = w.period, w.inner
         b.lanes = b.period * b.channels * b.inner
-        b.count = <double> ((b.rows * b.period + b.tail // (w.channels * w.inner)) * b.inner)
+        b.image = w.channels * w.inner
+        b.images = b.rows * b.period + b.tail // b.image
+        b.count = <double> (b.images * b.inner)
+    b.jump = start_of_next(w, tile, index) - (b.start + b.rows * b.stride + b.tail)
     return b
 
 
@@ -130,6 +181,12 @@ cdef inline void spread(const Block* b, IN_DOUBLE channel, INOUT_DOUBLE lane) no
         lane[period + i] = lane[i]
 
 
+cdef inline void add_to(INOUT_DOUBLE total, IN_DOUBLE values, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        total[i] = total[i] + values[i]
+
+
 cdef inline double fold(IN_DOUBLE lane, Py_ssize_t n) noexcept nogil:
     """Σ lane: eight sums over lanes 8 apart, then halves added to halves. Up to 7 lanes after the last are read."""
     cdef double f[8]
@@ -146,15 +203,12 @@ cdef inline double fold(IN_DOUBLE lane, Py_ssize_t n) noexcept nogil:
     return ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]))
 
 
-cdef inline void fold_lanes(const Block* b, INOUT_DOUBLE lane, INOUT_DOUBLE channel) noexcept nogil:
-    """Add the lanes of each channel; `channel` starts at the block's first channel. `lane` is used up."""
-    cdef Py_ssize_t c, i, j, period = b.channels * b.inner
+cdef inline const double* fold_lanes(const Block* b, double* lane) noexcept nogil:
+    """The sums of each channel's lanes, from the block's first channel on, in `lane`, which is used up."""
+    cdef Py_ssize_t c, j, period = b.channels * b.inner
     for j in range(1, b.period):
-        for i in range(period):
-            lane[i] = lane[i] + lane[j * period + i]
-    if b.inner == 1:
+        add_to(lane, lane + j * period, period)
+    if b.inner > 1:
         for c in range(b.channels):
-            channel[c] = lane[c]
-    else:
-        for c in range(b.channels):
-            channel[c] = fold(lane + c * b.inner, b.inner)
+            lane[c] = fold(lane + c * b.inner, b.inner)
+    return lane

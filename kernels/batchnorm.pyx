@@ -7,7 +7,9 @@
 #
 #   dy ← 0 if y ≤ 0                         with ReLU
 #   dβ = Σ dy,  s = Σ dy · (x − mean),  dγ = s · invstd
-#   dx = (γ · invstd) · ((dy − dβ / n) − (x − mean) · (invstd² · s / n))
+#   dx = γ · invstd · (dy − dβ / n − (x − mean) · invstd² · s / n)
+#      = (x · slope + shift) + a · dy       a = γ · invstd, slope = −(a · (invstd² · s / n)),
+#                                           shift = −(a · dβ / n + mean · slope)
 #   dx = (γ · invstd) · dy                  where mean and variance were given
 #
 # Statistics come from one pass. A block shifts its values by its first value of the channel, K (Chan, Golub and LeVeque
@@ -16,9 +18,9 @@
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that of 53 bits at most log2(n + 1) cancel
 #
 # and blocks are merged in order by the same paper's formula. Everything is computed in double and rounded once, where
-# it is stored as float32. (dx in float32, with the mean in two parts, was tried: 7 ULP of an element's largest term at
-# worst instead of 0.51, and faster only while all arrays stay in the second-level cache: 0.54 against 0.63 ns an
-# element at (64, 256), no difference from (256, 1024) on.)
+# it is stored as float32. (In float32, with the mean in two parts, an element costs a third of the arithmetic, but dx
+# is wrong by 7 ULP of its largest term at worst instead of 0.51, and 1 / √(var + ε) overflows below 2⁻¹²⁸. Beyond the
+# second-level cache memory is the limit either way.)
 #
 # In what order sums run: _batchnorm_walk.pxd; the loops: _batchnorm_blocks.pxd.
 
@@ -35,7 +37,7 @@ from _batchnorm_blocks cimport (
     write_backward_block,
     write_forward_block,
 )
-from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Walk, block_of, walk
+from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Walk, block_of, walk, wide_walk
 from _common cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout
@@ -49,24 +51,28 @@ cdef enum:
 
 cdef enum:
     FEW_TILES = 8
+    MANY = 1024         # channels whose blocks' sums are merged on several threads
+    HELD = 1048576      # bytes of an array that the second-level cache holds until they are read again, at least
 
 # One tile: the stages, block by block.
 
-cdef inline double* block_sum(const Job* job, Py_ssize_t index, const Block* b) noexcept nogil:
-    return job.parts + index * 2 * job.walk.channels + b.channel
+cdef inline double* block_sum(const Job* job, int which, Py_ssize_t index, const Block* b) noexcept nogil:
+    """Where a block's first or second sum is; the first block's are what the others are merged into."""
+    if index == 0:
+        return (job.second if which else job.first) + b.channel
+    return job.parts + (2 * (index - 1) + which) * job.room + b.channel
 
 
 cdef void sum_block(const Job* job, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
     cdef Block b = block_of(&job.walk, tile, index)
-    cdef double* first = block_sum(job, index, &b)
     if job.backward:
-        sum_backward(job, &b, first, first + job.walk.channels)
+        sum_backward(job, &b, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b))
     else:
-        sum_forward(job, &b, first, first + job.walk.channels)
+        sum_forward(job, &b, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b))
 
 
-cdef void write_block(const Job* job, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
-    cdef Block b = block_of(&job.walk, tile, index)
+cdef void write_block(const Job* job, const Walk* w, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    cdef Block b = block_of(w, tile, index)
     if job.backward:
         write_backward_block(job, &b)
     else:
@@ -93,21 +99,17 @@ cdef inline void merge_sums(INOUT_DOUBLE s, INOUT_DOUBLE q, IN_DOUBLE s_b, IN_DO
 
 cdef void merge_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
     cdef Block b = block_of(&job.walk, tile, 0)
-    cdef Py_ssize_t all_channels = job.walk.channels, c, index
+    cdef Py_ssize_t index
     cdef double* first = job.first + b.channel
     cdef double* second = job.second + b.channel
-    cdef double* part = block_sum(job, 0, &b)
     cdef double n = b.count
-    for c in range(b.channels):
-        first[c] = part[c]
-        second[c] = part[all_channels + c]
     for index in range(1, job.walk.blocks):
         b = block_of(&job.walk, tile, index)
-        part = block_sum(job, index, &b)
         if job.backward:
-            merge_sums(first, second, part, part + all_channels, b.channels)
+            merge_sums(first, second, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b), b.channels)
         else:
-            merge_statistics(first, second, part, part + all_channels, n, b.count, b.channels)
+            merge_statistics(first, second, block_sum(job, 0, index, &b), block_sum(job, 1, index, &b), n, b.count,
+                             b.channels)
         n += b.count
 
 
@@ -161,19 +163,20 @@ cdef void finish_forward(const Job* job, Py_ssize_t at, Py_ssize_t channels) noe
                channels)
 
 
-cdef inline void gradients(IN_DOUBLE sum_dy, IN_DOUBLE product, IN_DOUBLE invstd, INOUT dbeta, INOUT dgamma,
-                           INOUT_DOUBLE average, INOUT_DOUBLE slope, double n, Py_ssize_t channels) noexcept nogil:
+cdef inline void gradients(IN_DOUBLE sum_dy, IN_DOUBLE product, IN_DOUBLE mean, IN_DOUBLE invstd, IN_DOUBLE scale,
+                           INOUT dbeta, INOUT dgamma, INOUT_DOUBLE shift, INOUT_DOUBLE slope, double n,
+                           Py_ssize_t channels) noexcept nogil:
     cdef Py_ssize_t c
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (product[c] * invstd[c])
-        average[c] = sum_dy[c] / n
-        slope[c] = (invstd[c] * invstd[c]) * (product[c] / n)
+        slope[c] = -(scale[c] * ((invstd[c] * invstd[c]) * (product[c] / n)))
+        shift[c] = -(scale[c] * (sum_dy[c] / n) + mean[c] * slope[c])
 
 
 cdef void finish_backward(const Job* job, Py_ssize_t at, Py_ssize_t channels) noexcept nogil:
-    gradients(job.first + at, job.second + at, job.invstd + at, job.dbeta + at, job.dgamma + at, job.shift + at,
-              job.slope + at, job.count, channels)
+    gradients(job.first + at, job.second + at, job.mean + at, job.invstd + at, job.scale + at, job.dbeta + at,
+              job.dgamma + at, job.shift + at, job.slope + at, job.count, channels)
 
 
 cdef void finish_tile(const Job* job, Py_ssize_t tile) noexcept nogil:
@@ -196,7 +199,7 @@ cdef void whole_tile(void* context, Py_ssize_t tile) noexcept nogil:
         finish_tile(job, tile)
     if job.stages & WRITE:
         for index in range(job.walk.blocks):
-            write_block(job, tile, index)
+            write_block(job, &job.walk, tile, index)
 
 
 # Or stage by stage, where tiles are few: every block of every tile is a task.
@@ -216,64 +219,87 @@ cdef void middle_task(void* context, Py_ssize_t tile) noexcept nogil:
 
 cdef void write_task(void* context, Py_ssize_t task) noexcept nogil:
     cdef const Job* job = <const Job*> context
-    write_block(job, task % job.walk.tiles, task // job.walk.tiles)
+    write_block(job, &job.wide, task % job.wide.tiles, task // job.wide.tiles)
 
 
 cdef void run(Job* job, double nanoseconds) noexcept nogil:
     cdef Walk* w = &job.walk
     cdef int threads = threads_for(nanoseconds * <double> w.outer * <double> w.channels * <double> w.inner)
-    if threads == 1 or w.tiles >= FEW_TILES:
+    cdef Py_ssize_t size = w.outer * w.tile_channels * w.inner * <Py_ssize_t> sizeof(float)
+    cdef Py_ssize_t streams = 2 if job.backward else 1
+    if job.stages & SUM and (threads == 1 or w.tiles >= FEW_TILES) and (w.runs or size * streams <= HELD):
+        w.by_tile = True
         parallel_for(whole_tile, job, w.tiles, threads)
         return
     if job.stages & SUM:
         parallel_for(sum_task, job, w.tiles * w.blocks, threads)
-    parallel_for(middle_task, job, w.tiles, 1)
+    parallel_for(middle_task, job, w.tiles, threads if job.stages & SUM and w.channels >= MANY else 1)
     if job.stages & WRITE:
-        parallel_for(write_task, job, w.tiles * w.blocks, threads)
+        job.wide = wide_walk(w)
+        parallel_for(write_task, job, job.wide.tiles * job.wide.blocks, threads)
 
 
-cdef int begin(Job* job, Layout layout, int stages, Array saved, Array first, Array second) except -1:
-    """The job's arrays of one number a channel: `saved` outlives the call and so do the sums where they are given;
-    job.shift is the rest, to be freed."""
-    cdef Py_ssize_t blocks, channels = layout.channels
-    job.walk = walk(layout.outer, channels, layout.inner)
-    job.stages = stages
+cdef int begin(Job* job, Layout layout, int stages, Array first, Array second) except -1:
+    """The job's sizes and its arrays of one number a channel, each on a cache line's boundary: job.memory is to be
+    freed. `first` and `second` are written or read in place where they are given."""
+    cdef Py_ssize_t blocks, room = (layout.channels + 7) // 8 * 8
+    cdef double* start
+    if layout.x.size:
+        job.walk = walk(layout.outer, layout.channels, layout.inner)
+    else:                               # FINISH alone
+        job.walk = walk(0, layout.channels, 1)
+        stages &= FINISH
+    job.stages, job.room = stages, room
     job.x = <const float*> layout.x.data
     job.count = <double> layout.outer * <double> layout.inner
-    blocks = job.walk.blocks if stages & SUM else 0
-    job.shift = <double*> malloc((4 + 2 * blocks) * channels * sizeof(double))
-    if job.shift == NULL:
+    blocks = job.walk.blocks if stages & SUM else 1
+    job.memory = malloc((8 + 2 * (blocks - 1)) * room * sizeof(double) + 64)
+    if job.memory == NULL:
         raise MemoryError
-    job.slope, job.parts = job.shift + channels, job.shift + 4 * channels
-    job.first = job.shift + 2 * channels if first is None else <double*> first.data
-    job.second = job.shift + 3 * channels if second is None else <double*> second.data
-    if saved is not None:
-        job.mean = <double*> saved.data
-        job.invstd, job.scale, job.beta = job.mean + channels, job.mean + 2 * channels, job.mean + 3 * channels
+    start = <double*> ((<size_t> job.memory + 63) // 64 * 64)
+    job.mean, job.invstd, job.scale, job.beta = start, start + room, start + 2 * room, start + 3 * room
+    job.shift, job.slope = start + 4 * room, start + 5 * room
+    job.first = start + 6 * room if first is None else <double*> first.data
+    job.second = start + 7 * room if second is None else <double*> second.data
+    job.parts = start + 8 * room
     return 0
+
+
+cdef void save(const Job* job, double* saved) noexcept nogil:
+    """mean, invstd, scale and beta, one after the other."""
+    cdef Py_ssize_t row, c
+    for row in range(4):
+        for c in range(job.walk.channels):
+            saved[row * job.walk.channels + c] = job.mean[row * job.room + c]
+
+
+cdef void restore(Job* job, const double* saved) noexcept nogil:
+    cdef Py_ssize_t row, c
+    for row in range(4):
+        for c in range(job.walk.channels):
+            job.mean[row * job.room + c] = saved[row * job.walk.channels + c]
 
 
 def statistics(Layout layout not None, Array mean not None, Array m2 not None):
     """Write the mean and m2 of every channel."""
     cdef Job job
     job.backward, job.flags = False, 0
-    begin(&job, layout, SUM, None, mean, m2)
+    begin(&job, layout, SUM, mean, m2)
     with nogil:
         run(&job, 0.15)
-        free(job.shift)
+        free(job.memory)
 
 
 def forward(Layout layout not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
-            Array y not None, Array saved not None, bint training, double momentum, double eps, bint unbiased,
+            Array y not None, Array saved, bint training, double momentum, double eps, bint unbiased,
             bint relu, double count, Array mean, Array m2):
-    """Write y; `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β. y may be x.
+    """Write y; `saved` (4 × channels, float64, or None) receives mean, invstd, γ · invstd and β. y may be x.
 
     Training: by the statistics (count, mean, m2), or if they are None by those of x. Otherwise: by the running ones.
     """
     cdef Job job
     job.backward = False
-    begin(&job, layout, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE, saved,
-          mean, m2)
+    begin(&job, layout, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE, mean, m2)
     job.flags = (RELU if relu else 0) | (IN_PLACE if layout.x.data == y.data else 0)
     job.out = <float*> y.data
     job.gamma, job.beta_in = <const float*> gamma.data, <const float*> beta.data
@@ -284,7 +310,9 @@ def forward(Layout layout not None, Array gamma not None, Array beta not None, A
     job.momentum, job.eps, job.unbiased, job.running_given = momentum, eps, unbiased, not training
     with nogil:
         run(&job, 0.35 if job.stages & SUM else 0.2)
-        free(job.shift)
+        if saved is not None:
+            save(&job, <double*> saved.data)
+        free(job.memory)
 
 
 def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint relu, Array sum_dy not None,
@@ -292,10 +320,11 @@ def backward_sums(Layout layout not None, Array dy not None, Array saved not Non
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Job job
     job.backward, job.flags, job.dy = True, RELU if relu else 0, <const float*> dy.data
-    begin(&job, layout, SUM, saved, sum_dy, product)
+    begin(&job, layout, SUM, sum_dy, product)
     with nogil:
+        restore(&job, <const double*> saved.data)
         run(&job, 0.25)
-        free(job.shift)
+        free(job.memory)
 
 
 def backward(Layout layout not None, Array dy not None, Array saved not None, Array dx not None,
@@ -304,15 +333,15 @@ def backward(Layout layout not None, Array dy not None, Array saved not None, Ar
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
     cdef Job job
     job.backward = True
-    begin(&job, layout, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, saved, sum_dy,
-          product)
+    begin(&job, layout, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, sum_dy, product)
     job.flags = (RELU if relu else 0) | (IN_PLACE if dx.data == dy.data else 0) | (0 if training else FIXED)
     job.dy, job.out = <const float*> dy.data, <float*> dx.data
     job.dgamma, job.dbeta = <float*> dgamma.data, <float*> dbeta.data
     job.count = count
     with nogil:
+        restore(&job, <const double*> saved.data)
         run(&job, 0.6 if job.stages & SUM else 0.35)
-        free(job.shift)
+        free(job.memory)
 
 
 def merge(Array mean not None, Array m2 not None, double n, Array mean_b not None, Array m2_b not None, double n_b):

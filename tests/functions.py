@@ -73,7 +73,7 @@ def optimizer(name, states, options, refused, lacks=()):
 BATCH_NORM_REFUSED = (
     ("momentum", -0.1), ("momentum", 1.1), ("momentum", float("nan")), ("momentum", None), ("momentum", True),
     ("eps", 0.0), ("eps", -1e-5), ("eps", float("inf")), ("eps", "small"), ("channel_axis", 2), ("channel_axis", -3),
-    ("channel_axis", 1.0), ("channel_axis", None), ("channel_axis", True),
+    ("channel_axis", 1.0), ("channel_axis", None), ("channel_axis", True), ("channel_axis", 10**5000),
 )
 
 
@@ -128,7 +128,7 @@ FUNCTIONS = [
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "running_mean": f32(rng, 3),
                      "running_var": positive(rng, 3), "out": f32(rng, 8, 3)},
         written=("running_mean", "running_var", "out"),
-        refused=BATCH_NORM_REFUSED,
+        refused=(*BATCH_NORM_REFUSED, ("training", 1), ("training", None), ("unbiased", "no"), ("relu", 1.0)),
     ),
     Function(
         "batch_norm_backward",
@@ -156,7 +156,7 @@ FUNCTIONS = [
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "mean": f32(rng, 3),
                      "var": positive(rng, 3), "out": f32(rng, 8, 3)},
         written=("out",),
-        refused=BATCH_NORM_REFUSED[5:],
+        refused=(*BATCH_NORM_REFUSED[5:], ("relu", "yes")),
         overlap=(("x", "out"),),
     ),
 ]

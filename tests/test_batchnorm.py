@@ -16,6 +16,7 @@ SHAPES = [
     (5, 3), (1000, 3), (257, 21), (32, 16), (64, 256), (700, 130), (3, 1000), (33, 1), (2, 64), (1100, 65),
     # channels first: runs within rows, several a row; long runs of one block and more
     (4, 3, 49), (20, 5, 49), (70, 300, 3), (40, 1, 1000), (600, 2, 33), (9, 40, 2), (3, 2, 1025), (2, 3, 40000),
+    (5, 30, 130), (3, 12, 96),
 ]
 
 
@@ -72,7 +73,8 @@ def test_bits_of_the_reference_on_any_bits(level, training, rng):
 
 
 def test_bits_do_not_depend_on_threads(level, always_parallel, rng):
-    for shape in [(1000, 3), (64, 256), (700, 1100), (3000, 64), (20, 5, 49), (2, 3, 40000), (5, 300, 20)]:
+    for shape in [(1000, 3), (64, 256), (700, 1100), (3000, 64), (30, 5000), (20, 5, 49), (2, 3, 40000), (5, 300, 20),
+                  (9, 20, 200), (40, 3, 300)]:
         data = (*arguments(rng, shape), rng.standard_normal(shape).astype(f32))
         results = []
         for threads in THREADS:
@@ -92,7 +94,7 @@ def test_bits_do_not_depend_on_alignment(level, rng):
 
 
 def test_out(level, rng):
-    for shape in [(50, 37), (7, 5, 49)]:
+    for shape in [(50, 37), (7, 5, 49), (3, 12, 130), (2, 3, 1100)]:
         x, gamma, beta, mean, var = arguments(rng, shape)
         dy = rng.standard_normal(shape).astype(f32)
         for relu in (False, True):
@@ -204,6 +206,24 @@ def test_results_against_long_double(level, n, ratio, relu, rng):
     assert (abs(dbeta - exact_dbeta) <= units(exact_dbeta))[well].all()
     well = abs(exact_dgamma) > 1e-3 * abs(terms * (x - cache.mean) * cache.invstd).sum(0)
     assert (abs(dgamma - exact_dgamma) <= units(exact_dgamma))[well].all()
+
+
+@pytest.mark.parametrize("beta_is", [None, 0.0])
+@pytest.mark.parametrize("ratio", [1.0, 2.0**20])
+def test_results_of_many_values_against_long_double(ratio, beta_is, rng):
+    """y and dx of 100 000 values a channel: half a unit of the channel's largest term, at most 4 are promised.
+
+    Of an element's own terms that can't hold: among so many values, one may be as near to the mean as a double is.
+    """
+    x, gamma, beta, _, _ = arguments(rng, (100_000, 8), scale=1.0, offset=ratio)
+    if beta_is is not None:
+        beta[:] = beta_is
+    dy = rng.standard_normal(x.shape).astype(f32)
+    y, cache = fastopt.batch_norm_forward(x, gamma, beta)
+    dx, _, _ = fastopt.batch_norm_backward(dy, cache)
+    (exact_y, exact_dx, _, _), (y_term, dx_term) = oracle(x, gamma, beta, dy)
+    assert (abs(y - exact_y) <= 0.51 * units(np.maximum(y_term, abs(exact_y)).max(0))).all()
+    assert (abs(dx - exact_dx) <= 0.51 * units(np.maximum(dx_term, abs(exact_dx)).max(0))).all()
 
 
 def test_gradients_against_finite_differences(rng):

@@ -132,6 +132,45 @@ def test_a_batch_in_parts_is_the_whole_batch(module, relu, rng):
 
 
 @BOTH
+@pytest.mark.parametrize("rest", [(), (3, 2), (0,)])
+def test_an_empty_part_gets_what_every_part_gets(module, level, rest, rng):
+    """Running statistics, mean, invstd, dgamma and dbeta are those of the whole batch, though x has no values."""
+    full = (30, 4, *([2] * len(rest)))
+    x, dy, (gamma, beta) = standard(rng, *full), standard(rng, *full), standard(rng, 2, 4)
+    empty = np.empty((0, 4, *rest) if rest != (0,) else (5, 4, 0), f32)
+    statistics = module.batch_norm_merge(module.batch_norm_statistics(x), module.batch_norm_statistics(empty))
+    results = []
+    for part, gradient in ((x, dy), (empty, empty)):
+        mean, var = np.full(4, 7, f32), np.full(4, 8, f32)
+        y, cache = module.batch_norm_forward(part, gamma, beta, mean, var, statistics=statistics)
+        results.append((y, cache, gradient, mean, var))
+    sums = module.batch_norm_merge_sums(*(module.batch_norm_backward_sums(g, cache) for _, cache, g, _, _ in results))
+    got = [(mean, var, *cache.saved, *module.batch_norm_backward(g, cache, sums=sums)[1:])
+           for _, cache, g, mean, var in results]
+    assert results[1][0].shape == empty.shape
+    assert not (got[0][0] == 7).any()
+    for whole, part in zip(*got, strict=True):
+        assert_same_bits(part, whole)
+
+
+@BOTH
+def test_the_statistics_of_no_values(module, level):
+    """Those that were given, or NaN."""
+    empty, ones, twos = np.empty((0, 3), f32), np.ones(3, f32), np.full(3, 2, f32)
+    _, cache = module.batch_norm_forward(empty, twos, ones, twos, twos, training=False, eps=2.0)
+    assert cache.mean.tolist() == [2, 2, 2]
+    assert cache.invstd.tolist() == [0.5] * 3
+    assert cache.scale.tolist() == cache.beta.tolist() == [1, 1, 1]
+    _, cache = module.batch_norm_forward(empty, twos, ones)
+    assert np.isnan(cache.saved).all()
+    none, nothing = np.empty((4, 0), f32), np.empty(0)
+    y, cache = module.batch_norm_forward(none, none[0], none[0], statistics=(5, nothing, nothing))
+    assert y.shape == (4, 0)
+    assert cache.mean.shape == (0,)
+    assert module.batch_norm_backward(none, cache, sums=(nothing, nothing))[1].shape == (0,)
+
+
+@BOTH
 def test_merging_is_well_conditioned(module):
     """mean/std 2²⁰ in one part and a constant in the other: var is exact."""
     a = np.array([[2.0**20], [2.0**20 + 1]], f32)
@@ -153,7 +192,10 @@ def test_parts_refused(module, rng):
     d = np.ones(3)
     for wrong, error, message in [
         (5, TypeError, r"^statistics: expected \(count, mean, m2\), got int"),
-        ((1, d, d), ValueError, r"^statistics.count: expected more than one value per channel, got 1"),
+        ((1, d, d), ValueError, r"^statistics.count: expected an int in \[2, 2\*\*63\), got 1"),
+        ((2**63, d, d), ValueError, r"^statistics.count: expected an int in \[2, 2\*\*63\), got 9223372036854775808"),
+        ((10**400, d, d), ValueError, r"^statistics.count: expected .*, got an int of 1329 bits"),
+        ((10**5000, d, d), ValueError, r"^statistics.count: expected .*, got an int of 16610 bits"),
         ((2.0, d, d), TypeError, r"^statistics.count: expected an int, got float"),
         ((4, d.astype(f32), d), TypeError, r"^statistics.mean: expected C-contiguous float64 .* got float32"),
         ((4, d, np.ones(4)), ValueError, r"^statistics.m2: expected C-contiguous float64 .* got float64 \(4,\)"),
@@ -166,6 +208,10 @@ def test_parts_refused(module, rng):
         module.batch_norm_merge()
     with pytest.raises(TypeError, match=r"^parts\[1\]: expected \(count, mean, m2\), got float"):
         module.batch_norm_merge(good, 1.0)
+    for count, error, shown in [(-1, ValueError, "-1"), (10**400, ValueError, "an int of 1329 bits"),
+                                (1.0, TypeError, "float"), (True, TypeError, "bool")]:
+        with pytest.raises(error, match=rf"^parts\[1\].count: expected an int.*, got {shown}$"):
+            module.batch_norm_merge(good, (count, d, d))
     with pytest.raises(ValueError, match=r"^parts\[1\]: expected .* of shape \(3,\), got float64 \(2,\)"):
         module.batch_norm_merge(good, (2, np.ones(2), np.ones(2)))
     with pytest.raises(TypeError, match=r"^sums: expected two arrays, got float"):

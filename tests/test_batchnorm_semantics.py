@@ -1,5 +1,7 @@
 """BatchNorm: what it means, special values, refusals, the layer."""
 
+from array import array as plain_array
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits
@@ -189,6 +191,21 @@ def test_refused(module, rng):
         module.batch_norm_backward(x, cache)
 
 
+def test_any_object_with_a_buffer(rng):
+    """A memoryview has a shape, an array.array has none but the buffer's."""
+    x, ones, zeros = rng.standard_normal((4, 3)).astype(f32), np.ones(3, f32), np.zeros(3, f32)
+    y, cache = fastopt.batch_norm_forward(memoryview(x), plain_array("f", ones), zeros)
+    assert_same_bits(y, fastopt.batch_norm_forward(x, ones, zeros)[0])
+    assert np.shares_memory(cache.x, x)
+    with pytest.raises(ValueError, match=r"^x: expected at least 2 dimensions, got shape \(2,\)"):
+        fastopt.batch_norm_forward(plain_array("f", [1, 2]), ones, zeros)
+    empty = np.empty((0, 3), f32)
+    _, cache = fastopt.batch_norm_forward(empty, ones, zeros)
+    dgamma, dbeta = plain_array("f", ones), plain_array("f", ones)
+    fastopt.batch_norm_backward(empty, cache, out=(None, dgamma, dbeta))
+    assert list(dgamma) == list(dbeta) == [0, 0, 0]
+
+
 # The layer.
 
 @BOTH
@@ -230,12 +247,15 @@ def test_layer_state(module, rng):
     with pytest.raises(ValueError, match=r"^running_var: expected .* of shape \(3,\), got"):
         other.load_state_dict({**state, "gamma": np.full(3, 2, f32), "running_var": np.ones(4, f32)})
     assert_same_bits(other.gamma, before["gamma"])
+    with pytest.raises(TypeError, match=r"^state: expected a dict, got int"):
+        other.load_state_dict(5)
 
 
 @pytest.mark.parametrize(("options", "error", "name"), [
     ({"num_features": 2.0}, TypeError, "num_features"), ({"num_features": -1}, ValueError, "num_features"),
     ({"num_features": 2, "eps": 0.0}, ValueError, "eps"),
     ({"num_features": 2, "momentum": 1.5}, ValueError, "momentum"),
+    ({"num_features": 2, "relu": "yes"}, TypeError, "relu"),
     ({"num_features": 2, "channel_axis": "last"}, TypeError, "channel_axis"),
 ])
 def test_layer_refuses(options, error, name):

@@ -4,6 +4,7 @@ from fastopt._runtime.arrays cimport Array, array_of, overlap, vector_of
 import numpy
 
 cdef object ndarray = numpy.ndarray
+cdef object asarray = numpy.asarray
 cdef object empty = numpy.empty
 cdef object float32 = numpy.dtype(numpy.float32)
 
@@ -34,13 +35,18 @@ cdef class Layout:
                 raise
             self.x = array_of(x.transpose(self.order), name, c"f", False, NULL)
         ndim = self.x.view.ndim
-        self.source, self.shape = x, x.shape
+        if self.order is None:          # x may be another object that exports a buffer, without a shape of its own
+            self.source = x if isinstance(x, ndarray) else asarray(x)
+            self.shape = self.x.shape
+        else:
+            self.source, self.shape = x, x.shape
         if ndim < 2:
             raise ValueError(f"{name}: expected at least 2 dimensions, got shape {self.shape}")
         if type(channel_axis) is not int:
             raise TypeError(f"{axis_name}: expected an int, got {channel_axis!r}")
         if not -ndim <= channel_axis < ndim:
-            raise ValueError(f"{axis_name}: expected an int in [-{ndim}, {ndim}), got {channel_axis!r}")
+            shown = channel_axis if abs(channel_axis) < 2**64 else f"an int of {channel_axis.bit_length()} bits"
+            raise ValueError(f"{axis_name}: expected an int in [-{ndim}, {ndim}), got {shown}")
         axis = ndim - 1 if self.order is not None else channel_axis
         if axis < 0:
             axis += ndim

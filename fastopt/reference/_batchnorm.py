@@ -11,7 +11,7 @@ from fastopt._batchnorm import BatchNormCache, check_backward, check_cache, chec
 from fastopt._batchnorm_statistics import BatchGradientSums, BatchStatistics, check_fold, check_parts
 from fastopt._runtime.channels import Layout
 
-WIDE, LONG, PART, TALL = 64, 1024, 16384, 64
+WIDE, LONG, PART, TALL, SHORT, EVEN = 64, 1024, 16384, 256, 64, 2
 
 quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 
@@ -29,6 +29,16 @@ def period_of(channels, inner):
     return max(WIDE // (channels * inner), 1)
 
 
+def rows_of_block(rows, most):
+    """At most `most`, a multiple of 4; so that blocks, if there are several, are equal and a multiple of EVEN."""
+    most = min(most, max(rows // 32 * 4, SHORT))
+    count = -(-rows // most)
+    if count <= 1:
+        return most
+    count = -(-count // EVEN) * EVEN
+    return -(-rows // (4 * count)) * 4
+
+
 def blocks(x):
     """The blocks of (outer, channels, inner), in the order in which their sums are merged."""
     outer, channels, inner = x.shape
@@ -38,7 +48,7 @@ def blocks(x):
                 yield image[np.newaxis, :, start : start + PART]
     else:
         period = period_of(channels, inner)
-        size = period * min(TALL, PART // (period * inner) // 4 * 4)
+        size = period * rows_of_block(outer // period, min(TALL, PART // (period * inner) // 4 * 4))
         # The last, incomplete row belongs to the last block.
         starts = range(0, max(outer // period * period, 1), size)
         for start in starts:
@@ -104,7 +114,7 @@ def totals(x):
         shift = block[0, :, :1].astype(np.float64)
         d = block - shift
         s, q = block_sums(d, long), block_sums(d * d, long)
-        part = n, shift[:, 0] + s / n, q - s * (s / n)
+        part = n, shift[:, 0] + s * (1.0 / n), q - s * (s * (1.0 / n))
         total = part if total is None else merged(*total, *part)
     return total
 
@@ -142,10 +152,10 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
                        channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
     """See `fastopt.batch_norm_forward`."""
     layout, *_, y, n, _, _ = check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps,
-                                           channel_axis, out, statistics)
-    saved = np.empty((4, layout.channels))
+                                           channel_axis, unbiased, relu, out, statistics)
+    saved = np.full((4, layout.channels), np.nan)
     cache = BatchNormCache(layout, saved, training, relu, n)
-    if y.size == 0:
+    if y.size == 0 and training and statistics is None:
         return y, cache
     values = grouped(x, layout)
     gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
@@ -173,25 +183,30 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
 def batch_norm_backward(dy, cache, *, out=None, sums=None):
     """See `fastopt.batch_norm_backward`."""
     layout, *_, (dx, dgamma, dbeta) = check_backward(dy, cache, out, sums)
-    if dx.size == 0:
-        dgamma[...] = dbeta[...] = 0.0
+    if dx.size == 0 and sums is None:
+        np.asarray(dgamma)[...] = np.asarray(dbeta)[...] = 0.0
         return dx, dgamma, dbeta
-    g, d = gradient_and_distance(dy, cache)
+    if dx.size:
+        g, d = gradient_and_distance(dy, cache)
     sum_dy, sum_dy_d = gradient_sums(g, d) if sums is None else sums
     scale, invstd = cache.scale, cache.invstd
     dbeta[...] = sum_dy
     dgamma[...] = sum_dy_d * invstd
-    if cache.training:
-        n = float(cache.count)
-        g = (g - (sum_dy / n)[:, np.newaxis]) - d * ((invstd * invstd) * (sum_dy_d / n))[:, np.newaxis]
-    grouped(dx, layout)[...] = scale[:, np.newaxis] * g
+    if dx.size:
+        result = scale[:, np.newaxis] * g
+        if cache.training:
+            n = float(cache.count)
+            slope = -(scale * ((invstd * invstd) * (sum_dy_d / n)))
+            shift = -(scale * (sum_dy / n) + cache.mean * slope)
+            result = (grouped(cache.x, layout) * slope[:, np.newaxis] + shift[:, np.newaxis]) + result
+        grouped(dx, layout)[...] = result
     return dx, dgamma, dbeta
 
 
 @quiet
 def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
     """See `fastopt.batch_norm_inference`."""
-    layout, *_, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, out)
+    layout, *_, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
     if y.size:
         scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
         values = normalised(grouped(x, layout), mean.astype(np.float64), scale, beta.astype(np.float64), relu)
