@@ -1,6 +1,7 @@
 """Softmax cross-entropy: loss and gradient in one pass over the logits."""
 
 import numpy as np
+from numpy.ma import MaskedArray
 
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint
@@ -22,18 +23,12 @@ def check_options(reduction, ignore_index, label_smoothing):
 
 def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=False):
     """Labels as a C-contiguous int64 array, each one valid; None for what may be distributions."""
-    wanted = f"integers of shape {rows}"
-    if or_distributions:
-        wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
-    if not isinstance(labels, np.ndarray) or isinstance(labels, np.ma.MaskedArray):
-        raise TypeError(f"labels: expected {wanted}, got {type(labels).__name__}")
-    if labels.dtype.kind not in "iu":
-        if or_distributions and labels.shape != rows:
+    masked = isinstance(labels, MaskedArray)
+    if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
+        if (or_distributions and isinstance(labels, np.ndarray) and not masked and labels.dtype.kind not in "iu"
+                and labels.shape != rows):
             return None
-        raise TypeError(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
-    if labels.shape != rows:
-        error = TypeError if or_distributions and labels.ndim > len(rows) else ValueError
-        raise error(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
+        raise _refusal(labels, rows, classes, or_distributions)
     given = labels
     if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
         labels = np.minimum(labels, 2**63 - 1)      # what does not fit int64 must not come round to a valid label
@@ -44,6 +39,17 @@ def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=Fals
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
                          f"labels[{index}] = {given.flat[wrong]}")
     return labels
+
+
+def _refusal(labels, rows, classes, or_distributions):
+    """The error that says what is wrong with labels."""
+    wanted = f"integers of shape {rows}"
+    if or_distributions:
+        wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
+    if not isinstance(labels, np.ndarray) or isinstance(labels, MaskedArray):
+        return TypeError(f"labels: expected {wanted}, got {type(labels).__name__}")
+    integers = labels.dtype.kind in "iu" and not (or_distributions and labels.ndim > len(rows))
+    return (ValueError if integers else TypeError)(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
 
 
 def require_apart(labels, name, out):
@@ -88,7 +94,7 @@ def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, cla
         d = np.empty(shape, np.float32) if out is None else out
         slope = Array(d, "out", writable=True, shape=shape)
         require_disjoint(None if out is logits else x, target, weight, slope)
-        if label is not None:
+        if label is not None and out is not None:
             require_apart(labels, "out", d)
     divisor = 1.0
     if reduction == "mean":
@@ -151,7 +157,9 @@ def softmax_cross_entropy(logits, labels, *, reduction="mean", ignore_index=-100
 
     With class labels, loss and gradient are within 2 units in the last place of the exact result; the gradient at the
     label of a confident row is −Σ of the others and not a rounded softmax − 1. With distributions and smoothing, two
-    terms are subtracted that may be near each other: there the unit is that of the larger one.
+    terms are subtracted that may be near each other: there the unit is that of the larger one. A logit more than 125
+    below its row's largest counts as 125 below it: visible where reduction="sum" meets class weights of 1e10 and more,
+    as a gradient of 1e-55 times the weight.
     """
     loss, d, correct = _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight,
                                       count_correct, out, True)

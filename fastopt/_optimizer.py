@@ -1,5 +1,6 @@
 """What every optimizer class is: hyper-parameters, state, and one native call for a whole model."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -44,6 +45,8 @@ class Bound(NamedTuple):
     keys: list
     params: list
     groups: list
+    makers: list
+    """Of each group: makes its rule from step, lr and grad_scale."""
     members: list
     """For each parameter the index of its group."""
     state: dict
@@ -118,7 +121,7 @@ class Optimizer:
         self._counter = Counter()
         self._steps = {}  # of the keys that are not bound now
         self.state = {}
-        self._rules([Group({}, 0)], 1, self._lr_at(1), 1.0)
+        self._check(1)
 
     @property
     def step_count(self):
@@ -132,8 +135,7 @@ class Optimizer:
     def lr(self, lr):
         before, self._hyper["lr"] = self._hyper["lr"], lr
         try:
-            step = self.step_count + 1
-            self._rules([Group({}, 0)], step, self._lr_at(step), 1.0)
+            self._check(self.step_count + 1)
         except (TypeError, ValueError):
             self._hyper["lr"] = before
             raise
@@ -177,16 +179,17 @@ class Optimizer:
         TypeError, ValueError
             Any array or number that will not do. Nothing at all has changed then: not one parameter, nor the step.
         """
-        keys, params, grads = _paired(params, grads)
-        bound = self._bound
-        before = self.step_count
+        bound, before = self._bound, self.step_count
         lr = self._lr_at(before + 1)
-        if bound is None or keys != bound.keys or not bound.binding.holds(params):
-            bound = self._bind(keys, params, before + 1, lr)
+        ordered = None if bound is None else bound.binding.gradients_of(params, grads)
+        if ordered is None:
+            keys, params, ordered = _paired(params, grads)
+            if bound is None or keys != bound.keys or not bound.binding.holds(params):
+                bound = self._bind(keys, params, before + 1, lr)
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
             _grad_scale_range(grad_scale)
-            norm = math.sqrt(self._squares(bound, grads)) * abs(grad_scale)
+            norm = math.sqrt(self._squares(bound, ordered)) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(before, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
@@ -195,7 +198,7 @@ class Optimizer:
         try:
             if bound is not self._bound:
                 self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
-            self._step(bound, before + 1, lr, grad_scale, grads)
+            self._step(bound, before + 1, lr, grad_scale, ordered)
         except BaseException:
             if self.step_count == before:  # an interrupt can come just behind the native call too
                 self._bound, self._steps, self.state = kept
@@ -208,7 +211,7 @@ class Optimizer:
 
     def _step(self, bound, step, lr, grad_scale, grads):
         """Change parameters and state and count the step, or raise and change nothing."""
-        bound.binding.apply(self._rules(bound.groups, step, lr, grad_scale), grads, self._counter)
+        bound.binding.apply(self._rules(bound.groups, bound.makers, step, lr, grad_scale), grads, self._counter)
 
     def _squares(self, bound, grads):
         """The sum of the gradients' squares; not finite if one of them is not."""
@@ -278,11 +281,24 @@ class Optimizer:
             hyper["lr"] = own["lr"](step)
         return hyper
 
-    def _rules(self, groups, step, lr, grad_scale):
+    def _check(self, step):
+        """Refuse hyper-parameters that would not do at this step."""
+        group = Group({}, 0)
+        self._rules([group], [self._maker(group)], step, self._lr_at(step), 1.0)
+
+    def _maker(self, group):
+        hyper = {**self._hyper, **group.own}
+        del hyper["lr"]
+        return functools.partial(self._rule, average=self._hyper["average_decay"] is not None, **hyper)
+
+    @staticmethod
+    def _rules(groups, makers, step, lr, grad_scale):
         """The rule of each group."""
-        average = self._hyper["average_decay"] is not None
-        return [self._rule(step=step - group.late, grad_scale=grad_scale, average=average,
-                           **self._hyper_at(step, group.own, lr)) for group in groups]
+        rules = []
+        for (own, late), make in zip(groups, makers, strict=True):
+            rate = own.get("lr", lr)
+            rules.append(make(step=step - late, lr=rate(step) if callable(rate) else rate, grad_scale=grad_scale))
+        return rules
 
     def _bind(self, keys, params, step, lr):
         """Bind these arrays, with the state they have or new state. The optimizer itself stays as it is."""
@@ -298,7 +314,7 @@ class Optimizer:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
             arrays.append((param, None, *map(state[key].get, (*self._state_names, "average"))))
         binding = Binding(keys, arrays, ("param", "grad", *self._state_names, "average"), members)
-        return Bound(keys, params, groups, members, state, binding)
+        return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
 
     def _own(self, key, param):
         """The hyper-parameters that differ for this parameter."""

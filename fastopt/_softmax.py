@@ -1,52 +1,7 @@
 """Softmax and its relatives along an axis."""
 
-import operator
-
-import numpy as np
-
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint
-
-
-def _shape(x, axis):
-    """The Array `x` as (outer, n, inner) with the axis in the middle."""
-    shape = x.shape
-    if isinstance(axis, bool) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis: expected an int, got {type(axis).__name__}")
-    if not shape:
-        raise ValueError(f"{x.name}: expected at least one dimension, got shape ()")
-    index = operator.index(axis)
-    if not -len(shape) <= index < len(shape):
-        raise ValueError(f"axis: expected an int in [{-len(shape)}, {len(shape)}), got {index}")
-    index %= len(shape)
-    outer = inner = 1
-    for size in shape[:index]:
-        outer *= size
-    for size in shape[index + 1 :]:
-        inner *= size
-    return outer, shape[index], inner
-
-
-def _forward(kernel, x, axis, out):
-    source = Array(x, "x")
-    shape = _shape(source, axis)
-    y = np.empty(source.shape, np.float32) if out is None else out
-    target = Array(y, "out", writable=True, shape=source.shape)
-    if out is not x:
-        require_disjoint(source, target)
-    getattr(dispatch.active.softmax, kernel)(source, target, *shape)
-    return y
-
-
-def _backward(kernel, dy, y, axis, out):
-    slope = Array(dy, "dy")
-    result = Array(y, "y", shape=slope.shape)
-    shape = _shape(slope, axis)
-    dx = np.empty(slope.shape, np.float32) if out is None else out
-    target = Array(dx, "out", writable=True, shape=slope.shape)
-    require_disjoint(None if out is dy else slope, None if out is y else result, target)
-    getattr(dispatch.active.softmax, kernel)(slope, result, target, *shape)
-    return dx
+from fastopt._runtime.slices import backward, forward
 
 
 def log_softmax(x, axis=-1, out=None):
@@ -80,7 +35,9 @@ def log_softmax(x, axis=-1, out=None):
     Within 2 units in the last place of the exact result, on confident rows too. An entry of −inf stays −inf. All −inf,
     any +inf or any NaN makes its whole row NaN. Same bits for any number of threads.
     """
-    return _forward("log_softmax", x, axis, out)
+    arrays = forward(x, axis, out)
+    dispatch.active.softmax.log_softmax(arrays)
+    return arrays.result
 
 
 def softmax(x, axis=-1, out=None):
@@ -110,7 +67,9 @@ def softmax(x, axis=-1, out=None):
     Within 2 units in the last place of the exact result, subnormal ones included. An entry of −inf gives 0; rows that
     are NaN are those of `fastopt.log_softmax`. Same bits for any number of threads.
     """
-    return _forward("softmax", x, axis, out)
+    arrays = forward(x, axis, out)
+    dispatch.active.softmax.softmax(arrays)
+    return arrays.result
 
 
 def hardmax(x, axis=-1, out=None):
@@ -135,7 +94,9 @@ def hardmax(x, axis=-1, out=None):
     -----
     The form of ONNX's Hardmax. A row with a NaN is NaN; infinities are ordinary numbers here.
     """
-    return _forward("hardmax", x, axis, out)
+    arrays = forward(x, axis, out)
+    dispatch.active.softmax.hardmax(arrays)
+    return arrays.result
 
 
 def log_softmax_backward(dy, y, axis=-1, out=None):
@@ -171,7 +132,9 @@ def log_softmax_backward(dy, y, axis=-1, out=None):
     Sums are double. The error is within 2 units in the last place of the larger of dyⱼ and exp(yⱼ) · Σ.
     For cross-entropy, `fastopt.softmax_cross_entropy` is faster and more exact. Same bits for any number of threads.
     """
-    return _backward("log_softmax_backward", dy, y, axis, out)
+    arrays = backward(dy, y, axis, out)
+    dispatch.active.softmax.log_softmax_backward(arrays)
+    return arrays.result
 
 
 def softmax_backward(dy, y, axis=-1, out=None):
@@ -200,4 +163,6 @@ def softmax_backward(dy, y, axis=-1, out=None):
     -----
     Sums are double, one rounding to float32 an element. Same bits for any number of threads.
     """
-    return _backward("softmax_backward", dy, y, axis, out)
+    arrays = backward(dy, y, axis, out)
+    dispatch.active.softmax.softmax_backward(arrays)
+    return arrays.result

@@ -109,17 +109,13 @@ cdef inline double log1p64(double x) noexcept nogil:
     cdef uint64_t octaves = (as_bits64(u) - ROOT_HALF) >> 52        # k, modulo 2¹²
     cdef double k = as_double(((octaves + 2048) & 4095) | TWO52) - (4503599627370496.0 + 2048.0)
     cdef double f = as_double(as_bits64(u) - (octaves << 52)) - 1.0
-    cdef double w, s, p
+    cdef double w, s, q, p
     f = x if k == 0.0 else f
     w = f / (2.0 + f)
     s = w * w
-    p = 1.0 / 15.0
-    p = p * s + 1.0 / 13.0
-    p = p * s + 1.0 / 11.0
-    p = p * s + 1.0 / 9.0
-    p = p * s + 1.0 / 7.0
-    p = p * s + 1.0 / 5.0
-    p = p * s + 1.0 / 3.0
+    q = s * s
+    p = (1.0 / 11.0 + 1.0 / 13.0 * s) + 1.0 / 15.0 * q
+    p = ((1.0 / 3.0 + 1.0 / 5.0 * s) + (1.0 / 7.0 + 1.0 / 9.0 * s) * q) + p * (q * q)
     p = k * 0.6931471805599453 + (2.0 * w + 2.0 * w * s * p)
     return x if x - x != 0.0 else p
 
@@ -133,14 +129,8 @@ cdef inline float log1p32(float x) noexcept nogil:
 
 cdef inline double exp_near(double x) noexcept nogil:
     """exp(x) for |x| < 0.4 with a relative error below 1e-11: its series, in double."""
-    cdef double p = 1.0 / 3628800.0
-    p = p * x + 1.0 / 362880.0
-    p = p * x + 1.0 / 40320.0
-    p = p * x + 1.0 / 5040.0
-    p = p * x + 1.0 / 720.0
-    p = p * x + 1.0 / 120.0
-    p = p * x + 1.0 / 24.0
-    p = p * x + 1.0 / 6.0
-    p = p * x + 0.5
-    p = p * x + 1.0
-    return p * x + 1.0
+    cdef double s = x * x, q = s * s
+    cdef double low = (1.0 + x) + (0.5 + 1.0 / 6.0 * x) * s
+    cdef double middle = (1.0 / 24.0 + 1.0 / 120.0 * x) + (1.0 / 720.0 + 1.0 / 5040.0 * x) * s
+    cdef double high = (1.0 / 40320.0 + 1.0 / 362880.0 * x) + 1.0 / 3628800.0 * s
+    return low + (middle + high * q) * q

@@ -14,8 +14,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _common cimport IN, INOUT
-from _softmax cimport (LANES, NARROW, SUMS, Rows, choose_base, finish, row_max, scale_lanes, scale_row, scan_lanes,
-                       scan_rows, term, transpose_in, transpose_out)
+from _softmax cimport LANES, NARROW, Rows, choose_base, finish, term
+from _softmax_lanes cimport Narrow, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
+from _softmax_rows cimport SUMS, group_of, max_rows, padded_group, scale_row, sum_rows
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -158,18 +159,18 @@ cdef inline void slope_row(const Job* job, INOUT e, const float* y, double total
         e[j] = <float> (job.scale * slope)
 
 
-cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* block, Py_ssize_t first,
-                                    int rows) noexcept nogil:
+cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* block, float* room,
+                                    Py_ssize_t first, int rows, int lanes) noexcept nogil:
     """From sums to losses and gradient; returns how many labels were hit.
 
-    Terms are in `block`, transposed, or in the gradient itself where block is NULL.
+    Terms are in `block`, transposed, or in the gradient itself where block is NULL. `lanes`: rows and what pads them.
     """
     cdef Py_ssize_t n = job.n, correct = 0, j
     cdef int r
     cdef float* d
     cdef double factor[LANES]
     cdef float largest[LANES]
-    finish(s, rows, True, True)
+    finish(s, lanes, True, True)
     losses(job, t, s, rows)
     for r in range(rows):
         job.loss[first + r] = 0.0 if ignored(job, first + r) else t.loss[r]
@@ -182,8 +183,8 @@ cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* 
     if block != NULL:
         if not job.dense:
             for j in range(n):
-                scale_lanes(block + j * LANES, s.top, factor, largest, rows)
-        transpose_out(job.gradient + first * n, block, n, rows)
+                scale_lanes(block + j * lanes, s.top, factor, largest, rows)
+        transpose_out(job.gradient + first * n, block, room, n, rows)
     for r in range(rows):
         d = job.gradient + (first + r) * n
         if ignored(job, first + r):
@@ -202,28 +203,29 @@ cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
     cdef const Job* job = <const Job*> context
     cdef Rows s
     cdef Targets t
-    cdef float block[NARROW * LANES]
+    cdef Narrow block, room
     cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.rows, i + job.task)
-    cdef int rows, r
+    cdef int rows, lanes
     cdef Py_ssize_t correct = 0
     while i < last:
         if n <= NARROW:
-            rows = <int> min(LANES, last - i)
-            transpose_in(block, job.x + i * n, n, rows)
-            scan_lanes(&s, block, block, LANES, n, rows, True)
+            rows = narrow_group(last - i)
+            transpose_in(block.v, room.v, job.x + i * n, n, rows)
+            lanes = lanes_for(rows)
+            sum_lanes(&s, block.v, block.v, lanes, n, lanes, True)
             read_targets(job, &t, &s, i, rows)
-            correct += finish_group(job, &s, &t, block, i, rows)
+            correct += finish_group(job, &s, &t, block.v, room.v, i, rows, lanes)
         else:
-            rows = <int> min(min(16, max(TASK // 2 // n, 1)), last - i)
-            for r in range(rows):
-                s.m[r] = row_max(job.x + (i + r) * n, n)
-            choose_base(&s, rows)
+            rows = <int> min(group_of(n), last - i)
+            max_rows(&s, job.x + i * n, n, rows)
+            lanes = padded_group(rows)
+            choose_base(&s, lanes)
             read_targets(job, &t, &s, i, rows)
             if job.gradient != NULL:
-                scan_rows(&s, job.x + i * n, job.gradient + i * n, n, rows, True)
+                sum_rows(&s, job.x + i * n, job.gradient + i * n, n, rows, True)
             else:
-                scan_rows(&s, job.x + i * n, NULL, n, rows, False)
-            correct += finish_group(job, &s, &t, NULL, i, rows)
+                sum_rows(&s, job.x + i * n, NULL, n, rows, False)
+            correct += finish_group(job, &s, &t, NULL, NULL, i, rows, lanes)
         i += rows
     if job.correct != NULL:
         job.correct[index] = correct
@@ -296,7 +298,7 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
     Exactly one of labels (int64, valid) and targets is given; gradient and row_losses may be None. gradient may be x.
     """
     cdef Job job
-    cdef Py_ssize_t tasks, i, correct = 0
+    cdef Py_ssize_t tasks, i, group, correct = 0
     cdef double loss
     cdef float* each
     job.x = <const float*> x.data
@@ -313,7 +315,8 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
     job.kept, job.spread = 1.0 - smoothing, smoothing / <double> max(n, 1)
     job.scale = 1.0 / divisor
     job.dense = targets is not None or smoothing != 0.0
-    job.task = max(TASK // (max(n, 1) * LANES), 1) * LANES if n <= NARROW else max(TASK // n, 1)
+    group = LANES if n <= NARROW else group_of(n)
+    job.task = max(TASK // (n * group), 1) * group
     tasks = (rows + job.task - 1) // job.task
     job.loss = <double*> malloc(max(rows, 1) * sizeof(double))
     job.correct = <Py_ssize_t*> malloc(max(tasks, 1) * sizeof(Py_ssize_t)) if count else NULL

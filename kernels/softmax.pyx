@@ -15,10 +15,12 @@ from libc.string cimport memcpy, memset
 
 from _common cimport IN, INOUT
 from _math cimport exp_split
-from _softmax cimport (BLOCK, INOUT64, LANES, NARROW, SUMS, Rows, choose_base, finish, lane_sum, row_max,
-                       scale_lanes, scale_row, scan_lanes, scan_rows, transpose_in, transpose_out)
-from fastopt._runtime.arrays cimport Array
+from _memory cimport INOUT64
+from _softmax cimport LANES, NARROW, Rows, choose_base, finish
+from _softmax_lanes cimport Narrow, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
+from _softmax_rows cimport BLOCK, SUMS, group_of, lane_sum, max_lanes, max_rows, padded_group, scale_row, sum_rows
 from fastopt._runtime.parallel cimport parallel_for, threads_for
+from fastopt._runtime.slices cimport Slices
 
 cdef enum:
     TASK = 16384            # elements a task has at least, unless a row or a block of columns is longer
@@ -57,12 +59,11 @@ cdef inline void shift_in_place(INOUT y, Py_ssize_t n, float high, float low) no
 cdef inline void softmax_rows(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
     """log-softmax or softmax of a group."""
     cdef Rows s
-    cdef int r
-    for r in range(rows):
-        s.m[r] = row_max(x + r * n, n)
-    choose_base(&s, rows)
-    scan_rows(&s, x, out, n, rows, what == SOFTMAX)
-    finish(&s, rows, what == LOG_SOFTMAX, what == SOFTMAX)
+    cdef int r, padded = padded_group(rows)
+    max_rows(&s, x, n, rows)
+    choose_base(&s, padded)
+    sum_rows(&s, x, out, n, rows, what == SOFTMAX)
+    finish(&s, padded, what == LOG_SOFTMAX, what == SOFTMAX)
     for r in range(rows):
         if what == SOFTMAX:
             scale_row(out + r * n, n, s.top[r], s.factor[r], s.largest[r])
@@ -81,7 +82,13 @@ cdef inline int any_nan(IN x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n) noexcept nogil:
-    cdef float m = row_max(x, n)
+    cdef float lanes[SUMS]
+    cdef float m
+    cdef int lane
+    max_lanes(x, lanes, n)
+    m = lanes[0]
+    for lane in range(1, SUMS):
+        m = max(m, lanes[lane])
     cdef Py_ssize_t i, first = 0
     if any_nan(x, n):
         for i in range(n):
@@ -108,6 +115,8 @@ cdef inline double row_sum(IN x, IN y, Py_ssize_t n, bint product) noexcept nogi
                 acc[lane] += <double> x[i * SUMS + lane]
     for i in range(n // SUMS * SUMS, n):
         acc[i % SUMS] += <double> x[i] * <double> y[i] if product else <double> x[i]
+    for lane in range(SUMS // 2):
+        acc[lane] += acc[lane + SUMS // 2]
     return lane_sum(acc)
 
 
@@ -136,25 +145,25 @@ cdef inline void backward_row(const float* dy, const float* y, float* out, Py_ss
         start += length
 
 
-cdef inline void shift_lanes(IN x, INOUT y, IN high, IN low, int lanes) noexcept nogil:
+cdef inline void shift_lanes(IN x, INOUT y, IN high, IN low, int lanes, bint in_place) noexcept nogil:
     cdef int lane
     for lane in range(lanes):
-        y[lane] = (x[lane] - high[lane]) - low[lane]
+        y[lane] = ((y[lane] if in_place else x[lane]) - high[lane]) - low[lane]
 
 
 cdef inline void softmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes,
                                int what) noexcept nogil:
     cdef Rows s
-    cdef float v[LANES]
     cdef Py_ssize_t j
-    scan_lanes(&s, x, out, stride, n, lanes, what == SOFTMAX)
+    sum_lanes(&s, x, out, stride, n, lanes, what == SOFTMAX)
     finish(&s, lanes, what == LOG_SOFTMAX, what == SOFTMAX)
     for j in range(n):
         if what == SOFTMAX:
             scale_lanes(out + j * stride, s.top, s.factor, s.largest, lanes)
+        elif x == out:
+            shift_lanes(NULL, out + j * stride, s.high, s.low, lanes, True)
         else:
-            shift_lanes(x + j * stride, v, s.high, s.low, lanes)
-            memcpy(out + j * stride, v, lanes * sizeof(float))
+            shift_lanes(x + j * stride, out + j * stride, s.high, s.low, lanes, False)
 
 
 cdef inline void hardmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes) noexcept nogil:
@@ -217,20 +226,20 @@ cdef inline void lanes_of(const float* x, const float* y, float* out, Py_ssize_t
 
 cdef inline void last_axis(const Job* job, Py_ssize_t index, int what) noexcept nogil:
     """One task: rows of consecutive elements."""
-    cdef float block[NARROW * LANES]
-    cdef float block_y[NARROW * LANES]
+    cdef Narrow x, y, room
     cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.outer, i + job.task)
-    cdef int rows, r
+    cdef int rows, lanes, r
     while i < last:
         if n <= NARROW:
-            rows = <int> min(LANES, last - i)
-            transpose_in(block, job.x + i * n, n, rows)
+            rows = narrow_group(last - i)
+            transpose_in(x.v, room.v, job.x + i * n, n, rows)
             if what >= LOG_SOFTMAX_BACKWARD:
-                transpose_in(block_y, job.y + i * n, n, rows)
-            lanes_of(block, block_y, block, LANES, n, rows, what)
-            transpose_out(job.out + i * n, block, n, rows)
+                transpose_in(y.v, room.v, job.y + i * n, n, rows)
+            lanes = lanes_for(rows)
+            lanes_of(x.v, y.v, x.v, lanes, n, lanes, what)
+            transpose_out(job.out + i * n, x.v, room.v, n, rows)
         else:
-            rows = <int> min(min(16, max(TASK // 2 // n, 1)), last - i)
+            rows = <int> min(group_of(n), last - i)
             if what == LOG_SOFTMAX or what == SOFTMAX:
                 softmax_rows(job.x + i * n, job.out + i * n, n, rows, what)
             else:
@@ -282,47 +291,43 @@ cdef void softmax_backward_task(void* job, Py_ssize_t index) noexcept nogil:
 ctypedef void (*task_type)(void* job, Py_ssize_t index) noexcept nogil
 
 
-cdef int run(task_type task, Array x, Array y, Array out, Py_ssize_t outer, Py_ssize_t n, Py_ssize_t inner) except -1:
+cdef int run(task_type task, Slices arrays) except -1:
+    """Backward: x is dy, and out may be x or y. Forward: out may be x."""
     cdef Job job
-    cdef Py_ssize_t count
-    if x.size == 0:
+    cdef Py_ssize_t n = arrays.n, count, group
+    if arrays.x.size == 0:
         return 0
-    job.x, job.y, job.out = <const float*> x.data, <const float*> y.data, <float*> out.data
-    job.outer, job.n, job.inner = outer, n, inner
-    job.columns = (inner + LANES - 1) // LANES
+    job.x, job.out = <const float*> arrays.x.data, <float*> arrays.out.data
+    job.y = <const float*> arrays.y.data if arrays.y is not None else NULL
+    job.outer, job.n, job.inner = arrays.outer, n, arrays.inner
+    job.columns = (job.inner + LANES - 1) // LANES
     with nogil:
-        if inner == 1:
-            job.task = max(TASK // (n * LANES), 1) * LANES if n <= NARROW else max(TASK // n, 1)
-            count = (outer + job.task - 1) // job.task
+        if job.inner == 1:
+            group = LANES if n <= NARROW else group_of(n)
+            job.task = max(TASK // (n * group), 1) * group
+            count = (job.outer + job.task - 1) // job.task
         else:
             job.task = max(TASK // (n * LANES), 1)
-            count = (outer * job.columns + job.task - 1) // job.task
-        parallel_for(task, &job, count, threads_for((2.0 if n <= NARROW else 0.6) * <double> x.size))
+            count = (job.outer * job.columns + job.task - 1) // job.task
+        parallel_for(task, &job, count, threads_for((1.2 if n <= NARROW else 0.5) * <double> arrays.x.size))
     return 0
 
 
-def log_softmax(Array x not None, Array out not None, Py_ssize_t outer, Py_ssize_t n, Py_ssize_t inner):
-    """Both arrays are (outer, n, inner); out may be x."""
-    run(log_softmax_task, x, x, out, outer, n, inner)
+def log_softmax(Slices arrays not None):
+    run(log_softmax_task, arrays)
 
 
-def softmax(Array x not None, Array out not None, Py_ssize_t outer, Py_ssize_t n, Py_ssize_t inner):
-    """Both arrays are (outer, n, inner); out may be x."""
-    run(softmax_task, x, x, out, outer, n, inner)
+def softmax(Slices arrays not None):
+    run(softmax_task, arrays)
 
 
-def hardmax(Array x not None, Array out not None, Py_ssize_t outer, Py_ssize_t n, Py_ssize_t inner):
-    """Both arrays are (outer, n, inner); out may be x."""
-    run(hardmax_task, x, x, out, outer, n, inner)
+def hardmax(Slices arrays not None):
+    run(hardmax_task, arrays)
 
 
-def log_softmax_backward(Array dy not None, Array y not None, Array out not None, Py_ssize_t outer, Py_ssize_t n,
-                         Py_ssize_t inner):
-    """All arrays are (outer, n, inner); out may be dy or y."""
-    run(log_softmax_backward_task, dy, y, out, outer, n, inner)
+def log_softmax_backward(Slices arrays not None):
+    run(log_softmax_backward_task, arrays)
 
 
-def softmax_backward(Array dy not None, Array y not None, Array out not None, Py_ssize_t outer, Py_ssize_t n,
-                     Py_ssize_t inner):
-    """All arrays are (outer, n, inner); out may be dy or y."""
-    run(softmax_backward_task, dy, y, out, outer, n, inner)
+def softmax_backward(Slices arrays not None):
+    run(softmax_backward_task, arrays)

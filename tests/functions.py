@@ -118,6 +118,11 @@ FUNCTIONS = [
              lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
                           "class_weight": positive(rng, 40)},
              written=(), refused=CROSS_ENTROPY_REFUSED),
+    Function("linear_cross_entropy",        # its out is a tuple: test_linear_cross_entropy.py
+             lambda rng: {"x": f32(rng, 6, 8), "weight": f32(rng, 5, 8), "bias": f32(rng, 5),
+                          "class_weight": positive(rng, 5)},
+             written=(), options={"labels": np.arange(6) % 5},
+             refused=(*CROSS_ENTROPY_REFUSED[:-1], ("chunk", 0), ("chunk", -1), ("chunk", 2.0), ("chunk", True))),
     Function(
         "batch_norm_forward",
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "running_mean": f32(rng, 3),

@@ -51,6 +51,14 @@ def near_base_switch(rng, rows, n):
     return (rng.choice([-512.0, 512.0], (rows, 1)) + rng.uniform(-3, 3, (rows, n))).astype(np.float32)
 
 
+def barely_confident(rng, rows, n):
+    """The others' terms are about 2⁻¹² of the largest one, where the kernels change how they leave it out."""
+    x = rng.standard_normal((rows, n))
+    others = np.log(np.exp(x).sum(axis=1))
+    x[np.arange(rows), rng.integers(n, size=rows)] = others + 12 * np.log(2) + rng.uniform(-1, 1, rows)
+    return x.astype(np.float32)
+
+
 FAMILIES = {
     "sigma 1": normal(1), "sigma 3": normal(3), "sigma 10": normal(10), "sigma 30": normal(30),
     "sigma 100": normal(100),
@@ -58,7 +66,7 @@ FAMILIES = {
     "dominant +5": dominant(5), "dominant +10": dominant(10), "dominant +20": dominant(20),
     "dominant +40": dominant(40),
     "dominant +80": dominant(80), "ties": ties, "all equal": all_equal, "-inf": masked, "far below": far_below,
-    "base switch": near_base_switch,
+    "base switch": near_base_switch, "barely confident": barely_confident,
 }
 
 

@@ -27,7 +27,7 @@ def make_labels(rng, x, confident=True):
 
 @FAMILY
 def test_against_mpmath(family, rng, level):
-    for n, rows in ((1, 3), (2, 60), (3, 40), (10, 20), (48, 3), (49, 3), (300, 2)):
+    for n, rows in ((1, 3), (2, 60), (3, 40), (10, 20), (32, 3), (33, 3), (300, 2)):
         x = FAMILIES[family](rng, rows, n)
         labels = make_labels(rng, x)
         loss, d = fastopt.softmax_cross_entropy(x, labels, reduction="none")
@@ -40,7 +40,7 @@ def test_against_mpmath(family, rng, level):
 
 
 @FAMILY
-@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 100, 1000, 32000, 262144])
+@pytest.mark.parametrize("n", [1, 2, 10, 32, 33, 100, 1000, 32000, 262144])
 def test_at_every_width(family, n, rng, level):
     x = FAMILIES[family](rng, max(1, min(1000, 60000 // n)), n)
     labels = make_labels(rng, x)
@@ -92,7 +92,7 @@ def close(actual, expected, floor):
 @REDUCTION
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("kind", ["labels", "one-hot", "soft"])
-@pytest.mark.parametrize("shape", [(1, 4), (200, 10), (70, 48), (33, 49), (12, 1000), (4, 5, 7), (6,), (2, 3, 100)])
+@pytest.mark.parametrize("shape", [(1, 4), (200, 10), (70, 32), (33, 33), (12, 1000), (4, 5, 7), (6,), (2, 3, 100)])
 def test_options_against_the_reference(shape, kind, options, reduction, rng, level):
     x = 3 * rng.standard_normal(shape, dtype=np.float32)
     n = shape[-1]
@@ -142,7 +142,7 @@ def test_masked_logits_of_a_one_hot_row(level):
     assert d[0, 1] == -1
 
 
-@pytest.mark.parametrize("n", [2, 10, 48, 49, 1000])
+@pytest.mark.parametrize("n", [2, 10, 32, 33, 1000])
 def test_special_rows(n, rng, level):
     x = rng.standard_normal((6, n), dtype=np.float32)
     x[1] = -np.inf
@@ -210,7 +210,7 @@ def test_labels_of_any_integer_type(dtype, rng):
     assert_same_bits(d, expected[1])
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 1000])
+@pytest.mark.parametrize("n", [1, 2, 10, 32, 33, 1000])
 def test_count_correct(n, rng, level):
     x = rng.integers(-2, 3, (300, n)).astype(np.float32)  # many ties
     labels = np.where(rng.random(300) < 0.5, x.argmax(1), rng.integers(n, size=300))
@@ -221,7 +221,7 @@ def test_count_correct(n, rng, level):
     assert fastopt.softmax_cross_entropy(x, labels, count_correct=True, out=x)[2] == expected
 
 
-@pytest.mark.parametrize("n", [*AWKWARD, 10, 48, 49, 1025, 4000])
+@pytest.mark.parametrize("n", [*AWKWARD, 10, 1025, 3073, 4000])
 @pytest.mark.parametrize("kind", ["labels", "smoothed", "soft"])
 def test_same_bits_at_every_level(n, kind, rng):
     x = 5 * rng.standard_normal((150 if n < 100 else 5, n), dtype=np.float32)
@@ -241,7 +241,7 @@ def test_same_bits_at_every_level(n, kind, rng):
         assert_same_bits(d, results[0][1])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (700, 10), (1000, 48), (333, 49), (70, 1000), (3, 40000)])
+@pytest.mark.parametrize("shape", [(1, 1), (700, 10), (1000, 32), (333, 33), (70, 1000), (3, 40000)])
 @pytest.mark.parametrize("kind", ["labels", "soft"])
 def test_same_bits_for_any_threads_alignment_and_run(shape, kind, rng, level, always_parallel):
     x = rng.standard_normal(shape, dtype=np.float32)

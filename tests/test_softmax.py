@@ -10,7 +10,8 @@ from fastopt import reference
 from fastopt._runtime import dispatch
 
 FAMILY = pytest.mark.parametrize("family", FAMILIES)
-WIDTHS = (*AWKWARD, 4, 5, 10, 47, 48, 49, 50, 100, 1000, 1023, 1024, 1025, 2064, 5000)
+# The kernels take other ways from 33 and from 3073 elements on.
+WIDTHS = (*AWKWARD, 4, 5, 10, 47, 49, 50, 100, 1000, 1023, 1024, 1025, 2064, 3071, 3072, 3073, 3087, 3088, 5000, 6145)
 
 
 @FAMILY
@@ -33,7 +34,7 @@ def test_reference_is_the_exact_value_rounded(family, rng):
 
 
 @FAMILY
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 48, 49, 100, 1000, 32000, 262144])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 32, 33, 49, 100, 1000, 3073, 32000, 262144])
 def test_log_softmax_at_every_width(family, n, rng, level):
     x = FAMILIES[family](rng, max(1, min(2000, 60000 // n)), n)
     with np.errstate(all="ignore"):
@@ -52,7 +53,7 @@ def test_from_the_literature():
     np.testing.assert_allclose(y, [[0.842, 0.042, 0.002, 0.114]], atol=5e-4)
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 16, 48, 49, 64, 100, 1000, 5000])
+@pytest.mark.parametrize("n", [1, 2, 10, 16, 32, 33, 64, 100, 1000, 3073, 5000])
 def test_special_rows(n, level):
     row = np.linspace(-2, 3, n, dtype=np.float32)
     rows = np.stack([row] * 7)
@@ -101,7 +102,8 @@ def test_same_bits_at_every_level(n, rng):
             assert_same_bits(result, results[0])
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (700, 10), (1000, 48), (333, 49), (70, 1000), (3, 70000)])
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (16, 3), (17, 3), (33, 7), (700, 10), (1000, 32), (333, 33),
+                                   (333, 49), (70, 1000), (3, 70000)])
 def test_same_bits_for_any_threads_alignment_and_run(shape, rng, level, always_parallel):
     x = rng.standard_normal(shape, dtype=np.float32)
     expected = fastopt.log_softmax(x)
@@ -168,7 +170,7 @@ def test_softmax_against_mpmath(family, rng, level):
 
 
 @FAMILY
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 48, 49, 100, 1000, 32000, 262144])
+@pytest.mark.parametrize("n", [1, 2, 3, 10, 32, 33, 49, 100, 1000, 3073, 32000, 262144])
 def test_softmax_at_every_width(family, n, rng, level):
     x = FAMILIES[family](rng, max(1, min(2000, 60000 // n)), n)
     y = fastopt.softmax(x)
@@ -178,7 +180,7 @@ def test_softmax_at_every_width(family, n, rng, level):
     np.testing.assert_allclose(y.sum(1, dtype=np.float64), 1.0, atol=2e-7)
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 64, 1000])
+@pytest.mark.parametrize("n", [1, 2, 10, 32, 33, 64, 1000])
 def test_special_rows_of_softmax(n, level):
     rows = np.stack([np.linspace(-2, 3, n, dtype=np.float32)] * 6)
     rows[1] = -np.inf
@@ -191,7 +193,7 @@ def test_special_rows_of_softmax(n, level):
     assert_same_bits(y[5], y[0])
 
 
-@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 64, 1000])
+@pytest.mark.parametrize("n", [1, 2, 10, 32, 33, 64, 1000])
 def test_hardmax(n, rng, level):
     x = rng.integers(-3, 4, (200, n)).astype(np.float32)
     x[::5, n // 2] = np.nan
@@ -215,7 +217,7 @@ def upstream(rng, family, rows, n, name):
 
 @FAMILY
 @BACKWARD
-@pytest.mark.parametrize("n", [1, 2, 10, 48, 49, 100, 1025, 40000])
+@pytest.mark.parametrize("n", [1, 2, 10, 32, 33, 49, 100, 1025, 40000])
 def test_backward(name, family, n, rng, level):
     dy, y = upstream(rng, family, max(1, min(500, 60000 // n)), n, name)
     dx = getattr(fastopt, name)(dy, y)

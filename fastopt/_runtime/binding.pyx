@@ -61,6 +61,7 @@ cdef class Binding:
     cdef Py_ssize_t intervals
     cdef bint busy
     cdef list params                    # the arrays bound, in order
+    cdef bint numbered                  # whether keys are 0, 1, …
 
     def __cinit__(self, list keys, list arrays, tuple names, list groups):
         cdef Py_ssize_t i, k
@@ -98,6 +99,7 @@ cdef class Binding:
                                  f"{self.where(i - 1)}")
         cut(&self.table, self.tensors, self.count)
         self.params = [entry[0] for entry in arrays]
+        self.numbered = keys == list(range(self.count))
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -118,6 +120,28 @@ cdef class Binding:
             if params[i] is not self.params[i]:
                 return False
         return True
+
+    def gradients_of(self, params, grads):
+        """The gradients in the order bound, where params are two of a kind, dicts or lists, with the arrays bound under
+        their keys; otherwise None."""
+        cdef Py_ssize_t i
+        cdef dict given, slopes
+        cdef list found
+        if type(params) is list and type(grads) is list:
+            return grads[:] if len(grads) == self.count and self.holds(params) and self.numbered else None
+        if type(params) is not dict or type(grads) is not dict:
+            return None
+        given, slopes = params, grads
+        if len(given) != self.count or len(slopes) != self.count:
+            return None
+        found = []
+        for i in range(self.count):
+            key = self.keys[i]
+            grad = slopes.get(key)
+            if grad is None or given.get(key) is not self.params[i]:
+                return None
+            found.append(grad)
+        return found
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
         return (("params", "grads")[stream] if stream < 2 else f"state {self.names[stream]}", self.keys[tensor])
