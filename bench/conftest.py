@@ -9,8 +9,6 @@ DEFAULTS = {
     "benchmark_columns": ["min", "median"],
     "benchmark_sort": "median",
     "benchmark_max_time": "0.05",   # seconds a row
-    "benchmark_min_rounds": 5,
-    "benchmark_warmup": False,
 }
 
 

@@ -83,4 +83,5 @@ def test_batch_norm_output_is_normalised_wherever_the_input_lies(rows, channels,
     y = y.astype(np.float64)
     assert (y[:, ~moving] == 0).all()
     np.testing.assert_allclose(y.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(y[:, moving].var(0), 1, rtol=1e-5)
+    var = x[:, moving].var(0, dtype=np.float64)     # of two rows that are nearly equal, not much more than eps
+    np.testing.assert_allclose(y[:, moving].var(0), var / (var + 1e-12), rtol=1e-5)
