@@ -26,7 +26,7 @@ from optimizers import SIZES, contender, contenders
 
 import fastopt
 
-PAUSE = 0.004
+PAUSE = 0.03
 """Seconds between contenders: one OpenMP library's threads go on spinning for a while and would hold the next up."""
 
 

@@ -153,17 +153,19 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     -----
     Ioffe and Szegedy 2015, algorithm 1, in torch.nn.functional.batch_norm's form. mean, var and 1/√(var + eps) are
     within 1 ULP of exact and kept in double, y is computed in double and rounded once; a constant channel gives beta
-    bit for bit. An array without elements leaves the running statistics alone and has NaN for its own, unless
-    `statistics` were given: then it is an empty part of a batch, treated as every other part. The bits are those of
+    bit for bit. Without training y is `batch_norm_inference`'s. An array without elements leaves the running statistics
+    alone and has NaN for its own, unless `statistics` were given: then it is an empty part of a batch, treated as every
+    other part. The bits are those of
     ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
     """
     layout, g, b, m, v, o, y, count, mean, m2 = check_forward(
         x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, unbiased, relu, out,
         statistics)
     saved, s = layout.constants()
-    if layout.size or (layout.channels and (statistics is not None or not training)):
-        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, training, momentum, eps, unbiased, relu, count,
-                                          mean, m2)
+    if not training:
+        dispatch.active.batchnorm.inference(layout, g, b, m, v, o, s, eps, relu)
+    elif layout.size or (layout.channels and statistics is not None):
+        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, s, momentum, eps, unbiased, relu, count, mean, m2)
     else:
         saved.fill(np.nan)
     return y, BatchNormCache(layout, saved, training, relu, count)
@@ -282,9 +284,10 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
 
     Notes
     -----
-    Computed in double and rounded once: the bits of ``fastopt.reference.batch_norm_inference``.
+    γ / √(var + eps) is rounded once, the rest is float32: within 3.5 units in the last place of the larger of
+    |(x − mean) · γ / √…| and |β|. The bits of ``fastopt.reference.batch_norm_inference``.
     """
     layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
     if layout.size:
-        dispatch.active.batchnorm.forward(layout, g, b, m, v, o, None, False, 0.0, eps, False, relu, 0.0, None, None)
+        dispatch.active.batchnorm.inference(layout, g, b, m, v, o, None, eps, relu)
     return y

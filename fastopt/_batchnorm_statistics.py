@@ -219,7 +219,7 @@ def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_ax
 
     Notes
     -----
-    Computed in double and rounded once.
+    Computed as `fastopt.batch_norm_inference` does it: γ / √(var + eps) is rounded once, the rest is float32.
     """
     layout, new_weight, new_bias = check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out)
     zero, minus_zero = np.zeros(layout.channels, np.float32), np.full(layout.channels, -0.0, np.float32)

@@ -17,26 +17,20 @@
 #
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that of 53 bits at most log2(n + 1) cancel
 #
-# and blocks are merged in order by the same paper's formula. Everything is computed in double and rounded once, where
+# and blocks are merged in order by the same paper's formula. Where statistics are given, y is computed in float32
+# (_batchnorm_given.pxd). Everything else is computed in double and rounded once, where
 # it is stored as float32. (In float32, with the mean in two parts, an element costs a third of the arithmetic, but dx
 # is wrong by 7 ULP of its largest term at worst instead of 0.51, and 1 / √(var + ε) overflows below 2⁻¹²⁸. Beyond the
 # second-level cache memory is the limit either way.)
 #
-# In what order sums run: _batchnorm_walk.pxd; the loops: _batchnorm_blocks.pxd.
+# In what order sums run: _batchnorm_walk.pxd; the loops: _batchnorm_pieces.pxd; a block of them: _batchnorm_blocks.pxd.
 
 from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
 
-from _batchnorm_blocks cimport (
-    FIXED,
-    IN_PLACE,
-    RELU,
-    Job,
-    sum_backward,
-    sum_forward,
-    write_backward_block,
-    write_forward_block,
-)
+from _batchnorm_blocks cimport Job, sum_backward, sum_forward, write_backward_block, write_forward_block
+from _batchnorm_given cimport Given, given_task, repeat, scales, set_rows, tasks_of
+from _batchnorm_pieces cimport FIXED, IN_PLACE, RELU
 from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Walk, block_of, walk, wide_walk
 from _common cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
@@ -143,15 +137,6 @@ cdef void finish_forward(const Job* job, Py_ssize_t at, Py_ssize_t channels) noe
     cdef double* mean = job.mean + at
     cdef double* invstd = job.invstd + at
     cdef Py_ssize_t c
-    if job.running_given:
-        for c in range(channels):
-            mean[c] = job.running_mean[at + c]
-            job.shift[at + c] = mean[c]
-            invstd[c] = 1.0 / sqrt(<double> job.running_var[at + c] + job.eps)
-            job.scale[at + c] = job.gamma[at + c] * invstd[c]
-            job.slope[at + c] = job.scale[at + c]
-            job.beta[at + c] = job.beta_in[at + c]
-        return
     for c in range(channels):
         mean[c] = job.first[at + c]
         job.beta[at + c] = job.beta_in[at + c]
@@ -291,28 +276,69 @@ def statistics(Layout layout not None, Array mean not None, Array m2 not None):
 
 
 def forward(Layout layout not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
-            Array y not None, Array saved, bint training, double momentum, double eps, bint unbiased,
-            bint relu, double count, Array mean, Array m2):
-    """Write y; `saved` (4 × channels, float64, or None) receives mean, invstd, γ · invstd and β. y may be x.
+            Array y not None, Array saved not None, double momentum, double eps, bint unbiased, bint relu,
+            double count, Array mean, Array m2):
+    """Write y by the statistics (count, mean, m2), or if they are None by those of x.
 
-    Training: by the statistics (count, mean, m2), or if they are None by those of x. Otherwise: by the running ones.
+    `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β.
     """
     cdef Job job
     job.backward = False
-    begin(&job, layout, SUM | FINISH | WRITE if training and mean is None else FINISH | WRITE, mean, m2)
-    job.flags = (RELU if relu else 0) | (IN_PLACE if layout.x.data == y.data else 0)
+    begin(&job, layout, SUM | FINISH | WRITE if mean is None else FINISH | WRITE, mean, m2)
+    job.flags = RELU if relu else 0
     job.out = <float*> y.data
     job.gamma, job.beta_in = <const float*> gamma.data, <const float*> beta.data
     job.running_mean = <float*> running_mean.data if running_mean is not None else NULL
     job.running_var = <float*> running_var.data if running_var is not None else NULL
     if mean is not None:
         job.count = count
-    job.momentum, job.eps, job.unbiased, job.running_given = momentum, eps, unbiased, not training
+    job.momentum, job.eps, job.unbiased = momentum, eps, unbiased
     with nogil:
         run(&job, 0.35 if job.stages & SUM else 0.2)
-        if saved is not None:
-            save(&job, <double*> saved.data)
+        save(&job, <double*> saved.data)
         free(job.memory)
+
+
+cdef void inference_task(void* context, Py_ssize_t task) noexcept nogil:
+    given_task(<const Given*> context, task)
+
+
+def inference(Layout layout not None, Array gamma not None, Array beta not None, Array mean not None,
+              Array var not None, Array y not None, Array saved, double eps, bint relu):
+    """Write y by given statistics; y may be x. `saved`, or None: as in `forward`."""
+    cdef Given job
+    cdef Py_ssize_t c, channels = layout.channels, width = 0
+    cdef float* scale
+    cdef float* lanes
+    cdef double* s
+    if saved is not None:
+        s = <double*> saved.data
+        for c in range(channels):
+            s[c] = (<const float*> mean.data)[c]
+            s[channels + c] = 1.0 / sqrt(<double> (<const float*> var.data)[c] + eps)
+            s[2 * channels + c] = <double> (<const float*> gamma.data)[c] * s[channels + c]
+            s[3 * channels + c] = (<const float*> beta.data)[c]
+    if layout.x.size == 0:
+        return
+    set_rows(&job, layout.outer, channels, layout.inner)
+    if not job.runs and job.width > channels:
+        width = job.width
+    scale = <float*> malloc((channels + 3 * width) * sizeof(float))
+    if scale == NULL:
+        raise MemoryError
+    job.x, job.y = <const float*> layout.x.data, <float*> y.data
+    job.mean, job.scale, job.beta = <const float*> mean.data, scale, <const float*> beta.data
+    job.flags = (RELU if relu else 0) | (IN_PLACE if layout.x.data == y.data else 0)
+    with nogil:
+        scales(<const float*> gamma.data, <const float*> var.data, eps, scale, channels)
+        if width:
+            lanes = scale + channels
+            repeat(job.mean, lanes, channels, layout.inner, width)
+            repeat(job.scale, lanes + width, channels, layout.inner, width)
+            repeat(job.beta, lanes + 2 * width, channels, layout.inner, width)
+            job.mean, job.scale, job.beta = lanes, lanes + width, lanes + 2 * width
+        parallel_for(inference_task, &job, tasks_of(&job), threads_for(0.1 * <double> layout.x.size))
+        free(scale)
 
 
 def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint relu, Array sum_dy not None,

@@ -122,6 +122,36 @@ def test_out(level, rng):
 
 # Accuracy.
 
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 2.0**10, 2.0**20])
+@pytest.mark.parametrize("shape", [(700, 37), (9, 70, 49), (6, 5, 3), (40, 3, 2)])
+def test_inference_within_units_of_the_larger_term(shape, ratio, level, rng):
+    """The larger of |(x − mean) · scale| and |β|."""
+    channels = shape[1]
+    wide = (channels,) + (1,) * (len(shape) - 2)
+    gamma, beta = rng.standard_normal((2, channels)).astype(f32)
+    var = np.abs(rng.standard_normal(channels)).astype(f32) + f32(0.5)
+    mean = (ratio * np.sqrt(var)).astype(f32)
+    x = (mean.reshape(wide) + rng.standard_normal(shape)).astype(f32)
+    y = fastopt.batch_norm_inference(x, gamma, beta, mean, var)
+    x, *constants = x.astype(np.float64), gamma, beta, mean, var
+    gamma, beta, mean, var = (v.astype(np.float64).reshape(wide) for v in constants)
+    scale = gamma / np.sqrt(var + 1e-5)
+    terms = np.abs((x - mean) * scale), np.broadcast_to(np.abs(beta), shape)
+    unit = np.spacing(np.maximum(*terms).astype(f32)).astype(np.float64)
+    assert (np.abs(y - ((x - mean) * scale + beta)) <= 3.5 * unit).all()
+
+
+def test_inference_where_the_scale_is_no_float32(level):
+    """Of a constant channel (x − mean) · scale is still 0; relu's gradient is that of the y there was."""
+    x, one = np.ones((20, 2), f32), np.ones(2, f32)
+    for module in (fastopt, reference):
+        y, cache = module.batch_norm_forward(x, one, one, one, 0 * one, training=False, eps=1e-100, relu=True)
+        assert (y == 1).all()
+        dx, _, dbeta = module.batch_norm_backward(np.full_like(x, 1e-30), cache)
+        np.testing.assert_allclose(dx, 1e20, rtol=1e-6)
+        np.testing.assert_allclose(dbeta, 2e-29, rtol=1e-6)
+
+
 def exact_statistics(column):
     """Mean and biased variance of float32 numbers as fractions."""
     _, exponents = np.frexp(column[column != 0])

@@ -73,7 +73,7 @@ cdef extern from *:
     int _OPENMP "fastopt_openmp"
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
-cdef double serial_below = 40000.0
+cdef double serial_below = 20000.0
 
 cdef bint use_pool = HAS_POOL           # else OpenMP's regions
 cdef int process_request = 0            # set_num_threads or FASTOPT_NUM_THREADS; 0: automatic

@@ -136,13 +136,31 @@ def normalised(x, mean, scale, beta, relu):
     return np.where(y < 0, np.float32(0), y) if relu else y
 
 
+def normalised32(x, gamma, beta, mean, var, eps, relu):
+    """By given statistics, in float32."""
+    scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
+    scale = rounded_scale(scale)
+    y = (x - mean[:, np.newaxis]) * scale[:, np.newaxis] + beta[:, np.newaxis]
+    return np.where(y < 0, np.float32(0), y) if relu else y
+
+
+def rounded_scale(scale):
+    """As float32; what is too large for one becomes its largest, so that 0 times it is 0."""
+    largest = float(np.finfo(np.float32).max)
+    return np.where(np.isfinite(scale), np.clip(scale, -largest, largest), scale).astype(np.float32)
+
+
 def gradient_and_distance(dy, cache):
     """dy, 0 where relu made y 0, and x − mean."""
     layout, scale, beta = cache.layout, cache.scale, cache.beta
     d = grouped(cache.x, layout) - cache.mean[:, np.newaxis]
     g = grouped(dy, layout).astype(np.float64)
-    if cache.relu:
+    if cache.relu and cache.training:
         y = (d * scale[:, np.newaxis] + beta[:, np.newaxis]).astype(np.float32)
+        g = np.where(y <= 0, 0.0, g)
+    elif cache.relu:
+        mean32, scale32, beta32 = cache.mean.astype(np.float32), rounded_scale(scale), beta.astype(np.float32)
+        y = (grouped(cache.x, layout) - mean32[:, np.newaxis]) * scale32[:, np.newaxis] + beta32[:, np.newaxis]
         g = np.where(y <= 0, 0.0, g)
     return g, d
 
@@ -158,6 +176,8 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     if y.size == 0 and training and statistics is None:
         return y, cache
     values = grouped(x, layout)
+    if not training:
+        grouped(y, layout)[...] = normalised32(values, gamma, beta, running_mean, running_var, eps, relu)
     gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
     if training:
         _, mean, m2 = totals(values) if statistics is None else statistics
@@ -165,12 +185,12 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     else:
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
     invstd = 1.0 / np.sqrt(var + eps)
-    scale, shift = gamma * invstd, mean
     if training:
+        scale, shift = gamma * invstd, mean
         # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
         scale = np.where(m2 == 0, -0.0 * np.abs(scale), scale)
         shift = np.where(mean == 0, -0.0, mean)
-    grouped(y, layout)[...] = normalised(values, shift, scale, beta, relu)
+        grouped(y, layout)[...] = normalised(values, shift, scale, beta, relu)
     if training and running_mean is not None:
         running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
         spread = m2 / (n - 1.0) if unbiased else var
@@ -208,9 +228,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     """See `fastopt.batch_norm_inference`."""
     layout, *_, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
     if y.size:
-        scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
-        values = normalised(grouped(x, layout), mean.astype(np.float64), scale, beta.astype(np.float64), relu)
-        grouped(y, layout)[...] = values
+        grouped(y, layout)[...] = normalised32(grouped(x, layout), gamma, beta, mean, var, eps, relu)
     return y
 
 
@@ -256,9 +274,9 @@ def batch_norm_merge_sums(*parts):
 def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_axis=0, out=None):
     """See `fastopt.batch_norm_fold`."""
     _, new_weight, new_bias = check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out)
-    scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
+    scale = rounded_scale(gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps)))
     bias = np.zeros_like(beta) if bias is None else bias
-    new_bias[...] = (bias - mean.astype(np.float64)) * scale + beta
+    new_bias[...] = (bias - mean) * scale + beta
     new_weight[...] = np.moveaxis(np.moveaxis(weight, output_axis, -1) * scale, -1, output_axis)
     return new_weight, new_bias
 
