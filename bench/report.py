@@ -116,12 +116,12 @@ def in_words(machine_info):
 
 
 def table_rows(entries):
-    """The rows, in the order of the benchmarks: our entries at the best level and with most threads."""
+    """The rows, kernel by kernel in the order of the benchmarks: our entries at the best level, with most threads."""
     groups = {}
     for entry in entries:
-        groups.setdefault((entry.kernel, entry.shape), []).append(entry)
+        groups.setdefault(entry.kernel, {}).setdefault(entry.shape, []).append(entry)
     rows = []
-    for group in groups.values():
+    for group in (group for shapes in groups.values() for group in shapes.values()):
         for allocates in (False, True):
             ours = [entry for entry in group if entry.contender in OURS and entry.allocates == allocates]
             if not ours:

@@ -44,7 +44,12 @@ cdef str describe(object source):
     return f"{name} {source.shape}{faults}"
 
 
-cdef object refusal(object error, object source, object name, char kind, bint writable, object shape):
+cdef object refusal(object error, object source, object name, char kind, bint writable, const Py_buffer* like):
+    """What was expected has the shape of `like`, if that is given."""
+    return wrong_shape(error, source, name, kind, writable, None if like == NULL else shape_of(like))
+
+
+cdef object wrong_shape(object error, object source, object name, char kind, bint writable, object shape):
     expected = f"{'writable ' if writable else ''}C-contiguous {ELEMENT[chr(kind)]}"
     expected += " array" if shape is None else f" of shape {shape}"
     return error(f"{label(name)}: expected {expected}, got {describe(source)}")
@@ -80,18 +85,17 @@ cdef int acquire(Py_buffer* view, object source, object name, char kind, bint wr
     `like`: the buffer whose shape this one must have, or NULL. On an error `view` holds nothing.
     """
     clear(view)
-    shape = None if like == NULL else shape_of(like)
     if type(source) is not ndarray and isinstance(source, MaskedArray):
-        raise refusal(TypeError, source, name, kind, writable, shape)
+        raise refusal(TypeError, source, name, kind, writable, like)
     try:
         PyObject_GetBuffer(source, view, DESCRIBED)
     except (TypeError, ValueError, BufferError):
-        raise refusal(TypeError, source, name, kind, writable, shape) from None
+        raise refusal(TypeError, source, name, kind, writable, like) from None
     if usable(view, kind, writable) and (like == NULL or same_shape(view, like)):
         return 0
     error = ValueError if is_kind(view, kind) else TypeError
     PyBuffer_Release(view)
-    raise refusal(error, source, name, kind, writable, shape)
+    raise refusal(error, source, name, kind, writable, like)
 
 
 cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
@@ -130,7 +134,7 @@ cdef class Array:
             raise TypeError("Array: expected one call of __init__, got another")
         self.fill(source, name, code, writable, NULL)
         if shape is not None and shape_of(&self.view) != shape:
-            raise refusal(ValueError, source, name, code, writable, shape)
+            raise wrong_shape(ValueError, source, name, code, writable, shape)
 
     cdef int fill(self, object source, object name, char kind, bint writable, const Py_buffer* like) except -1:
         acquire(&self.view, source, name, kind, writable, like)
@@ -159,7 +163,7 @@ cdef Array vector_of(object source, object name, char kind, bint writable, Py_ss
     """An array of shape (size,)."""
     cdef Array made = array_of(source, name, kind, writable, NULL)
     if made.view.ndim != 1 or made.size != size:
-        raise refusal(ValueError, source, name, kind, writable, (size,))
+        raise wrong_shape(ValueError, source, name, kind, writable, (size,))
     return made
 
 
