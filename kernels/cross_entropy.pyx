@@ -21,7 +21,7 @@ from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 cdef enum:
-    TASK = 16384            # elements a task has at least, unless a row is longer
+    TASK = 4096             # elements of a task, about, unless a row is longer: enough that threads share evenly
 
 cdef enum:                  # reductions
     NONE = 0

@@ -23,7 +23,7 @@ from fastopt._runtime.parallel cimport parallel_for, threads_for
 from fastopt._runtime.slices cimport Slices
 
 cdef enum:
-    TASK = 16384            # elements a task has at least, unless a row or a block of columns is longer
+    TASK = 4096             # elements of a task, about, unless a row is longer: enough that threads share evenly
 
 cdef enum:                  # what to compute
     LOG_SOFTMAX = 0
