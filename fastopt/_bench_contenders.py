@@ -77,11 +77,11 @@ def numpy_softmax_cross_entropy(logits, labels, out=None):
     return float(loss), p / np.float32(len(p))
 
 
-# Optimizers.
+# Optimizers. Parameters are 0 at first, so that what is compared is the step.
 
 def sgd(n):
     def arrays():
-        return noise(n), noise(n, seed=1), np.zeros(n, np.float32)
+        return np.zeros(n, np.float32), noise(n, seed=1), np.zeros(n, np.float32)
 
     def ours():
         p, g, buf = arrays()
@@ -100,7 +100,7 @@ def sgd(n):
 
 def adam(n):
     def arrays():
-        return noise(n), noise(n, seed=1), np.zeros(n, np.float32), np.zeros(n, np.float32)
+        return np.zeros(n, np.float32), noise(n, seed=1), np.zeros(n, np.float32), np.zeros(n, np.float32)
 
     def ours():
         given = arrays()
@@ -135,7 +135,7 @@ def adam(n):
 
 def model_adam(*shapes):
     def arrays():
-        return [noise(*shape) for shape in shapes], [noise(*shape, seed=1) for shape in shapes]
+        return [np.zeros(shape, np.float32) for shape in shapes], [noise(*shape, seed=1) for shape in shapes]
 
     def ours():
         params, grads = arrays()
