@@ -6,8 +6,8 @@ batch costs. fastopt trains with its pool of threads, with one thread, and in Op
 First all contenders train one epoch from the same weights on the same batches, and must reach the same loss. Then they
 train in turn, an epoch each, and medians are printed.
 
-`--settings` runs the fastopt row in fresh processes, in turn, once for each of the ways to share the cores between the
-kernels' threads and BLAS's (docs/threads.md has the outcome).
+`--settings` runs the fastopt row, or the only one of `--contenders`, in fresh processes, in turn, once for each of the
+ways to share the cores between the kernels' threads and BLAS's (docs/threads.md has the outcome).
 """
 
 import argparse
@@ -220,7 +220,8 @@ def compare(options):
 
 
 def compare_settings(options):
-    command = [sys.executable, __file__, "--json", "--contenders", "fastopt", "--batch", str(options.batch),
+    contender = options.contenders[0] if len(options.contenders) == 1 else "fastopt"
+    command = [sys.executable, __file__, "--json", "--contenders", contender, "--batch", str(options.batch),
                "--examples", str(options.examples), "--seconds", str(options.seconds),
                "--widths", *map(str, options.widths)]
     found = {name: [] for name in SETTINGS}
@@ -228,15 +229,15 @@ def compare_settings(options):
         for name, changes in SETTINGS.items():
             done = subprocess.run(command, env=os.environ | changes, check=True, capture_output=True, text=True)
             found[name].append(json.loads(done.stdout))
-    print(f"One epoch of {options.examples} examples in batches of {options.batch} with fastopt, milliseconds: whole "
-          "(matrix products + rest)\n")
+    print(f"One epoch of {options.examples} examples in batches of {options.batch} with {contender}, milliseconds: "
+          "whole (matrix products + rest)\n")
     print(f"| setting | {' | '.join(f'width {width}' for width in options.widths)} |")
     print(f"|---|{'---|' * len(options.widths)}")
     for name, runs in found.items():
         cells = []
         for width in map(str, options.widths):
-            whole = statistics.median(run[width]["fastopt"][0] for run in runs) * 1e3
-            products = statistics.median(run[width]["fastopt"][1] for run in runs) * 1e3
+            whole = statistics.median(run[width][contender][0] for run in runs) * 1e3
+            products = statistics.median(run[width][contender][1] for run in runs) * 1e3
             cells.append(f"{whole:.1f} ({products:.1f} + {whole - products:.1f})")
         print(f"| {name} | {' | '.join(cells)} |")
 

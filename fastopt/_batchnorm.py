@@ -285,7 +285,8 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     Notes
     -----
     γ / √(var + eps) is rounded once, the rest is float32: within 3.5 units in the last place of the larger of
-    |(x − mean) · γ / √…| and |β|. The bits of ``fastopt.reference.batch_norm_inference``.
+    |(x − mean) · γ / √…| and |β|, unless x − mean overflows or a γ / √… other than 0 is below 1.2e-38 or above 3.4e38.
+    The bits of ``fastopt.reference.batch_norm_inference``.
     """
     layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
     if layout.size:

@@ -77,11 +77,11 @@ def numpy_softmax_cross_entropy(logits, labels, out=None):
     return float(loss), p / np.float32(len(p))
 
 
-# Optimizers.
+# Optimizers. Parameters are 0 at first, so that what is compared is the step.
 
 def sgd(n):
     def arrays():
-        return noise(n), noise(n, seed=1), np.zeros(n, np.float32)
+        return np.zeros(n, np.float32), noise(n, seed=1), np.zeros(n, np.float32)
 
     def ours():
         p, g, buf = arrays()
@@ -100,7 +100,7 @@ def sgd(n):
 
 def adam(n):
     def arrays():
-        return noise(n), noise(n, seed=1), np.zeros(n, np.float32), np.zeros(n, np.float32)
+        return np.zeros(n, np.float32), noise(n, seed=1), np.zeros(n, np.float32), np.zeros(n, np.float32)
 
     def ours():
         given = arrays()
@@ -135,7 +135,7 @@ def adam(n):
 
 def model_adam(*shapes):
     def arrays():
-        return [noise(*shape) for shape in shapes], [noise(*shape, seed=1) for shape in shapes]
+        return [np.zeros(shape, np.float32) for shape in shapes], [noise(*shape, seed=1) for shape in shapes]
 
     def ours():
         params, grads = arrays()
@@ -174,7 +174,8 @@ def torch_step(name, params, grads, **options):
     return getattr(t.optim, name)(tensors, fused=True, **options).step
 
 
-# Layers. Ours write into a given array, as a training loop can; torch's inference and log_softmax, too.
+# Layers. Ours write into a given array, as a training loop can; torch's too, where it has a form that does: not in
+# BatchNorm's backward and in cross-entropy.
 
 def batch_norm(shape, which):
     def arrays():
@@ -212,17 +213,18 @@ def batch_norm(shape, which):
         x, dy, gamma, beta, out = map(t.from_numpy, arrays())
         native = t.ops.aten
         if which == "inference":
-            def call():
-                return native.native_batch_norm(x, gamma, beta, beta, gamma, False, 0.1, 1e-5)[0]
-        elif which == "forward":
-            def call():
-                return native.native_batch_norm(x, gamma, beta, None, None, True, 0.1, 1e-5)[0]
-        else:
-            _, mean, invstd = native.native_batch_norm(x, gamma, beta, None, None, True, 0.1, 1e-5)
+            nothing = t.empty(0), t.empty(0)
+            return lambda: native.native_batch_norm.out(x, gamma, beta, beta, gamma, False, 0.1, 1e-5, out=out,
+                                                        save_mean=nothing[0], save_invstd=nothing[1]), out.numpy()
+        _, mean, invstd = native.native_batch_norm(x, gamma, beta, None, None, True, 0.1, 1e-5)
+        if which == "forward":
+            return lambda: native.native_batch_norm.out(x, gamma, beta, None, None, True, 0.1, 1e-5, out=out,
+                                                        save_mean=mean, save_invstd=invstd), out.numpy()
 
-            def call():
-                return native.native_batch_norm_backward(dy, x, gamma, None, None, mean, invstd, True, 1e-5,
-                                                         [True, True, True])[0]
+        def call():
+            return native.native_batch_norm_backward(dy, x, gamma, None, None, mean, invstd, True, 1e-5,
+                                                     [True, True, True])[0]
+
         out[...] = call()
         return call, out.numpy()
 

@@ -48,7 +48,8 @@ BETAS_REFUSED = (
     ("betas", ("a", 0.9)),
 )
 EPS_REFUSED = (("eps", -1e-8), ("eps", float("nan")))
-AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)))
+AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)),
+                ("axis", 10**5000))
 CROSS_ENTROPY_REFUSED = (
     ("reduction", "max"), ("reduction", None), ("reduction", 1), ("label_smoothing", 1.0), ("label_smoothing", -0.1),
     ("label_smoothing", float("nan")), ("label_smoothing", "much"), ("ignore_index", 0.5), ("ignore_index", "none"),

@@ -93,6 +93,15 @@ def test_a_wrong_result_is_not_timed(small, numpy_alone, monkeypatch, capsys, wr
     assert "\nlog_softmax" not in output.out
 
 
+def test_a_wrong_step_is_not_timed(numpy_alone, monkeypatch):
+    """By a hundredth: it is the step that is compared, and not the parameter, which hides it."""
+    right = _bench_contenders.numpy_sgd
+    monkeypatch.setattr(_bench_contenders, "numpy_sgd", lambda p, g, buf: right(p, np.float32(1.01) * g, buf))
+    row = _bench.Workload("sgd, momentum", "100", 100, ("uru",), _bench_contenders.sgd(100))
+    with pytest.raises(_bench.Different, match=r"^sgd, momentum 100: numpy's result differs by "):
+        _bench.prepare(row, [*_bench.PEERS])
+
+
 def test_a_file_that_cannot_be_written(small, numpy_alone, capsys, tmp_path):
     assert main(["bench", "--seconds", "0.001", "--json", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("fastopt bench: ")

@@ -33,9 +33,13 @@ def test_other_losses_are_refused(monkeypatch):
         epoch.measure(16, ["numpy", "fastopt"], 32, 96, 0.001)
 
 
-def test_settings(capsys, monkeypatch):
+@pytest.mark.parametrize(("contenders", "which"), [
+    ([], "fastopt"), (["--contenders", "fastopt, OpenMP regions"], "fastopt, OpenMP regions"),
+])
+def test_settings(capsys, monkeypatch, contenders, which):
     monkeypatch.setattr(epoch, "SETTINGS", {"as installed": {}, "one": {"FASTOPT_NUM_THREADS": "1"}})
-    epoch.main([*SMALL, "--settings", "--repeats", "1"])
+    epoch.main([*SMALL, *contenders, "--settings", "--repeats", "1"])
     text = capsys.readouterr().out
+    assert f"with {which}, milliseconds" in text
     for name in ("as installed", "one"):
         assert re.search(rf"^\| {name} \| [\d.]+ \([\d.]+ \+ [\d.]+\) \| [\d.]+ \([\d.]+ \+ [\d.]+\) \|$", text, re.M)

@@ -147,6 +147,35 @@ def test_later_steps_in_another_order_and_with_wrong_keys():
     assert opt.step_count == 5
 
 
+def test_keys_that_compare_by_elements():
+    """Some libraries' tensors are keys by identity, and their == gives an array, whose truth is an error."""
+    class Key:
+        __hash__ = object.__hash__
+
+        def __eq__(self, other):
+            return np.zeros(2, bool)
+
+    keys, param = [Key(), Key()], np.zeros(2, np.float32)
+    opt = fastopt.SGD(lr=1.0)
+    for _ in range(2):
+        opt.update({keys[0]: param, keys[1]: param.copy()}, dict.fromkeys(keys, np.ones(2, np.float32)))
+    assert (param == -2.0).all()
+
+
+def test_a_list_after_a_dict_with_the_positions_as_keys():
+    """State is kept under keys that are equal, whatever they look like: 1, True and 1.0."""
+    params, grads = [np.zeros(2, np.float32) for _ in range(2)], [np.full(2, g, np.float32) for g in (1.0, 2.0)]
+    opt = fastopt.SGD(lr=1.0, momentum=1.0)
+    for keys in ([0, 1], [False, True], [0.0, 1.0]):
+        opt.update(dict(zip(keys, params, strict=True)), dict(zip(keys, grads, strict=True)))
+        opt.update({keys[1]: params[1], keys[0]: params[0]}, dict(zip(keys, grads, strict=True)))
+        opt.update(params, grads)
+    assert opt.step_count == 9
+    assert list(opt.state) == [0, 1]
+    assert (params[0] == -45.0).all()
+    assert (params[1] == -90.0).all()
+
+
 def test_parameters_change_in_place_and_gradients_may_be_new_each_step():
     param = np.ones((3, 4), np.float32)
     layer = param[:]  # what a layer holds

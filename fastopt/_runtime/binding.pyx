@@ -99,7 +99,11 @@ cdef class Binding:
                                  f"{self.where(i - 1)}")
         cut(&self.table, self.tensors, self.count)
         self.params = [entry[0] for entry in arrays]
-        self.numbered = keys == list(range(self.count))
+        self.numbered = True
+        for i in range(self.count):     # by type first: == of a user's keys may be anything, an array too
+            if type(keys[i]) is not int or keys[i] != i:
+                self.numbered = False
+                break
 
     def __dealloc__(self):
         cdef Py_ssize_t i

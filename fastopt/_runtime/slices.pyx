@@ -21,7 +21,8 @@ cdef class Slices:
             raise ValueError(f"{self.x.name}: expected at least one dimension, got shape ()")
         given = axis if type(axis) is int else operator.index(axis)
         if not -ndim <= given < ndim:
-            raise ValueError(f"axis: expected an int in [{-ndim}, {ndim}), got {given}")
+            shown = given if abs(given) < 2**64 else f"an int of {given.bit_length()} bits"
+            raise ValueError(f"axis: expected an int in [{-ndim}, {ndim}), got {shown}")
         index = given
         if index < 0:
             index += ndim
