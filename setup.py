@@ -23,7 +23,7 @@ LEVELS = {
 KERNELS = {
     "sgd": ("baseline", "v3", "v4"),
     "adaptive": ("baseline", "v3"),
-    "adam": ("baseline", "v3", "v4"),
+    "adam": ("baseline", "v3"),
     "sign": ("baseline", "v3", "v4"),
     "layerwise": ("baseline", "v3", "v4"),
     "cross_entropy": ("baseline", "v3", "v4"),
@@ -40,16 +40,17 @@ RUNTIME = ("arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel"
 # -fno-wrapv undoes Python's -fwrapv, which hides loop bounds (softmax of 100 classes: 1.4 times as slow).
 # -fno-math-errno lets sqrtf become one exact instruction. Nothing here relaxes IEEE arithmetic.
 if MSVC:
-    COMPILE, OPENMP, OPENMP_LINK, INLINE = ["/O2", "/fp:precise"], ["/openmp"], [], "__forceinline"
+    COMPILE, OPENMP, OPENMP_LINK, INLINE, STRIP = ["/O2", "/fp:precise"], ["/openmp"], [], "__forceinline", []
 else:
     COMPILE = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-wrapv", "-Wall",
                "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-cast-function-type",
                "-Wno-unused-function"]
-    INLINE = "__inline__ __attribute__((always_inline))"
+    INLINE, STRIP = "__inline__ __attribute__((always_inline))", []
     if sys.platform == "darwin":  # Apple clang: `brew install libomp`, with its paths in CPPFLAGS and LDFLAGS
         OPENMP, OPENMP_LINK = ["-Xpreprocessor", "-fopenmp"], ["-lomp"]
     else:
         OPENMP, OPENMP_LINK = ["-fopenmp"], ["-fopenmp", "-Wl,-z,nodelete"]
+        STRIP = ["-Wl,--strip-all"]     # what Python needs of a module stays; a tenth of the wheel goes
 
 # abi3: one wheel for every CPython from 3.11 on. A free-threaded interpreter has no limited API yet.
 ABI3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -78,7 +79,7 @@ def extensions(build_dir, sources, *, flags=(), macros=(), link=()):
     for extension in made:  # after cythonize, which would otherwise add up what one source got at several levels
         extension.define_macros = [*MACROS, *macros]
         extension.extra_compile_args = [*COMPILE, *flags]
-        extension.extra_link_args = list(link)
+        extension.extra_link_args = [*link, *STRIP]
         extension.depends = [*extension.depends, "setup.py"]
     return made
 

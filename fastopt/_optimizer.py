@@ -179,13 +179,13 @@ class Optimizer:
         TypeError, ValueError
             Any array or number that will not do. Nothing at all has changed then: not one parameter, nor the step.
         """
-        bound, before = self._bound, self.step_count
-        lr = self._lr_at(before + 1)
+        bound, before, keys = self._bound, self.step_count, None
         ordered = None if bound is None else bound.binding.gradients_of(params, grads)
         if ordered is None:
             keys, params, ordered = _paired(params, grads)
-            if bound is None or keys != bound.keys or not bound.binding.holds(params):
-                bound = self._bind(keys, params, before + 1, lr)
+        lr = self._lr_at(before + 1)
+        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(params)):
+            bound = self._bind(keys, params, before + 1, lr)
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
             _grad_scale_range(grad_scale)
@@ -206,8 +206,10 @@ class Optimizer:
         return UpdateInfo(before + 1, lr, norm, False)
 
     def __getstate__(self):
-        """For pickle and copy: all but what is bound, which the next update binds anew."""
-        return {**self.__dict__, "_bound": None, "_steps": self.steps}
+        """For pickle and copy: all but what is bound, which the next update binds anew; a count of one's own."""
+        counter = Counter()
+        counter.value = self.step_count
+        return {**self.__dict__, "_bound": None, "_steps": self.steps, "_counter": counter}
 
     def _step(self, bound, step, lr, grad_scale, grads):
         """Change parameters and state and count the step, or raise and change nothing."""

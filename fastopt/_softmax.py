@@ -64,7 +64,8 @@ def softmax(x, axis=-1, out=None):
 
     Notes
     -----
-    Within 2 units in the last place of the exact result, subnormal ones included. An entry of −inf gives 0; rows that
+    Within 2.5 units in the last place of the exact result, subnormal ones included; 2.0 is the most that was seen, in
+    3·10⁷ elements. An entry of −inf gives 0; rows that
     are NaN are those of `fastopt.log_softmax`. Same bits for any number of threads.
     """
     arrays = forward(x, axis, out)

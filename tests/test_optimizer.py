@@ -485,6 +485,15 @@ def test_wrong_grad_scale(options, bad):
     assert (param == 1.0).all()
 
 
+def test_a_shallow_copy_counts_for_itself():
+    param, grad = np.ones(3, np.float32), np.ones(3, np.float32)
+    opt = fastopt.Adam()
+    opt.update(param, grad)
+    twin = copy.copy(opt)
+    opt.update(param, grad)
+    assert (opt.step_count, twin.step_count) == (2, 1)
+
+
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))],
                          ids=["deepcopy", "pickle"])
 def test_optimizers_can_be_copied(duplicate, rng):

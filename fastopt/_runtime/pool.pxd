@@ -24,7 +24,7 @@ cdef extern from *:
     """
     typedef void (*fastopt_task)(void* context, Py_ssize_t index);
 
-    #ifndef _MSC_VER
+    #ifndef _WIN32
     static const int fastopt_has_pool = 1;
     #include <fenv.h>
     #include <pthread.h>
@@ -61,6 +61,7 @@ cdef extern from *:
         char apart2[128];
         int busy;                       /* a caller has the pool */
         int helpers;                    /* started */
+        int refused;                    /* another one */
         fastopt_share share[FASTOPT_SHARES];
         fastopt_bed bed[FASTOPT_SHARES];        /* [0] is the caller's */
     } fastopt_pool;
@@ -182,8 +183,10 @@ cdef extern from *:
             pthread_mutex_init(&fastopt_pool.bed[0].mutex, NULL);
             pthread_cond_init(&fastopt_pool.bed[0].wake, NULL);
         }
-        while (fastopt_pool.helpers < threads - 1 && fastopt_start_helper(fastopt_pool.helpers + 1))
-            fastopt_pool.helpers++;
+        while (fastopt_pool.helpers < threads - 1 && !fastopt_pool.refused) {
+            if (fastopt_start_helper(fastopt_pool.helpers + 1)) fastopt_pool.helpers++;
+            else fastopt_pool.refused = 1;      /* by the system, which is not asked again */
+        }
         if (threads > fastopt_pool.helpers + 1) threads = fastopt_pool.helpers + 1;
         if (threads < 2) {
             __atomic_store_n(&fastopt_pool.busy, 0, __ATOMIC_RELEASE);
