@@ -29,10 +29,15 @@ import fastopt
 PAUSE = 0.03
 """Seconds between contenders: one OpenMP library's threads go on spinning for a while and would hold the next up."""
 
+WARM = 0.006
+"""Seconds of calls before the timed ones: a processor that slept is slow for some milliseconds."""
+
 
 def timed(run, least):
     """Seconds a call, of at least so many calls and 2 ms."""
-    run()
+    start = time.perf_counter()
+    while time.perf_counter() - start < WARM:
+        run()
     calls, start = 0, time.perf_counter()
     while True:
         for _ in range(least):

@@ -21,6 +21,8 @@ ROOF = "same streams"
 PEERS = ("torch", "numba")
 PAUSE = 0.02
 """Seconds before a contender's turn where there are peers: OpenMP's threads go on spinning for so long."""
+WARM = 0.006
+"""Seconds of calls after a pause, before those that are timed: a processor that slept is slow for some milliseconds."""
 LEAST = 0.001
 """Seconds that a contender's turn takes at least, by repetition."""
 FEWEST_ROUNDS = 5
@@ -100,7 +102,10 @@ def race(calls, seconds):
     while len(times[ROOF]) < FEWEST_ROUNDS or time.perf_counter() - begin < seconds:
         for name, call in calls.items():
             time.sleep(pause)
+            warm = time.perf_counter() + (WARM if pause else 0.0)
             if repeats[name] > 1:       # wakes helpers, fills caches
+                call()
+            while time.perf_counter() < warm:
                 call()
             start = time.perf_counter()
             for _ in range(repeats[name]):
