@@ -27,10 +27,10 @@ KERNELS = {
     "sign": ("baseline", "v3", "v4"),
     "layerwise": ("baseline", "v3", "v4"),
     "cross_entropy": ("baseline", "v3", "v4"),
-    "elementary": ("baseline", "v3", "v4"),
+    "elementary": ("baseline", "v4"),
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
-    "probe": ("baseline", "v3", "v4"),
+    "probe": ("baseline", "v3"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

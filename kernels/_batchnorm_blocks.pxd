@@ -1,6 +1,6 @@
 # What is done to one block of BatchNorm: its sums and its results, by the loops of _batchnorm_pieces.pxd.
 
-from _batchnorm_pieces cimport (FIXED, IN_PLACE, RELU, RUN, add_backward, add_forward, ahead_of, turn_of,
+from _batchnorm_pieces cimport (FIXED, RELU, RUN, add_backward, add_forward, ahead_of, turn_of,
                                 write_backward, write_forward)
 from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Lanes, Walk, fold_lanes, spread
 
@@ -155,9 +155,7 @@ cdef inline void block_forward(const Job* job, const Block* b, int flags) noexce
 
 cdef inline void write_forward_block(const Job* job, const Block* b) noexcept nogil:
     if job.flags == 0: block_forward(job, b, 0)
-    elif job.flags == RELU: block_forward(job, b, RELU)
-    elif job.flags == IN_PLACE: block_forward(job, b, IN_PLACE)
-    else: block_forward(job, b, RELU | IN_PLACE)
+    else: block_forward(job, b, RELU)
 
 
 cdef inline void block_backward(const Job* job, const Block* b, int flags) noexcept nogil:

@@ -10,7 +10,7 @@ from _common cimport IN, INOUT
 # Variants of the element loops: literals in each.
 cdef enum:
     RELU = 1
-    IN_PLACE = 2        # out is the array read (x forward, dy backward): read through the same pointer
+    IN_PLACE = 2        # dx is dy, or with given statistics y is x: read through the same pointer
     FIXED = 4           # backward: mean and variance did not depend on x
 
 # Memory is asked for before it is needed: the hardware's own prefetchers lose a stream at the end of every row of a
@@ -69,7 +69,7 @@ cdef inline void write_forward_piece(IN x, INOUT y, Py_ssize_t n, IN_DOUBLE mean
                                      int step, int flags) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
-        y[i] = normalised(y[i] if flags & IN_PLACE else x[i], mean[step * i], scale[step * i], beta[step * i], flags)
+        y[i] = normalised(x[i], mean[step * i], scale[step * i], beta[step * i], flags)
 
 
 cdef extern from *:
@@ -145,7 +145,7 @@ cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssi
 
 cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const double* mean, const double* scale,
                                const double* beta, int step, int flags, Py_ssize_t ahead) noexcept nogil:
-    """The last piece begins earlier if need be: what is written twice is the same, unless it was read from y."""
+    """The last piece begins earlier if need be: what is written twice is the same."""
     cdef Py_ssize_t j, at, c
     for j in range(n // PIECE):
         at, c = j * PIECE, step * j * PIECE
@@ -156,7 +156,7 @@ cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const dou
     if at < n:
         fetch(x + at + ahead)
         fetch(y + at + ahead)
-        if flags & IN_PLACE or at == 0:
+        if at == 0:
             c = step * at
             write_forward_piece(x + at, y + at, n - at, mean + c, scale + c, beta + c, step, flags)
         else:
