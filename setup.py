@@ -2,6 +2,7 @@
 
 The two tables below say what is built. Everything else is in pyproject.toml.
 """
+import os
 import platform
 import sys
 import sysconfig
@@ -77,6 +78,7 @@ def extensions(build_dir, sources, *, flags=(), macros=(), link=()):
                      include_path=[".", "kernels"], build_dir=f"build/cython/{build_dir}",
                      compiler_directives=DIRECTIVES)
     for extension in made:  # after cythonize, which would otherwise add up what one source got at several levels
+        extension.include_dirs = ["kernels", "fastopt/_runtime"]    # their .h files
         extension.define_macros = [*MACROS, *macros]
         extension.extra_compile_args = [*COMPILE, *flags]
         extension.extra_link_args = [*link, *STRIP]
@@ -96,4 +98,8 @@ for level in LEVELS if X86_64 else ("baseline",):
                 for kernel, levels in KERNELS.items() if level in levels},
         flags=LEVELS[level], macros=[("CYTHON_INLINE", INLINE)])
 
-setup(ext_modules=ext_modules, options={"bdist_wheel": {"py_limited_api": "cp311"}} if ABI3 else {})
+OPTIONS = {"build_ext": {"parallel": os.cpu_count()}}
+if ABI3:
+    OPTIONS["bdist_wheel"] = {"py_limited_api": "cp311"}
+
+setup(ext_modules=ext_modules, options=OPTIONS)
