@@ -9,7 +9,7 @@
 from libc.math cimport sqrt
 
 from _batchnorm_pieces cimport IN_PLACE, RELU, as_scale, fetch
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 
 cdef enum:
     SHORT = 16          # so many adjacent elements of a channel make a run

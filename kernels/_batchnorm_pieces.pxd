@@ -5,7 +5,7 @@
 from libc.math cimport INFINITY
 
 from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 
 # Variants of the element loops: literals in each.
 cdef enum:

@@ -2,6 +2,8 @@
 
 cdef extern from *:
     """
+    typedef const float* __restrict fastopt_in;
+    typedef float* __restrict fastopt_inout;
     typedef double* __restrict fastopt_inout64;
     typedef const double* __restrict fastopt_in64;
     typedef int* __restrict fastopt_inout_int;
@@ -29,7 +31,9 @@ cdef extern from *:
         return n;
     }
     """
-    ctypedef double* INOUT64 "fastopt_inout64"          # as INOUT and IN of _common.pxd
+    ctypedef const float* IN "fastopt_in"               # read; no other argument's memory
+    ctypedef float* INOUT "fastopt_inout"               # read and written; no other argument's memory
+    ctypedef double* INOUT64 "fastopt_inout64"
     ctypedef const double* IN64 "fastopt_in64"
     ctypedef int* INOUT_INT "fastopt_inout_int"
     void prefetch_for_writing "fastopt_prefetch_for_writing"(const void* p) noexcept nogil

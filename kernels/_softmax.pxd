@@ -21,7 +21,7 @@
 
 from libc.math cimport NAN
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from _math cimport LOG2E, MAGIC, exp_near, exp_scaled, log1p64
 from _memory cimport IN64, INOUT64
 

@@ -4,8 +4,7 @@
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from _common cimport IN, INOUT
-from _memory cimport IN64, INOUT64, INOUT_INT
+from _memory cimport IN, IN64, INOUT, INOUT64, INOUT_INT
 from _softmax cimport LANES, Rows, choose_base, larger, term
 
 cdef extern from *:

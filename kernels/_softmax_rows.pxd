@@ -14,7 +14,7 @@
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from _math cimport exp_scaled
 from _memory cimport IN64, INOUT64, prefetch_for_writing, unknown
 from _softmax cimport Rows, larger, term

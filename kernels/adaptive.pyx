@@ -15,8 +15,9 @@
 
 from libc.math cimport sqrtf
 
-from _common cimport (
-    AVERAGE, GRAD, IN, INOUT, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise, specialise_shared,
+from _memory cimport IN, INOUT
+from _optimizer cimport (
+    AVERAGE, GRAD, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise, specialise_shared,
 )
 from fastopt._runtime.driver cimport Rule
 

@@ -32,7 +32,7 @@ from _batchnorm_blocks cimport Job, sum_backward, sum_forward, write_backward_bl
 from _batchnorm_given cimport Given, given_task, repeat, scales, set_rows, tasks_of
 from _batchnorm_pieces cimport FIXED, IN_PLACE, RELU
 from _batchnorm_walk cimport IN_DOUBLE, INOUT_DOUBLE, Block, Walk, block_of, walk, wide_walk
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout
 from fastopt._runtime.parallel cimport parallel_for, threads_for

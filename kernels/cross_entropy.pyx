@@ -13,7 +13,7 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from _softmax cimport LANES, NARROW, Rows, choose_base, finish, term
 from _softmax_lanes cimport Narrow, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport SUMS, group_of, max_rows, padded_group, scale_row, sum_rows

@@ -1,6 +1,6 @@
 # exp, expm1 and log1p of whole arrays: what scripts/exp_table.py and the tests measure. The formulas are in _math.pxd.
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from _math cimport exp32, expm1_32, log1p32
 from fastopt._runtime.arrays cimport Array
 

@@ -9,9 +9,10 @@
 
 from libc.math cimport pow, sqrt, sqrtf
 
-from _common cimport (
-    AVERAGE, GRAD, IN, INOUT, L1, LANES, OWN, PARAM, STATE, Common, add_lanes, averaged, gradient, set_common,
-    specialise, specialise_shared, sum_of_squares,
+from _memory cimport IN, INOUT
+from _optimizer cimport (
+    AVERAGE, GRAD, L1, LANES, OWN, PARAM, STATE, Common, add_lanes, averaged, gradient, set_common, specialise,
+    specialise_shared, sum_of_squares,
 )
 from fastopt._runtime.driver cimport OUTCOME, Rule
 

@@ -8,7 +8,7 @@
 
 from libc.stdlib cimport free, malloc
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 

@@ -8,8 +8,10 @@
 #                                   p ← p − η · sign(g), but where g · g′ < 0 it stays
 #                                   g′ ← g, but 0 where g · g′ < 0
 
-from _common cimport AVERAGE, GRAD, IN, INOUT, PARAM, STATE, Common, averaged, gradient, set_common, sign
-from _common cimport specialise_shared
+from _memory cimport IN, INOUT
+from _optimizer cimport (
+    AVERAGE, GRAD, PARAM, STATE, Common, averaged, gradient, set_common, sign, specialise_shared,
+)
 from fastopt._runtime.driver cimport Rule
 
 cdef struct Lion:

@@ -13,7 +13,7 @@
 from libc.math cimport NAN
 from libc.string cimport memcpy, memset
 
-from _common cimport IN, INOUT
+from _memory cimport IN, INOUT
 from _math cimport exp_split
 from _memory cimport INOUT64
 from _softmax cimport LANES, NARROW, Rows, choose_base, finish

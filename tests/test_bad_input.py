@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from functions import FUNCTIONS
+from arguments import FUNCTIONS
 from helpers import assert_same_bits, unaligned
 
 import fastopt

@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 from helpers import AWKWARD, THREADS, assert_same_bits, ulps, unaligned
-from rows import FAMILIES, exact_row, exact_ulps, log_softmax64
+from logits import FAMILIES, exact_row, exact_ulps, log_softmax64
 
 import fastopt
 from fastopt import reference

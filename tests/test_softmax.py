@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from helpers import AWKWARD, THREADS, assert_same_bits, random_bits, ulps, unaligned
-from rows import FAMILIES, exact_row, exact_ulps, log_softmax64
+from logits import FAMILIES, exact_row, exact_ulps, log_softmax64
 
 import fastopt
 from fastopt import reference

@@ -6,13 +6,7 @@
 
 from libc.math cimport copysignf, fabsf
 
-cdef extern from *:
-    """
-    typedef const float* __restrict fastopt_in;
-    typedef float* __restrict fastopt_inout;
-    """
-    ctypedef const float* IN "fastopt_in"       # read; no other argument's memory
-    ctypedef float* INOUT "fastopt_inout"       # read and written; no other argument's memory
+from _memory cimport IN
 
 # Bits of `flags`. A family may have one of its own, OWN.
 cdef enum:
