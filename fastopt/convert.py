@@ -1,67 +1,70 @@
-"""Optimizer state to and from torch.optim's state_dict layout, so that training can move over in the middle.
+"""Optimizer state to and from torch.optim's state_dict layout, so that a training run can switch libraries midway.
 
-The arrays are NumPy's on both sides and torch is not imported. To torch::
+torch is not imported: `to_torch` returns NumPy arrays, `from_torch` takes NumPy arrays or torch's tensors. To torch::
 
-    given = fastopt.convert.to_torch(opt, keys=["fc1.weight", "fc1.bias", …])      # in torch's order of parameters
-    given["state"] = {i: {name: torch.from_numpy(array) for name, array in entry.items()}
-                      for i, entry in given["state"].items()}
-    torch_optimizer.load_state_dict(given)
+    state_dict = fastopt.convert.to_torch(opt, keys=["fc1.weight", "fc1.bias", …])     # in torch's parameter order
+    state_dict["state"] = {i: {name: torch.from_numpy(array) for name, array in entry.items()}
+                           for i, entry in state_dict["state"].items()}
+    torch_optimizer.load_state_dict(state_dict)
 
-and from torch, whose tensors can be given as they are::
+and from torch::
 
     fastopt.convert.from_torch(opt, torch_optimizer.state_dict(), keys=["fc1.weight", "fc1.bias", …])
 
-Parameters are moved by the caller, shapes and all: where a layer's weights are transposed, so must its state arrays be.
+The caller moves the parameters themselves. If a weight is transposed on the way, so must be its state arrays.
 
-State arrays, in torch 2.13's names, and what differs beside the rounding:
+State arrays, with torch 2.13's names for them, and the differences other than rounding:
 
 SGD
     buf: momentum_buffer. torch keeps no step count.
 Adagrad
     h: sum. eps_inside_sqrt is not in torch.
 RMSprop
-    v: square_avg, grad_avg: grad_avg, buf: momentum_buffer. Centred, v − ḡ² rounded below 0 is 0 here and gives NaN in
-    torch. eps_inside_sqrt is not in torch.
+    v: square_avg, grad_avg: grad_avg, buf: momentum_buffer. With centered=True, v − ḡ² may round to a negative number:
+    it is taken as 0 here and gives NaN in torch. eps_inside_sqrt is not in torch.
 Adadelta
     v: square_avg, u: acc_delta.
 Adam, AdamW
     m: exp_avg, v: exp_avg_sq, vmax: max_exp_avg_sq. torch divides √v by √(1 − β₂ᵗ) and adds eps; here α and eps are
     multiplied by √(1 − β₂ᵗ) first, which is the same in exact arithmetic. eps_hat is not in torch.
 
-Everywhere torch may fuse a multiplication with an addition, so that a step differs by a few units of its last place.
-Not carried over: the averages of average_decay (here they start again from the parameters; torch has swa_utils),
-clip_value, clip_norm and skip_nonfinite (calls of their own in torch), and a function as lr (torch gets the next step's
-value). torch counts steps in float32, which ends at 2²⁴.
+torch may use fused multiply-adds, so one step may differ by a few units in the last place.
+Not converted: the averages of average_decay (in fastopt they start again from the parameters; torch has swa_utils);
+clip_value, clip_norm and skip_nonfinite (separate calls in torch); a function given as lr (torch gets its value at the
+next step). torch stores the step count in float32, which is exact up to 2²⁴.
 """
 
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastopt._adam import Adam, AdamW
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop
+from fastopt._optimizer import Optimizer
 from fastopt._sgd import SGD
+from fastopt._typing import StateDict
 
 __all__ = ["from_torch", "to_torch"]
 
 
 class _Layout(NamedTuple):
-    """How torch.optim lays out one class."""
+    """What torch.optim's state_dict holds for one optimizer class."""
 
-    names: dict
-    """Our state arrays' names: torch's."""
-    hyper: tuple
-    """Hyper-parameters of the same name and meaning, beside lr, weight_decay and maximize."""
-    extra: dict
-    """torch's switches that have no counterpart, as they are by default."""
+    names: dict[str, str]
+    """From fastopt's names of the state arrays to torch's."""
+    hyper: tuple[str, ...]
+    """Hyper-parameters with the same name and meaning in both, besides lr, weight_decay and maximize."""
+    extra: dict[str, Any]
+    """Default values of torch's options that fastopt does not have."""
     steps: bool = True
-    """Whether torch counts the steps."""
+    """Whether torch stores a step count."""
 
 
 _SWITCHES = {"foreach": None, "differentiable": False}
 _ADAM = _Layout({"m": "exp_avg", "v": "exp_avg_sq", "vmax": "max_exp_avg_sq"}, ("betas", "eps", "amsgrad"),
                 {**_SWITCHES, "capturable": False, "fused": None, "decoupled_weight_decay": False})
-_LAYOUTS = {
+_LAYOUTS: dict[type[Optimizer], _Layout] = {
     SGD: _Layout({"buf": "momentum_buffer"}, ("momentum", "dampening", "nesterov"), {**_SWITCHES, "fused": None},
                  steps=False),
     Adagrad: _Layout({"h": "sum"}, ("lr_decay", "eps", "initial_accumulator_value"), {**_SWITCHES, "fused": None}),
@@ -74,42 +77,42 @@ _LAYOUTS = {
 _WITHOUT_COUNTERPART = ("l1", "eps_hat", "eps_inside_sqrt", "decoupled_weight_decay")
 
 
-def to_torch(optimizer, keys=None):
-    """Return the optimizer's state as torch.optim's ``state_dict()`` of the class of the same name.
+def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> StateDict:
+    """Return the optimizer's state in the layout of ``state_dict()`` of torch.optim's class of the same name.
 
     Parameters
     ----------
     optimizer : SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW
-    keys : sequence, optional
-        The keys of the parameters in torch's order; without it the order in which the optimizer met them.
+    keys : iterable, optional
+        The parameters' keys in torch's order. Default: the order in which the optimizer first updated them.
 
     Returns
     -------
     dict
-        ``{"state": {i: {name: array}}, "param_groups": [dict]}``, arrays copied, ``step`` (all but SGD) an array of
-        shape (). One group, or with per_param one for each set of hyper-parameters that it gave, in the order of
-        their first parameters: the torch optimizer must be made with the same groups.
+        ``{"state": {i: {name: array}}, "param_groups": [dict]}``. Arrays are copies; ``step`` (absent for SGD) is an
+        array of shape (). Without per_param there is one group. With it there is one group for each distinct set of
+        overrides, ordered by its first parameter; the torch optimizer must be constructed with the same groups.
 
     Raises
     ------
     TypeError
-        Another optimizer.
+        The optimizer is of another class.
     ValueError
-        Keys that the optimizer does not have, or a hyper-parameter that torch's class has no counterpart for and with
-        which training would go on differently: l1, eps_hat, eps_inside_sqrt, and decoupled_weight_decay but in Adam
-        without weight_decay.
+        A key is unknown or repeated; or a hyper-parameter is in use that torch's class does not have, so that training
+        would continue differently: l1, eps_hat, eps_inside_sqrt, decoupled_weight_decay (except in Adam without
+        weight_decay). With per_param: the optimizer's last update did not include all of `keys`.
 
     Notes
     -----
-    The module's docstring says what differs and what is not carried over.
+    The module's docstring lists the differences and what is not converted.
     """
     layout = _layout(optimizer)
-    keys = _unique(optimizer.state if keys is None else keys)
-    unknown = [key for key in keys if key not in optimizer.state]
+    order = _unique(optimizer.state if keys is None else keys)
+    unknown = [key for key in order if key not in optimizer.state]
     if unknown:
-        raise ValueError(f"keys: expected those of the optimizer's state, got {unknown[0]!r}")
+        raise ValueError(f"keys: expected keys of the optimizer's state, got {unknown[0]!r}")
     state = {}
-    for i, key in enumerate(keys):
+    for i, key in enumerate(order):
         arrays = {name: optimizer.state[key][ours].copy() for ours, name in layout.names.items()
                   if ours in optimizer.state[key]}
         if layout.steps and optimizer.step_count:
@@ -117,56 +120,60 @@ def to_torch(optimizer, keys=None):
         if arrays:
             state[i] = arrays
     groups = []
-    for own, members in _groups(optimizer, keys):
+    for own, members in _groups(optimizer, order):
         groups.append({**_group(optimizer, layout, own), "params": members})
     return {"state": state, "param_groups": groups}
 
 
-def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
-    """Give the optimizer the state of a torch optimizer of the same name, so that it goes on where that one stopped.
+def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterable[Hashable] | None = None, *,
+               step_count: int | None = None) -> None:
+    """Load the state of a torch optimizer of the same name, so that training continues where torch's stopped.
 
     Parameters
     ----------
     optimizer : SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW
-        Made with the same hyper-parameters: those in the state_dict are not looked at.
+        Constructed with the same hyper-parameters: those in `state_dict` are ignored.
     state_dict : dict
-        What torch's ``state_dict()`` returns; float32 tensors on the CPU or NumPy arrays.
-    keys : sequence, optional
-        The keys, in `optimizer.update`'s params, of torch's parameters in their order (`list(params)`, say); without
-        it positions, as for a sequence of parameters. A parameter that torch has no state for (it never had a
-        gradient) begins here with new state and its own step 1.
+        What torch's ``state_dict()`` returns, with float32 tensors on the CPU or NumPy arrays.
+    keys : iterable, optional
+        For each of torch's parameters, in torch's order, its key in the dict given to `optimizer.update`
+        (``list(params)``, for example). Default: the positions 0, 1, …, as for a sequence of parameters. A parameter
+        without state in torch (it never had a gradient) starts with new state at its own step 1.
     step_count : int, optional
-        For SGD, which has no step count in torch; without it 1 if there are momentum buffers, otherwise 0.
+        For SGD only, for which torch stores no step count. Default: 1 if there are momentum buffers, otherwise 0.
 
     Raises
     ------
     TypeError, ValueError
-        Another optimizer, another layout, state that the optimizer lacks or does not know. The optimizer has not
-        changed then.
+        The optimizer is of another class; `state_dict` has another layout or lacks state that these hyper-parameters
+        need; `keys` do not match it. The optimizer is unchanged.
 
     Notes
     -----
-    The module's docstring says what differs and what is not carried over.
+    The module's docstring lists the differences and what is not converted.
     """
     layout = _layout(optimizer)
     try:
-        order = [i for group in state_dict["param_groups"] for i in group["params"]]
+        indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         entries = dict(state_dict["state"])
     except (TypeError, KeyError, ValueError):
-        raise ValueError("state_dict: expected a dict of state and param_groups as torch.optim's") from None
-    keys = list(range(len(order))) if keys is None else _unique(keys)
-    if len(keys) != len(order):
-        raise ValueError(f"keys: expected {len(order)}, one for each of torch's parameters, got {len(keys)}")
-    if any(key not in keys for key in optimizer.state):
-        raise ValueError(f"keys: expected those of the optimizer's state among them, got {keys}")
+        raise ValueError("state_dict: expected a dict with state and param_groups as torch.optim returns it, got "
+                         f"{state_dict!r:.100}") from None
+    order = list(range(len(indices))) if keys is None else _unique(keys)
+    if len(order) != len(indices):
+        raise ValueError(f"keys: expected {len(indices)} keys, one for each of torch's parameters, got {len(order)}")
+    missing = [key for key in optimizer.state if key not in order]
+    if missing:
+        raise ValueError(f"keys: expected to include {missing[0]!r}, which the optimizer has state for, got {order}")
     ours = {name: our for our, name in layout.names.items()}
-    state, steps = {}, {}
-    for i, key in zip(order, keys, strict=True):
+    state: dict[Hashable, dict[str, np.ndarray]] = {}
+    steps: dict[Hashable, int] = {}
+    for i, key in zip(indices, order, strict=True):
         try:
             arrays = {name: value for name, value in entries.get(i, {}).items() if value is not None}
             if "step" in arrays and layout.steps:
                 steps[key] = int(arrays.pop("step"))
-        except (AttributeError, TypeError, ValueError, OverflowError):      # no dict; a step that is no number
+        except (AttributeError, TypeError, ValueError, OverflowError):      # not a dict; a step that is not a number
             raise ValueError(f"state_dict: expected a dict of arrays and a step for each parameter, got "
                              f"{entries[i]!r:.100} for {i!r}") from None
         unknown = [name for name in arrays if name not in ours]
@@ -182,7 +189,8 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
                                  f"{', '.join(arrays)}")
     if layout.steps:
         if step_count is not None:
-            raise ValueError(f"step_count: expected none, as {type(optimizer).__name__} has it in the state_dict")
+            raise ValueError(f"step_count: expected None for {type(optimizer).__name__}, whose state_dict has it, got "
+                             f"{step_count!r}")
         step_count = max(steps.values(), default=0)
     elif step_count is None:
         step_count = 1 if state else 0
@@ -190,7 +198,7 @@ def from_torch(optimizer, state_dict, keys=None, *, step_count=None):
     optimizer.load_state_dict({"step_count": step_count, "steps": steps, "state": state})
 
 
-def _layout(optimizer):
+def _layout(optimizer: Optimizer) -> _Layout:
     for kind, layout in _LAYOUTS.items():
         if isinstance(optimizer, kind):
             return layout
@@ -198,30 +206,32 @@ def _layout(optimizer):
                     f"got {type(optimizer).__name__}")
 
 
-def _unique(keys):
-    keys = list(keys)
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"keys: expected each one once, got {keys}")
-    return keys
+def _unique(keys: Iterable[Hashable]) -> list[Hashable]:
+    listed = list(keys)
+    if len(set(listed)) != len(listed):
+        raise ValueError(f"keys: expected distinct keys, got {listed}")
+    return listed
 
 
-def _groups(optimizer, keys):
-    """For each set of overrides that per_param gave: the set, and the positions in `keys` of its parameters."""
+def _groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, Any], list[int]]]:
+    """Each distinct set of overrides that per_param returned, with the positions in `keys` of its parameters."""
     if optimizer._per_param is None:
         return [({}, list(range(len(keys))))]
     bound = optimizer._bound
     if bound is None or not set(keys) <= set(bound.keys):
-        raise ValueError("optimizer: expected one whose last update was of these parameters, as it has per_param")
-    groups = {}
+        raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
+                         f"keys {keys}")
+    groups: dict[int, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(bound.members[bound.keys.index(key)], []).append(i)
     return [(bound.groups[member].own, members) for member, members in groups.items()]
 
 
-def _group(optimizer, layout, own):
-    """torch's hyper-parameters of one group."""
+def _group(optimizer: Optimizer, layout: _Layout, own: dict[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of one group under torch's names."""
     hyper = optimizer._hyper_at(optimizer.step_count + 1, own)
-    group = {name: hyper[name] for name in ("lr", "weight_decay", "maximize", *layout.hyper)} | layout.extra
+    names = ("lr", "weight_decay", "maximize", *layout.hyper)
+    group: dict[str, Any] = {**{name: hyper[name] for name in names}, **layout.extra}
     if isinstance(optimizer, AdamW):
         group["decoupled_weight_decay"] = True
     elif isinstance(optimizer, Adam) and hyper["decoupled_weight_decay"] and not hyper["weight_decay"]:
@@ -229,5 +239,6 @@ def _group(optimizer, layout, own):
         hyper["decoupled_weight_decay"] = 0.0
     for name in _WITHOUT_COUNTERPART:
         if hyper.get(name):
-            raise ValueError(f"{name}: expected none, for torch.optim has no counterpart, got {hyper[name]!r}")
+            raise ValueError(f"{name}: expected {type(hyper[name])()!r}, because torch.optim does not have it, got "
+                             f"{hyper[name]!r}")
     return group

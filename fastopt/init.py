@@ -1,7 +1,7 @@
-"""Initial weights: float32, C-contiguous, drawn from the numpy.random.Generator that is given.
+"""Initial weights: float32, C-contiguous, drawn from the caller's numpy.random.Generator.
 
-He and Xavier scale by a weight's fan: how many numbers flow into one output (fan_in) and out of one input
-(fan_out). Which axis is which depends on the code that uses the weight, so it can be said with `layout`:
+He and Xavier initialisation scale by a weight's fan: the number of inputs of one output (fan_in), or of outputs of one
+input (fan_out). Which axis holds the inputs depends on the code that uses the weight; `layout` says it:
 
 =============  ==============================  ==================================================
 layout         shape                           used by
@@ -12,28 +12,36 @@ None           two axes: "in_out",             NumPy code: ``x @ W``, and (out, 
                more axes: "out_in"             for convolutions
 =============  ==============================  ==================================================
 
-fan_in is inputs times the kernel's elements, fan_out is outputs times those. Biases have no fan: start them
-at zero.
+fan_in is inputs times the kernel's size, fan_out is outputs times the kernel's size. Biases have no fan: start them at
+zero.
 """
 
 import math
 import operator
+from collections.abc import Sequence
 from numbers import Real
+from typing import Literal, SupportsIndex, TypeAlias
 
 import numpy
 
+from fastopt._typing import Float32Array
+
 __all__ = ["he_normal", "he_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
 
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+Layout: TypeAlias = Literal["in_out", "out_in"] | None
+Fan: TypeAlias = Literal["in", "out"]
 
-def normal(shape, rng, *, mean=0.0, std=1.0):
-    """Draw from the normal distribution, not truncated.
+
+def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std: float = 1.0) -> Float32Array:
+    """Draw from the normal distribution (not truncated).
 
     Parameters
     ----------
     shape : int or tuple of int
     rng : numpy.random.Generator
     mean, std : float
-        The defaults are torch.nn.init.normal_'s; textbooks that use one figure for every layer take std=0.01.
+        The defaults are those of torch.nn.init.normal_; textbooks that use one std for all layers take 0.01.
 
     Returns
     -------
@@ -50,7 +58,7 @@ def normal(shape, rng, *, mean=0.0, std=1.0):
     return weight
 
 
-def uniform(shape, rng, *, low=0.0, high=1.0):
+def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high: float = 1.0) -> Float32Array:
     """Draw uniformly from [low, high].
 
     Parameters
@@ -58,7 +66,7 @@ def uniform(shape, rng, *, low=0.0, high=1.0):
     shape : int or tuple of int
     rng : numpy.random.Generator
     low, high : float
-        The defaults are torch.nn.init.uniform_'s.
+        The defaults are those of torch.nn.init.uniform_.
 
     Returns
     -------
@@ -72,15 +80,15 @@ def uniform(shape, rng, *, low=0.0, high=1.0):
     weight = _generator(rng).random(shape, dtype=numpy.float32)
     weight *= numpy.float32(high - low)
     weight += numpy.float32(low)
-    return numpy.clip(weight, numpy.float32(low), numpy.float32(high), out=weight)     # the sum above rounds
+    return numpy.clip(weight, numpy.float32(low), numpy.float32(high), out=weight)     # the sum may round past high
 
 
-def he_normal(shape, rng, *, layout=None, fan="in"):
+def he_normal(shape: Shape, rng: numpy.random.Generator, *, layout: Layout = None, fan: Fan = "in") -> Float32Array:
     """Normal with std = √(2 / fan): He et al. 2015 (arXiv:1502.01852), for layers followed by a ReLU.
 
-    fan="in" keeps the variance of activations from layer to layer (their equation 10; Keras' and torch's
-    default), fan="out" that of gradients (equation 14). Keras truncates the normal at two deviations; the
-    paper and torch do not, nor does this.
+    fan="in" preserves the variance of activations from layer to layer (equation 10 of the paper; the default in Keras
+    and torch), fan="out" that of gradients (equation 14). As in the paper and in torch the distribution is not
+    truncated; Keras truncates it at two standard deviations.
 
     Parameters
     ----------
@@ -88,24 +96,29 @@ def he_normal(shape, rng, *, layout=None, fan="in"):
         At least two axes.
     rng : numpy.random.Generator
     layout : {None, "in_out", "out_in"}
-        Which axes are inputs and outputs: see the module's table.
+        Which axes are inputs and outputs: see the table in the module's docstring.
     fan : {"in", "out"}
 
     Returns
     -------
     numpy.ndarray
         float32, C-contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A shape of fewer than two axes, or another argument that is not as above. Nothing has been drawn from `rng`.
     """
     return normal(shape, rng, std=math.sqrt(2.0 / _fan(shape, layout, fan)))
 
 
-def he_uniform(shape, rng, *, layout=None, fan="in"):
-    """Uniform in ±√(6 / fan), which has he_normal's variance. Parameters as there."""
+def he_uniform(shape: Shape, rng: numpy.random.Generator, *, layout: Layout = None, fan: Fan = "in") -> Float32Array:
+    """Uniform in ±√(6 / fan), which has the variance of `he_normal`; the parameters are the same."""
     bound = math.sqrt(6.0 / _fan(shape, layout, fan))
     return uniform(shape, rng, low=-bound, high=bound)
 
 
-def xavier_normal(shape, rng, *, layout=None):
+def xavier_normal(shape: Shape, rng: numpy.random.Generator, *, layout: Layout = None) -> Float32Array:
     """Normal with std = √(2 / (fan_in + fan_out)): Glorot and Bengio 2010, for tanh and linear layers.
 
     Parameters
@@ -114,24 +127,29 @@ def xavier_normal(shape, rng, *, layout=None):
         At least two axes.
     rng : numpy.random.Generator
     layout : {None, "in_out", "out_in"}
-        Which axes are inputs and outputs: see the module's table. Two axes give the same either way.
+        Which axes are inputs and outputs: see the table in the module's docstring. Irrelevant for two axes.
 
     Returns
     -------
     numpy.ndarray
         float32, C-contiguous.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `he_normal`.
     """
     return normal(shape, rng, std=math.sqrt(2.0 / max(1, sum(_fans(shape, layout)))))
 
 
-def xavier_uniform(shape, rng, *, layout=None):
-    """Uniform in ±√(6 / (fan_in + fan_out)), which has xavier_normal's variance. Parameters as there."""
+def xavier_uniform(shape: Shape, rng: numpy.random.Generator, *, layout: Layout = None) -> Float32Array:
+    """Uniform in ±√(6 / (fan_in + fan_out)), which has the variance of `xavier_normal`; the parameters are the same."""
     bound = math.sqrt(6.0 / max(1, sum(_fans(shape, layout))))
     return uniform(shape, rng, low=-bound, high=bound)
 
 
-def _shape(shape):
-    """`shape` as a tuple of ints of at least 0."""
+def _shape(shape: Shape) -> tuple[int, ...]:
+    """`shape` as a tuple of ints ≥ 0."""
     try:
         lengths = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
     except TypeError:
@@ -141,14 +159,14 @@ def _shape(shape):
     return lengths
 
 
-def _generator(rng):
+def _generator(rng: numpy.random.Generator) -> numpy.random.Generator:
     if not isinstance(rng, numpy.random.Generator):
-        raise TypeError("rng: expected a numpy.random.Generator, as numpy.random.default_rng(seed) makes, "
+        raise TypeError("rng: expected a numpy.random.Generator such as numpy.random.default_rng(seed), "
                         f"got {type(rng).__name__}")
     return rng
 
 
-def _number(name, value):
+def _number(name: str, value: float) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     if not math.isfinite(value):
@@ -156,25 +174,25 @@ def _number(name, value):
     return float(value)
 
 
-def _fans(shape, layout):
+def _fans(shape: Shape, layout: Layout) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight."""
-    shape = _shape(shape)
-    if len(shape) < 2:
-        raise ValueError(f"shape: expected at least two axes, inputs and outputs, got {shape}; "
-                         "start a bias at zero, or give std to normal() yourself")
+    lengths = _shape(shape)
+    if len(lengths) < 2:
+        raise ValueError(f"shape: expected at least two axes, inputs and outputs, got {lengths}; "
+                         "start a bias at zero, or call normal() with a std")
     if layout is None:
-        layout = "in_out" if len(shape) == 2 else "out_in"
+        layout = "in_out" if len(lengths) == 2 else "out_in"
     if layout == "in_out":
-        *kernel, inputs, outputs = shape
+        *kernel, inputs, outputs = lengths
     elif layout == "out_in":
-        outputs, inputs, *kernel = shape
+        outputs, inputs, *kernel = lengths
     else:
         raise ValueError(f"layout: expected None, 'in_out' or 'out_in', got {layout!r}")
     return inputs * math.prod(kernel), outputs * math.prod(kernel)
 
 
-def _fan(shape, layout, fan):
+def _fan(shape: Shape, layout: Layout, fan: Fan) -> int:
     fan_in, fan_out = _fans(shape, layout)
     if fan not in ("in", "out"):
         raise ValueError(f"fan: expected 'in' or 'out', got {fan!r}")
-    return max(1, fan_in if fan == "in" else fan_out)      # 0 belongs to an array without elements
+    return max(1, fan_in if fan == "in" else fan_out)      # 0 for an array without elements

@@ -1,30 +1,33 @@
 """Learning-rate schedules: callables from the step, an int that starts at 1, to the learning rate.
 
-An optimizer takes one in place of a number, ``fastopt.Adam(lr=schedules.cosine(1e-3, 5000))``, and asks it
-once per update; any other function of the step will do as well.
+An optimizer takes one in place of a number, ``fastopt.Adam(lr=schedules.cosine(1e-3, 5000))``, and calls it once per
+update; any other function of the step works as well.
 
-Keras and optax count from 0: their formulas see t, the number of updates already made. Here t = step - 1, so
-the first update gets the initial value, and ``schedule(step)`` equals theirs at ``step - 1``. A boundary or a
-length in steps is a number of updates: with ``piecewise_constant([100], ...)`` exactly the first 100 updates
-use the first value.
+Keras and optax count from 0: their t is the number of updates already made. Here t = step - 1, so the first update gets
+the initial value, and ``schedule(step)`` equals theirs at ``step - 1``. A boundary or a length in steps is a number of
+updates: with ``piecewise_constant([100], ...)`` exactly the first 100 updates use the first value.
 
-Schedules are immutable, compare by value, can be pickled, and print as the call that makes them.
+Schedules are immutable, compare by value, can be pickled, and their repr is the call that creates them.
 """
 
 import math
 import operator
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from numbers import Real
+from typing import SupportsIndex
+
+from fastopt._typing import Schedule
 
 __all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "join", "linear_warmup",
            "piecewise_constant"]
 
 
-def _number(name, value, limits="of at least 0", fits=lambda x: x >= 0.0):
-    """`value` as a float, refused unless it is finite and within the limits."""
+def _number(name: str, value: float, limits: str = "of at least 0",
+            fits: Callable[[float], bool] = lambda x: x >= 0.0) -> float:
+    """`value` as a float; an error unless it is finite and `fits`, which is `limits` in words."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
     number = float(value)
@@ -33,8 +36,8 @@ def _number(name, value, limits="of at least 0", fits=lambda x: x >= 0.0):
     return number
 
 
-def _count(name, value):
-    """`value` as an int of at least 1."""
+def _count(name: str, value: SupportsIndex) -> int:
+    """`value` as an int ≥ 1."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -46,27 +49,28 @@ def _count(name, value):
     return number
 
 
-def _boundaries(values, pieces, what):
-    """`values` as a tuple of rising ints, one fewer than `pieces`."""
+def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:
+    """`values` as a tuple of strictly increasing ints, one fewer than the `count` of the argument named `what`."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"boundaries: expected a sequence of ints, got {type(values).__name__}")
     boundaries = tuple(_count(f"boundaries[{i}]", value) for i, value in enumerate(values))
-    if len(boundaries) != pieces - 1:
-        raise ValueError(f"boundaries: expected one fewer than {what} ({pieces - 1}), got {len(boundaries)}")
+    if len(boundaries) != count - 1:
+        raise ValueError(f"boundaries: expected one fewer than {what} ({count - 1}), got {len(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries: expected rising numbers of steps, got {list(boundaries)}")
+        raise ValueError(f"boundaries: expected strictly increasing ints, got {list(boundaries)}")
     return boundaries
 
 
-def _bool(name, value):
+def _bool(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}")
     return value
 
 
-def _store(schedule, **fields):
+def _store(schedule: Schedule, **fields: object) -> None:
+    """Set fields of a frozen dataclass."""
     for name, value in fields.items():
-        object.__setattr__(schedule, name, value)       # the dataclasses are frozen
+        object.__setattr__(schedule, name, value)
 
 
 @dataclass(frozen=True)
@@ -81,35 +85,34 @@ class constant:
 
     value: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _store(self, value=_number("value", self.value))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         _count("step", step)
         return self.value
 
 
 @dataclass(frozen=True)
 class piecewise_constant:
-    """One value until a boundary, the next one after it.
+    """One value up to and including a boundary, the next value after it.
 
-    ``values[k]`` for ``boundaries[k-1] < step <= boundaries[k]``, so that the first boundaries[0] updates use
-    values[0].
+    ``values[k]`` for ``boundaries[k-1] < step <= boundaries[k]``: the first boundaries[0] updates use values[0].
     optax.piecewise_constant_schedule changes at the same update (but takes factors, not values); Keras'
-    PiecewiseConstantDecay, fed with its own count from 0, changes one update later.
+    PiecewiseConstantDecay, which counts from 0, changes one update later.
 
     Parameters
     ----------
     boundaries : sequence of int
-        Rising numbers of steps.
+        Steps, strictly increasing.
     values : sequence of float
         Learning rates, one more than boundaries.
     """
 
-    boundaries: tuple
-    values: tuple
+    boundaries: Sequence[int]
+    values: Sequence[float]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
             raise TypeError(f"values: expected a sequence of numbers, got {type(self.values).__name__}")
         values = tuple(_number(f"values[{i}]", value) for i, value in enumerate(self.values))
@@ -117,7 +120,7 @@ class piecewise_constant:
             raise ValueError("values: expected at least one number, got none")
         _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         return self.values[bisect_left(self.boundaries, _count("step", step))]
 
 
@@ -136,7 +139,7 @@ class exponential_decay:
     decay_rate : float
         In (0, 1].
     staircase : bool
-        Fall once every `decay_steps` updates instead of a little at each.
+        Decrease once every `decay_steps` updates instead of at each.
     """
 
     initial: float
@@ -144,13 +147,13 @@ class exponential_decay:
     decay_rate: float
     staircase: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _store(self, initial=_number("initial", self.initial),
                decay_steps=_count("decay_steps", self.decay_steps),
                decay_rate=_number("decay_rate", self.decay_rate, "in (0, 1]", lambda x: 0.0 < x <= 1.0),
                staircase=_bool("staircase", self.staircase))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         t = _count("step", step) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial * self.decay_rate**periods
@@ -171,7 +174,7 @@ class inverse_time_decay:
     decay_rate : float
         At least 0.
     staircase : bool
-        Fall once every `decay_steps` updates instead of a little at each.
+        Decrease once every `decay_steps` updates instead of at each.
     """
 
     initial: float
@@ -179,13 +182,13 @@ class inverse_time_decay:
     decay_rate: float
     staircase: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _store(self, initial=_number("initial", self.initial),
                decay_steps=_count("decay_steps", self.decay_steps),
                decay_rate=_number("decay_rate", self.decay_rate),
                staircase=_bool("staircase", self.staircase))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         t = _count("step", step) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial / (1.0 + self.decay_rate * periods)
@@ -195,7 +198,7 @@ class inverse_time_decay:
 class cosine:
     """initial · ((1 - alpha) · (1 + cos(π t / decay_steps)) / 2 + alpha) with t = min(step - 1, decay_steps).
 
-    Half a cosine from `initial` down to alpha · initial, then constant: Loshchilov and Hutter 2016
+    Half a cosine period from `initial` down to alpha · initial, then constant: Loshchilov and Hutter 2016
     (arXiv:1608.03983) without restarts, in the form of Keras' CosineDecay and optax.cosine_decay_schedule.
     The last value is reached at step decay_steps + 1.
 
@@ -213,12 +216,12 @@ class cosine:
     decay_steps: int
     alpha: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _store(self, initial=_number("initial", self.initial),
                decay_steps=_count("decay_steps", self.decay_steps),
                alpha=_number("alpha", self.alpha, "in [0, 1]", lambda x: 0.0 <= x <= 1.0))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         t = min(_count("step", step) - 1, self.decay_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
         return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
@@ -229,10 +232,10 @@ class linear_warmup:
     """initial + (peak - initial) · t / warmup_steps with t = min(step - 1, warmup_steps).
 
     The gradual warm-up of Goyal et al. 2017 (arXiv:1706.02677) in the form of optax.linear_schedule and of
-    Keras' warmup_steps: the first update gets `initial`, update warmup_steps + 1 and all later ones the peak.
-    With the default initial of 0, as there, the first update moves nothing but the optimizer's state: give
-    ``initial=peak / warmup_steps`` or so where every update should count.
-    ``join([linear_warmup(peak, n), cosine(peak, m)], [n])`` reaches the peak once and no value twice.
+    Keras' warmup_steps: the first update gets `initial`, update warmup_steps + 1 and all later ones get `peak`.
+    With initial=0, the default here and there, the first update changes the optimizer's state but no parameter; pass
+    ``initial=peak / warmup_steps``, say, to make the first update count.
+    ``join([linear_warmup(peak, n), cosine(peak, m)], [n])`` gets the peak in update n + 1 alone.
 
     Parameters
     ----------
@@ -248,21 +251,21 @@ class linear_warmup:
     warmup_steps: int
     initial: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _store(self, peak=_number("peak", self.peak),
                warmup_steps=_count("warmup_steps", self.warmup_steps),
                initial=_number("initial", self.initial))
 
-    def __call__(self, step):
+    def __call__(self, step: SupportsIndex) -> float:
         t = min(_count("step", step) - 1, self.warmup_steps)
         if t == self.warmup_steps:
-            return self.peak            # not peak - initial + initial, which may round
+            return self.peak            # initial + (peak - initial) may round
         return self.initial + (self.peak - self.initial) * t / self.warmup_steps
 
 
 @dataclass(frozen=True)
 class join:
-    """One schedule until a boundary, the next one after it, each counting its own steps from 1.
+    """One schedule up to and including a boundary, the next one after it, each with its own steps from 1.
 
     ``schedules[k](step - boundaries[k-1])`` for ``boundaries[k-1] < step <= boundaries[k]``, as
     optax.join_schedules does.
@@ -270,21 +273,21 @@ class join:
     Parameters
     ----------
     schedules : sequence of callables
-        Functions of the step, those of this module or others.
+        Functions of the step, from this module or others.
     boundaries : sequence of int
-        Rising numbers of steps, one fewer than schedules.
+        Steps, strictly increasing, one fewer than schedules.
     """
 
-    schedules: tuple
-    boundaries: tuple
+    schedules: Sequence[Schedule]
+    boundaries: Sequence[int]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.schedules, Iterable):
             got = type(self.schedules).__name__
             raise TypeError(f"schedules: expected a sequence of functions, got {got}")
         schedules = tuple(self.schedules)
         for i, schedule in enumerate(schedules):
-            if not isinstance(schedule, Callable):
+            if not callable(schedule):
                 got = type(schedule).__name__
                 raise TypeError(f"schedules[{i}]: expected a function of the step, got {got}; "
                                 "for a fixed rate use constant(lr)")
@@ -293,6 +296,7 @@ class join:
         _store(self, schedules=schedules,
                boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
 
-    def __call__(self, step):
-        k = bisect_left(self.boundaries, _count("step", step))
+    def __call__(self, step: SupportsIndex) -> float:
+        step = _count("step", step)
+        k = bisect_left(self.boundaries, step)
         return self.schedules[k](step - self.boundaries[k - 1] if k else step)

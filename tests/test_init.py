@@ -1,4 +1,4 @@
-"""Initial weights: their statistics, which axis counts as what, errors."""
+"""Initial weights: their statistics, which axes are inputs and outputs, errors."""
 
 import math
 import re
@@ -36,7 +36,7 @@ VARIANCES = [
 
 @pytest.mark.parametrize(("function", "shape", "options", "variance"), VARIANCES)
 def test_mean_and_variance(function, shape, options, variance, rng):
-    """Within five deviations of what so many draws vary by themselves."""
+    """Within five standard errors of the sample mean and of the sample variance."""
     weight = function(shape, rng, **options).astype(np.float64)
     mean = {"mean": 0.0, "low": 0.0, **options}.get("mean", 0.0)
     if function is init.uniform:
@@ -58,7 +58,7 @@ def test_uniform_fills_its_interval_and_stays_inside(function, shape, options, v
 
 
 def test_normal_is_not_truncated(rng):
-    """0.27 % lie beyond three deviations; Keras' truncated normal has none there."""
+    """0.27 % of a normal distribution lie beyond three standard deviations, none of one truncated at two."""
     weight = init.he_normal((500, 400), rng)
     beyond = np.mean(np.abs(weight) > 3 * math.sqrt(2 / 500))
     assert 0.002 < beyond < 0.0034
@@ -66,7 +66,7 @@ def test_normal_is_not_truncated(rng):
 
 @pytest.mark.parametrize("function", ALL)
 @pytest.mark.parametrize("shape", [(7, 5), (4, 3, 2, 2), [7, 5], (np.int64(7), 5), (0, 5), (5, 0)])
-def test_gives_new_float32_c_contiguous_arrays_that_the_seed_decides(function, shape):
+def test_returns_new_float32_c_contiguous_arrays_determined_by_the_seed(function, shape):
     weight = function(shape, np.random.default_rng(1))
     assert weight.dtype == np.float32
     assert weight.shape == tuple(shape)
@@ -78,7 +78,7 @@ def test_gives_new_float32_c_contiguous_arrays_that_the_seed_decides(function, s
         assert not np.array_equal(weight, function(shape, np.random.default_rng(2)))
 
 
-def test_one_axis_is_enough_where_no_fan_is_asked_for(rng):
+def test_normal_and_uniform_take_any_number_of_axes(rng):
     assert init.normal(3, rng).shape == init.uniform((3,), rng).shape == (3,)
     assert init.normal((), rng).shape == ()
 
@@ -88,14 +88,14 @@ def test_uniform_of_an_empty_interval(rng):
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_refuses_what_is_no_generator(function):
+def test_refuses_other_sources_of_random_numbers(function):
     for rng, got in ((0, "int"), (None, "NoneType"), (np.random.RandomState(0), "RandomState")):
-        with pytest.raises(TypeError, match=rf"^rng: expected a numpy.random.Generator, .*, got {got}$"):
+        with pytest.raises(TypeError, match=rf"^rng: expected a numpy.random.Generator such as .*, got {got}$"):
             function((3, 4), rng)
 
 
 @pytest.mark.parametrize("function", ALL)
-def test_refuses_what_is_no_shape(function, rng):
+def test_refuses_invalid_shapes(function, rng):
     for shape in ((3.0, 4), "34", None, 2.5):
         with pytest.raises(TypeError, match=r"^shape: expected an int or a tuple of ints, got "):
             function(shape, rng)

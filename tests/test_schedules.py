@@ -1,4 +1,4 @@
-"""Schedules: values worked out by hand, the mapping of steps, errors."""
+"""Schedules: values computed by hand, which step gets which value, errors."""
 
 import math
 import pickle
@@ -31,7 +31,7 @@ VALUES = [
      {1: 0.1, 100: 0.1, 101: 0.05, 200: 0.05, 201: 0.025}),
     (schedules.inverse_time_decay(0.1, 10, 0.5), {1: 0.1, 6: 0.1 / 1.25, 11: 0.1 / 1.5, 21: 0.05}),
     (schedules.inverse_time_decay(0.1, 10, 0.5, staircase=True), {1: 0.1, 10: 0.1, 11: 0.1 / 1.5, 21: 0.05}),
-    # cos(π/3) = 1/2 and cos(2π/3) = -1/2: 3/4 and 1/4 of the way down to alpha · initial.
+    # cos(π/3) = 1/2 and cos(2π/3) = -1/2: 3/4 and 1/4 of the distance to alpha · initial are left.
     (schedules.cosine(0.1, 300), {1: 0.1, 101: 0.075, 151: 0.05, 201: 0.025, 301: 0.0, 302: 0.0}),
     (schedules.cosine(1.0, 300, alpha=0.2), {1: 1.0, 101: 0.8, 151: 0.6, 201: 0.4, 301: 0.2, 10**9: 0.2}),
     (schedules.linear_warmup(0.1, 5), {1: 0.0, 2: 0.02, 3: 0.04, 5: 0.08, 6: 0.1, 7: 0.1}),
@@ -44,32 +44,32 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("schedule", "expected"), VALUES, ids=lambda x: repr(x) if callable(x) else "")
-def test_values_worked_out_by_hand(schedule, expected):
+def test_values_computed_by_hand(schedule, expected):
     for step, rate in expected.items():
         assert schedule(step) == pytest.approx(rate, rel=1e-14, abs=1e-17), step
 
 
 def test_last_value_is_exact():
-    """No rounding is left where a schedule has arrived."""
+    """The end points carry no rounding error."""
     assert schedules.linear_warmup(0.1, 3)(4) == 0.1
     assert schedules.cosine(0.1, 7)(8) == 0.0
     assert schedules.cosine(0.3, 7)(1) == 0.3
 
 
-def test_boundary_is_a_number_of_updates():
+def test_a_boundary_is_a_number_of_updates():
     rates = [schedules.piecewise_constant([3], [1.0, 2.0])(step) for step in range(1, 7)]
     assert rates.count(1.0) == 3
     joined = schedules.join([schedules.constant(1.0), schedules.constant(2.0)], [3])
     assert [joined(step) for step in range(1, 7)] == rates
 
 
-def test_join_gives_every_schedule_its_own_first_step():
-    asked = []
-    schedule = schedules.join([lambda step: asked.append(("a", step)),
-                               lambda step: asked.append(("b", step))], [2])
+def test_join_starts_every_schedule_at_step_1():
+    calls = []
+    schedule = schedules.join([lambda step: calls.append(("a", step)),
+                               lambda step: calls.append(("b", step))], [2])
     for step in range(1, 5):
         schedule(step)
-    assert asked == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert calls == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
@@ -82,7 +82,7 @@ def test_pickle_repr_and_equality(schedule):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
-def test_gives_a_python_float_for_any_integer(schedule):
+def test_returns_a_python_float_for_any_integer(schedule):
     for step in (1, 17, np.int64(17), np.uint8(17), 2**31 + 1, 2**63):
         assert type(schedule(step)) is float
     assert schedule(np.int32(17)) == schedule(17)
@@ -91,12 +91,12 @@ def test_gives_a_python_float_for_any_integer(schedule):
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
 @pytest.mark.parametrize(("step", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError),
                                              (True, TypeError), (None, TypeError), ("1", TypeError)])
-def test_refuses_what_is_no_step(schedule, step, error):
+def test_refuses_invalid_steps(schedule, step, error):
     with pytest.raises(error, match=r"^step: expected an int"):
         schedule(step)
 
 
-def test_settings_cannot_be_changed_from_outside():
+def test_immutable():
     boundaries = [100]
     schedule = schedules.piecewise_constant(boundaries, [1.0, 0.5])
     boundaries[0] = 1
@@ -117,7 +117,7 @@ NAN, INF = math.nan, math.inf
     (lambda: schedules.piecewise_constant([1, 2], [1.0, 2.0]), ValueError,
      "boundaries: expected one fewer than values (1), got 2"),
     (lambda: schedules.piecewise_constant([2, 2], [1.0, 2.0, 3.0]), ValueError,
-     "boundaries: expected rising numbers of steps, got [2, 2]"),
+     "boundaries: expected strictly increasing ints, got [2, 2]"),
     (lambda: schedules.piecewise_constant([0], [1.0, 2.0]), ValueError,
      "boundaries[0]: expected an int of at least 1, got 0"),
     (lambda: schedules.piecewise_constant([1.5], [1.0, 2.0]), TypeError,

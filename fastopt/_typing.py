@@ -1,0 +1,24 @@
+"""Types that the public signatures share."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array: TypeAlias = NDArray[np.float32]
+FloatArray: TypeAlias = NDArray[np.floating[Any]]
+
+Params: TypeAlias = Float32Array | Mapping[Any, Float32Array] | Sequence[Float32Array]
+"""What `update` changes: one array, or a model's by key or by position."""
+Grads: TypeAlias = FloatArray | Mapping[Any, FloatArray] | Sequence[FloatArray]
+"""Their gradients, with the same keys or length."""
+
+Schedule: TypeAlias = Callable[[int], float]
+"""From the step's number, which starts at 1, to a learning rate."""
+LearningRate: TypeAlias = float | Schedule
+PerParam: TypeAlias = Callable[[Any, Float32Array], Mapping[str, Any]]
+"""From a parameter's key and array to the hyper-parameters that differ for it."""
+
+StateDict: TypeAlias = dict[str, Any]
+"""Nested dicts of arrays, numbers and strings: what `state_dict` returns and `save_state` writes."""
