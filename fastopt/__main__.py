@@ -3,18 +3,19 @@
 import argparse
 import math
 import sys
+from collections.abc import Callable, Sequence
 
 import fastopt
 
-# Modules of the demo extra, and what pip calls them.
+# Modules of the demo extra and the packages that contain them.
 EXTRA = {"sklearn": "scikit-learn", "tqdm": "tqdm", "matplotlib": "matplotlib"}
 
 
-def whole(smallest, largest=None):
-    """An argparse type: a whole number within the limits."""
+def whole(smallest: int, largest: int | None = None) -> Callable[[str], int]:
+    """An argparse type: an int within the limits, both inclusive."""
     limits = f"of at least {smallest}" if largest is None else f"in [{smallest}, {largest}]"
 
-    def parse(text):
+    def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
@@ -25,7 +26,7 @@ def whole(smallest, largest=None):
     return parse
 
 
-def positive(text):
+def positive(text: str) -> float:
     """An argparse type: a finite number above 0."""
     try:
         number = float(text)
@@ -36,7 +37,7 @@ def positive(text):
     return number
 
 
-def make_parser():
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="fastopt", description=fastopt.__doc__)
     parser.add_argument("--version", action="version", version=f"fastopt {fastopt.__version__}")
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
@@ -45,22 +46,22 @@ def make_parser():
     info.set_defaults(run=run_info)
 
     train = commands.add_parser(
-        "train", help="train a network on real data, and again with the plain NumPy reference",
+        "train", help="train a network on real data, with the kernels and with the plain NumPy reference",
         description="Train a fully connected network with BatchNorm, ReLU and softmax cross-entropy on "
-                    "scikit-learn's digits (1797 real images, no download), then do it again with "
+                    "scikit-learn's digits (1797 real images, no download), first with the kernels, then with "
                     "fastopt.reference.")
     train.add_argument("--epochs", type=whole(1), default=20, metavar="N",
                        help="passes over the training images (default: 20)")
     train.add_argument("--batch-size", type=whole(2), default=32, metavar="N",
                        help="images per update (default: 32)")
     train.add_argument("--optimizer", choices=("adam", "momentum", "sgd"), default="adam",
-                       help="how weights are updated (default: adam)")
+                       help="(default: adam)")
     train.add_argument("--lr", type=positive,
-                       help="highest learning rate (default: what suits the optimizer)")
+                       help="peak learning rate (default: tuned for each optimizer)")
     train.add_argument("--seed", type=whole(0), default=0,
-                       help="of first weights and batches (default: 0)")
+                       help="for initial weights and batches (default: 0)")
     train.add_argument("--threads", type=whole(1, 1024), default=1, metavar="N",
-                       help="threads of the kernels (default: 1, the fastest for so small a network)")
+                       help="threads of the kernels (default: 1, the fastest for a network of this size)")
     train.add_argument("--plot", metavar="FILE", help="draw the learning curves")
     train.set_defaults(run=run_train, parser=train)
 
@@ -77,13 +78,13 @@ def make_parser():
     return parser
 
 
-def run_info(arguments):
+def run_info(arguments: argparse.Namespace) -> int:
     fastopt.show_config()
     return 0
 
 
-def run_train(arguments):
-    complain = arguments.parser.error       # prints the usage and the message, and exits with code 2
+def run_train(arguments: argparse.Namespace) -> int:
+    fail = arguments.parser.error       # prints the usage and the message and exits with code 2
     try:
         from fastopt.demo import data, train
         if arguments.plot is not None:
@@ -95,11 +96,11 @@ def run_train(arguments):
         print(f'fastopt train: {missing} is not installed; run: pip install "fastopt[demo]"', file=sys.stderr)
         return 2
     if arguments.plot is not None and (problem := plot.problem(arguments.plot)):
-        complain(f"argument --plot: {problem}")
+        fail(f"argument --plot: {problem}")
     digits = data.digits()
     if arguments.batch_size > len(digits.train_x):
-        complain(f"argument --batch-size: expected at most the {len(digits.train_x)} training images, "
-                 f"got {arguments.batch_size}")
+        fail(f"argument --batch-size: expected at most {len(digits.train_x)}, the number of training images, "
+             f"got {arguments.batch_size}")
     try:
         with fastopt.num_threads(arguments.threads):
             kernels, reference = train.compare(
@@ -114,7 +115,7 @@ def run_train(arguments):
     return 0
 
 
-def run_bench(arguments):
+def run_bench(arguments: argparse.Namespace) -> int:
     from fastopt import _bench
     threads = fastopt.get_num_threads() if arguments.threads is None else arguments.threads
     try:
@@ -126,10 +127,10 @@ def run_bench(arguments):
     return 0
 
 
-def main(argv=None):
-    """Run the command line; return the exit code. A bad option exits with code 2 and says why."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code; an invalid option raises SystemExit(2) after a message."""
     arguments = make_parser().parse_args(argv)
-    return arguments.run(arguments)
+    return int(arguments.run(arguments))
 
 
 if __name__ == "__main__":

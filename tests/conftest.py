@@ -1,4 +1,4 @@
-"""Fixtures that every family's tests use: each built level, forced threads, comparisons by bits."""
+"""Fixtures shared by the tests of all families: ISA levels, forced threading, chunk sizes, random numbers."""
 
 import numpy as np
 import pytest
@@ -9,14 +9,14 @@ from fastopt._runtime import dispatch, driver, parallel
 
 @pytest.fixture(params=dispatch.available())
 def level(request, monkeypatch):
-    """Run the test once at each level that is built and that this machine runs."""
+    """Run the test once for each ISA level that is built and that this machine supports."""
     monkeypatch.setattr(dispatch, "active", dispatch.load(request.param))
     return request.param
 
 
 @pytest.fixture
 def always_parallel():
-    """No work is too small for threads."""
+    """Use threads for work of any size."""
     before = parallel.swap_serial_below(0.0)
     yield
     parallel.swap_serial_below(before)
@@ -24,7 +24,7 @@ def always_parallel():
 
 @pytest.fixture
 def chunk():
-    """A function that sets the driver's chunk size until the test ends."""
+    """A function that sets the driver's chunk size for the rest of the test."""
     before = driver.swap_chunk(8192)
     driver.swap_chunk(before)
     yield driver.swap_chunk

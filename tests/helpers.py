@@ -1,4 +1,4 @@
-"""Comparisons and inputs that several families' tests share."""
+"""Comparisons and inputs shared by the tests of several families."""
 
 import os
 import subprocess
@@ -10,28 +10,28 @@ import numpy as np
 import fastopt
 
 THREADS = (1, 2, 3, 7, 16)
-"""Thread counts under which results must not differ."""
+"""Thread counts that must all give the same bits."""
 
 AWKWARD = (1, 2, 3, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 128, 129, 255, 256, 257)
-"""Sizes around the widths of vectors and their unrolled loops."""
+"""Array sizes around multiples of the vector width and of unrolled loops."""
 
 SPECIAL = np.array(
     [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1.1754942e-38, 1.1754944e-38, -1e-20, 1e-20, 0.1, -3.5, 1e19, -2e19,
      3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan],
     np.float32,
 )
-"""Zeros, subnormals, the smallest normal, squares that overflow, the largest, infinities, NaN."""
+"""Zeros, subnormals, the smallest normal number, numbers whose squares overflow, the largest, infinities, NaN."""
 
 
 def bits(array):
-    """The array's bits as unsigned integers, every NaN made the same one."""
+    """The array's bits as unsigned integers, with all NaNs mapped to one."""
     array = np.asarray(array)
     kind = {4: np.uint32, 8: np.uint64}[array.itemsize]
     return np.where(np.isnan(array), np.full_like(array, np.nan), array).view(kind)
 
 
 def assert_same_bits(actual, expected, what=""):
-    """Fail if a bit differs; NaNs are all alike (which NaN comes out of two is the processor's choice)."""
+    """Fail if a bit differs. All NaNs are equal: which one an operation on two NaNs returns depends on the processor."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype, what
     assert actual.shape == expected.shape, what
@@ -45,21 +45,21 @@ def assert_same_bits(actual, expected, what=""):
 
 
 def random_bits(rng, shape):
-    """float32 of random bit patterns: every exponent, NaN and infinities among them."""
+    """float32 of random bit patterns, which include every exponent, NaN and infinities."""
     return rng.integers(0, 2**32, shape, dtype=np.uint32).view(np.float32)
 
 
 def unaligned(array, offset):
     """A copy of `array` that starts `offset` elements after a 64-byte boundary."""
-    room = np.empty(array.size + 32, array.dtype)
-    start = -(room.ctypes.data // array.itemsize) % (64 // array.itemsize) + offset
-    copy = room[start : start + array.size].reshape(array.shape)
+    buffer = np.empty(array.size + 32, array.dtype)
+    start = -(buffer.ctypes.data // array.itemsize) % (64 // array.itemsize) + offset
+    copy = buffer[start : start + array.size].reshape(array.shape)
     copy[...] = array
     return copy
 
 
 def ulps(actual, exact):
-    """Distance of float32 `actual` from `exact` (float64 or wider) in units of the last place of `exact`."""
+    """|actual − exact| in float32 units in the last place (ULP) of `exact`, which is float64 or wider."""
     exact = np.asarray(exact)
     _, exponent = np.frexp(exact.astype(np.float64))
     unit = np.ldexp(1.0, np.maximum(exponent, -125) - 24)
@@ -67,7 +67,10 @@ def ulps(actual, exact):
 
 
 def run(code, **environment):
-    """Run `code` in a fresh interpreter, from a folder that holds no fastopt, and return what it prints."""
+    """Run `code` in a new interpreter, in a folder without fastopt, and return what it prints.
+
+    Keyword arguments are environment variables; None removes one.
+    """
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(fastopt.__path__[0]), **environment}
     environment = {name: value for name, value in environment.items() if value is not None}
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment, cwd=os.path.dirname(__file__),

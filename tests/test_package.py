@@ -1,4 +1,4 @@
-"""The package as a whole: names, docstrings, versions, and what the compiler made of the kernels."""
+"""The package as a whole: names, signatures, docstrings, version, compiled instructions."""
 
 import doctest
 import importlib.metadata
@@ -21,7 +21,7 @@ NOT_IN_REFERENCE = {
 }
 
 
-def test_names_of_the_contract():
+def test_public_names():
     functions = """sgd sgdm momentum adagrad adadelta rmsprop adam adamax nadam radam asgd rprop lion lars lamb
         batch_norm_forward batch_norm_backward batch_norm_inference log_softmax softmax_cross_entropy
         set_num_threads get_num_threads num_threads show_config schedules init reference""".split()
@@ -36,8 +36,12 @@ def test_names_of_the_contract():
 
 @pytest.mark.parametrize("name", [name for name in CALLABLES if name not in NOT_IN_REFERENCE])
 def test_the_reference_has_the_same_names_and_signatures(name):
-    ours, theirs = getattr(fastopt, name), getattr(fastopt.reference, name)
-    assert inspect.signature(ours) == inspect.signature(theirs)
+    """Names, kinds and defaults; annotations may differ, because the reference also takes float64."""
+    ours, theirs = (
+        [parameter.replace(annotation=inspect.Parameter.empty)
+         for parameter in inspect.signature(getattr(module, name)).parameters.values()]
+        for module in (fastopt, fastopt.reference))
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("name", CALLABLES)
@@ -61,14 +65,14 @@ def test_version():
     try:
         installed = importlib.metadata.version("fastopt")
     except importlib.metadata.PackageNotFoundError:
-        pytest.skip("built in place, not installed")
+        pytest.skip("fastopt is built in place, not installed")
     assert fastopt.__version__ == installed
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="objdump is not installed")
 @pytest.mark.parametrize("level", dispatch.available())
-def test_no_fused_or_approximate_instruction_slipped_in(level):
-    """A fused multiply-add rounds once where other levels round twice; a reciprocal estimate is not exact."""
+def test_no_fused_or_approximate_instructions(level):
+    """A fused multiply-add rounds once where lower levels round twice; a reciprocal estimate is not exact."""
     for name, module in vars(dispatch.load(level)).items():
         if name != "level":
             listing = subprocess.run(["objdump", "-d", "--no-show-raw-insn", module.__file__], capture_output=True,
@@ -79,8 +83,8 @@ def test_no_fused_or_approximate_instruction_slipped_in(level):
             assert wrong == [], f"{name} at {level}: {wrong[:3]}"
 
 
-@pytest.mark.skipif(not (Path(__file__).parents[1] / "setup.py").exists(), reason="the source tree is elsewhere")
-def test_no_flag_that_changes_arithmetic():
+@pytest.mark.skipif(not (Path(__file__).parents[1] / "setup.py").exists(), reason="needs the source tree")
+def test_no_flags_that_relax_arithmetic():
     root = Path(__file__).parents[1]
     for path in (root / "setup.py", root / "pyproject.toml", *(root / "kernels").iterdir()):
         for flag in ("-ffast-math", "-Ofast", "-funsafe-math", "-march=native", "omp_set_num_threads"):

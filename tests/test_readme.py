@@ -1,4 +1,4 @@
-"""README.md: its commands stand where .ci/run looks for them, and its examples run."""
+"""README.md: the commands that .ci/run extracts are there, and the examples run."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def test_commands(command):
 
 
 def test_examples(capsys):
-    """In order, in one namespace, as a reader would paste them."""
+    """In order and in one namespace, as a reader would paste them."""
     assert len(EXAMPLES) == 2
     namespace = {}
     for example in EXAMPLES:

@@ -1,4 +1,4 @@
-"""State on disk: what goes in comes out, a file is old or new, and no file makes load_state do harm."""
+"""State on disk: exact round trips, atomic replacement, and no harm from damaged or hostile files."""
 
 import contextlib
 import importlib.util
@@ -31,7 +31,7 @@ def path(request, tmp_path):
 
 
 def assert_same(actual, expected, where="state"):
-    """The same types, keys and their order, dtypes, shapes and bits."""
+    """Compare types, keys and their order, dtypes, shapes and bits."""
     assert type(actual) is type(expected), where
     if isinstance(expected, dict):
         assert [(type(key), key) for key in actual] == [(type(key), key) for key in expected], where
@@ -48,7 +48,8 @@ def assert_same(actual, expected, where="state"):
         assert repr(actual) == repr(expected), where
 
 
-def everything(rng):
+def varied_state(rng):
+    """Every type that a state may hold, with keys and values that are awkward for file formats."""
     return {
         "step_count": 2**62, "negative": -3, "huge": 10**40, "rate": 0.1, "subnormal": 5e-324, "minus zero": -0.0,
         "inf": float("inf"), "minus inf": float("-inf"), "nan": float("nan"), "on": True, "off": False, "none": None,
@@ -67,14 +68,14 @@ def everything(rng):
 
 
 def test_round_trip(path, rng):
-    state = everything(rng)
+    state = varied_state(rng)
     assert fastopt.save_state(path, state) is None
     assert_same(fastopt.load_state(path), state)
     assert os.listdir(path.parent) == [path.name]
 
 
 def test_the_same_state_gives_the_same_bytes(path, rng):
-    state = everything(rng)
+    state = varied_state(rng)
     fastopt.save_state(path, state)
     first = path.read_bytes()
     fastopt.save_state(path, state)
@@ -94,7 +95,7 @@ def test_arrays_of_other_layouts_and_numpy_numbers(path, rng):
     })
 
 
-def test_names_in_the_file_can_be_read(path):
+def test_arrays_have_readable_names_in_the_file(path):
     one = np.ones(1, np.float32)
     fastopt.save_state(path, {"step_count": 3, "state": {"W1": {"m": one, "v": one}, 0: {"buf": one}}})
     if path.suffix == ".npz":
@@ -108,8 +109,8 @@ def test_names_in_the_file_can_be_read(path):
 
 
 @pytest.mark.parametrize("options", [{"amsgrad": True}, {"average_decay": 0.9}])
-def test_training_goes_on(path, options, rng):
-    """An optimizer and a BatchNorm layer saved in the middle go on as if nothing had been."""
+def test_training_continues(path, options, rng):
+    """An optimizer and a BatchNorm layer saved midway continue with the same bits."""
     params = {"w": rng.standard_normal((5, 3), dtype=np.float32), 7: rng.standard_normal(3, dtype=np.float32)}
     grads = [{key: rng.standard_normal(p.shape, dtype=np.float32) for key, p in params.items()} for _ in range(6)]
     opt, bn = fastopt.Adam(lr=0.1, **options), fastopt.BatchNorm(3)
@@ -170,7 +171,7 @@ def test_another_suffix(name, tmp_path):
 def test_without_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    message = r'x\.safetensors files? .*|.*pip install "fastopt\[state\]"'
+    message = r'x\.safetensors: expected the package safetensors to be installed: pip install "fastopt\[state\]"'
     with pytest.raises(ImportError, match=message):
         fastopt.save_state(tmp_path / "x.safetensors", {})
     with pytest.raises(ImportError, match=message):
@@ -216,9 +217,9 @@ def test_symbolic_links(path, exists):
     assert os.listdir(folder) == [target.name]
 
 
-def test_what_is_no_regular_file_is_left_alone(path):
+def test_a_folder_is_not_replaced(path):
     path.mkdir()
-    with pytest.raises(ValueError, match="^path: expected a regular file or none, got"):
+    with pytest.raises(ValueError, match="^path: expected a regular file or a new name, got"):
         fastopt.save_state(path, {})
     assert os.listdir(path.parent) == [path.name]
 
@@ -230,7 +231,7 @@ def test_long_names_and_relative_paths(path, monkeypatch):
     assert fastopt.load_state(name) == {"a": 1}
 
 
-# Old or new.
+# Atomic replacement.
 
 
 class Died(BaseException):
@@ -240,7 +241,7 @@ class Died(BaseException):
 @pytest.mark.parametrize("function", ["fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), Died()])
 @pytest.mark.parametrize("exists", [True, False])
-def test_an_error_in_the_middle(path, function, error, exists, monkeypatch):
+def test_an_error_midway(path, function, error, exists, monkeypatch):
     if exists:
         fastopt.save_state(path, {"old": 1})
     before = path.read_bytes() if exists else None
@@ -258,7 +259,7 @@ def test_an_error_in_the_middle(path, function, error, exists, monkeypatch):
 
 
 def test_everything_is_on_the_disk_before_the_rename(path, monkeypatch):
-    """The order of events: the file's data is synced, then it gets its name, then the folder is synced."""
+    """The file is synced, then renamed, then the folder is synced."""
     events, fsync, replace = [], os.fsync, os.replace
 
     def spy_fsync(descriptor):
@@ -279,8 +280,8 @@ def test_everything_is_on_the_disk_before_the_rename(path, monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
-def test_killed_in_the_middle(path):
-    """A process that saves without a pause is killed at 20 moments: the file holds one state, whole."""
+def test_killed_midway(path):
+    """Processes that save in a loop are killed, 20 times: the file always holds one whole state."""
     code = textwrap.dedent("""
         import sys
         import numpy as np
@@ -309,15 +310,15 @@ def test_killed_in_the_middle(path):
             assert name.startswith(f".{path.name}.")
             assert name.endswith(".tmp")
             os.unlink(path.parent / name)
-    assert max(counts) >= 0, "no process came to save anything"
-    assert leftovers, "no process was killed in the middle of a save"
+    assert max(counts) >= 0, "no process saved anything"
+    assert leftovers, "no process was killed during a save"
 
 
-# Files that are not what they seem.
+# Damaged and hostile files.
 
 
 def refused(path):
-    with pytest.raises(ValueError, match="expected a whole file written by fastopt.save_state") as caught:
+    with pytest.raises(ValueError, match="expected an undamaged file written by fastopt.save_state") as caught:
         fastopt.load_state(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
@@ -335,8 +336,8 @@ def test_truncation_at_every_byte(path):
         refused(path)
 
 
-def test_a_state_that_holds_a_file_cut_behind_it(path):
-    """The end of the inner archive must not pass for the end of the outer one."""
+def test_truncation_after_an_array_that_holds_a_whole_file(path):
+    """The end record of the inner archive must not be taken for that of the outer one."""
     inner = small(path)
     fastopt.save_state(path, {"file": np.frombuffer(inner, np.uint8), "last": np.zeros(5, np.uint8)})
     whole = path.read_bytes()
@@ -345,7 +346,7 @@ def test_a_state_that_holds_a_file_cut_behind_it(path):
 
 
 def test_every_damaged_byte(path):
-    """Each byte set to other values: the state comes out as some state or ValueError is raised, nothing else."""
+    """Each byte set to other values: load_state returns some state or raises ValueError, nothing else."""
     whole = small(path)
     survived = 0
     for position in range(len(whole)):
@@ -428,8 +429,8 @@ def test_foreign_files(name, tmp_path):
             refused(path)
 
 
-def test_the_sound_parts_of_the_foreign_files_are_read(tmp_path):
-    """So that the test above refuses what is wrong and not the way its files are made."""
+def test_the_foreign_files_are_refused_for_their_defects(tmp_path):
+    """A file built in the same way without a defect is read."""
     path = tmp_path / "x.npz"
     path.write_bytes(npz_with({"structure.json": ONE, "a.npy": FLOATS}))
     assert_same(fastopt.load_state(path), {"a": np.ones(3)})
@@ -478,7 +479,7 @@ def forged_npz():
 
 
 def test_forged_sizes(path):
-    """Files that claim gigabytes and more are refused in a process that may have 64 MB more than it started with."""
+    """Files that claim gigabytes and more are refused in a process that may allocate only 64 MB more."""
     resource = pytest.importorskip("resource", reason="memory limits are POSIX's")
     assert resource
     forged = list(forged_npz() if path.suffix == ".npz" else forged_safetensors())
@@ -512,7 +513,7 @@ def test_forged_sizes(path):
                 print("read", name.split(".")[0])
         print("refused", refused)
     """).split()
-    # Some fields nothing depends on: then it is the file as it was.
+    # Some forged fields are not used by the reader; then the original content is returned.
     assert printed[0] == "limited"
     assert int(printed[-1]) >= 0.7 * len(forged)
     for index in set(printed) - {"limited", "read", "refused", printed[-1]}:
@@ -521,8 +522,8 @@ def test_forged_sizes(path):
 
 
 @pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not opened here")
-def test_folder_that_may_be_written_but_not_read(tmp_path, monkeypatch):
-    """The file is saved by then: an error would say that it is as it was before."""
+def test_a_folder_that_is_writable_but_not_readable(tmp_path, monkeypatch):
+    """The file has been replaced by then; an OSError would claim that it is unchanged."""
     opened = os.open
 
     def refuse(path, flags, *rest, **options):

@@ -1,4 +1,4 @@
-"""`fastopt train`, `fastopt info`: what a user sees, and that the training is what it says."""
+"""`fastopt train` and `fastopt info`: what a user sees, and that the training does what it claims."""
 
 import re
 import subprocess
@@ -30,7 +30,7 @@ def settings(**changes):
 
 @pytest.fixture(scope="module")
 def run():
-    """One run of `fastopt train --epochs 2` by itself, as a user starts it."""
+    """One run of `fastopt train --epochs 2` as a process of its own."""
     return subprocess.run([sys.executable, "-m", "fastopt", "train", "--epochs", "2"],
                           capture_output=True, text=True, check=False, timeout=300)
 
@@ -47,7 +47,7 @@ def test_train_reports_epochs_accuracy_and_time(run):
 
 
 def test_train_is_repeatable(run, capsys):
-    """The same seed trains the same network in another process; another one does not."""
+    """The same seed gives the same training in another process; another seed does not."""
     def epochs(text):
         return re.findall(r"^epoch.*$", text, re.M)
 
@@ -64,7 +64,7 @@ def test_train_takes_options(options, capsys):
     assert "epoch 1/1" in capsys.readouterr().out
 
 
-def test_threads_are_those_asked_for_and_no_longer(monkeypatch, digits):
+def test_threads_are_set_for_the_training_only(monkeypatch, digits):
     seen = []
     monkeypatch.setattr(train, "compare", lambda *a, **k: (seen.append(fastopt.get_num_threads()), None))
     before = fastopt.get_num_threads()
@@ -78,7 +78,7 @@ def test_threads_are_those_asked_for_and_no_longer(monkeypatch, digits):
     (["--epochs", "0"], "argument --epochs: expected an int of at least 1, got '0'"),
     (["--epochs", "two"], "argument --epochs: expected an int of at least 1, got 'two'"),
     (["--batch-size", "1"], "argument --batch-size: expected an int of at least 2, got '1'"),
-    (["--batch-size", "1438"], "argument --batch-size: expected at most the 1437 training images, got 1438"),
+    (["--batch-size", "1438"], "argument --batch-size: expected at most 1437, the number of training images, got 1438"),
     (["--lr", "0"], "argument --lr: expected a finite number above 0, got '0'"),
     (["--lr", "nan"], "argument --lr: expected a finite number above 0, got 'nan'"),
     (["--lr", "inf"], "argument --lr: expected a finite number above 0, got 'inf'"),
@@ -90,8 +90,8 @@ def test_threads_are_those_asked_for_and_no_longer(monkeypatch, digits):
     (["--threads", "1025"], "argument --threads: expected an int in [1, 1024], got '1025'"),
     (["--plot", "curves.docx"], "argument --plot: expected a name ending in one of ."),
     (["--plot", "curves"], "argument --plot: expected a name ending in one of ."),
-    (["--plot", "no/such/folder/curves.png"], "argument --plot: expected a file in a folder that exists, got "),
-    (["--plot", "x" * 300 + ".png"], "argument --plot: expected a file that can be written, got "),
+    (["--plot", "no/such/folder/curves.png"], "argument --plot: expected a file in an existing folder, got "),
+    (["--plot", "x" * 300 + ".png"], "argument --plot: expected a writable file, got "),
     (["--speed", "9"], "unrecognized arguments: --speed 9"),
 ])
 def test_bad_option(options, message, capsys):
@@ -102,7 +102,7 @@ def test_bad_option(options, message, capsys):
     assert caught.value.code == 2
     text = capsys.readouterr()
     assert message in text.err
-    assert text.out == ""       # said before any training
+    assert text.out == ""       # refused before the training
 
 
 @pytest.mark.parametrize("argv", [[], ["trian"]])
@@ -116,7 +116,7 @@ def test_no_such_command(argv, capsys):
 @pytest.mark.parametrize(("module", "name"),
                          [("sklearn", "scikit-learn"), ("tqdm", "tqdm"), ("matplotlib", "matplotlib")])
 def test_missing_extra(module, name):
-    """One line and code 2, in an interpreter to which the module does not exist."""
+    """One line and code 2, in an interpreter without the module."""
     code = (f"import sys; sys.modules[{module!r}] = None; from fastopt.__main__ import main; "
             "sys.exit(main(['train', '--plot', 'curves.png']))")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
@@ -126,7 +126,7 @@ def test_missing_extra(module, name):
     assert result.stdout == ""
 
 
-def test_matplotlib_is_needed_for_a_plot_only(capsys, monkeypatch):
+def test_matplotlib_is_needed_only_for_a_plot(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["train", "--epochs", "1"]) == 0
 
@@ -170,7 +170,7 @@ def test_every_optimizer_offered_exists():
 
 # The training
 
-def test_data_is_all_of_the_digits_each_once(digits):
+def test_data_holds_every_digit_once(digits):
     from sklearn.datasets import load_digits
 
     assert digits.train_x.dtype == digits.validation_x.dtype == np.float32
@@ -188,7 +188,7 @@ def test_data_is_all_of_the_digits_each_once(digits):
 
 
 @pytest.mark.parametrize(("count", "size"), [(1437, 32), (1437, 2), (1437, 1437), (1437, 1000), (7, 3)])
-def test_batches_hold_every_image_once_and_none_is_small(count, size, rng):
+def test_batches_hold_every_image_once_and_are_large_enough(count, size, rng):
     pieces = train.batches(count, size, rng)
     assert min(map(len, pieces)) >= size
     np.testing.assert_array_equal(np.sort(np.concatenate(pieces)), np.arange(count))
@@ -196,19 +196,19 @@ def test_batches_hold_every_image_once_and_none_is_small(count, size, rng):
 
 def test_decay_on_matrices_only():
     net = network.Network(fastopt, (64, 128, 64, 10), np.random.default_rng(0))
-    spared = {key for key, param in net.params.items() if train.decay_matrices_only(key, param)}
-    assert spared == {"gamma0", "beta0", "gamma1", "beta1", "bias"}
-    assert set(net.params) - spared == {"weight0", "weight1", "weight2"}
+    exempt = {key for key, param in net.params.items() if train.decay_matrices_only(key, param)}
+    assert exempt == {"gamma0", "beta0", "gamma1", "beta1", "bias"}
+    assert set(net.params) - exempt == {"weight0", "weight1", "weight2"}
 
 
-def test_gradients_against_differences():
-    """Every gradient of the reference network against central differences of its loss."""
+def test_gradients_against_finite_differences():
+    """Every gradient of the reference network against central differences of the loss."""
     rng = np.random.default_rng(3)
     net = network.Network(fastopt.reference, (6, 5, 4, 3), rng)
     x, labels = rng.standard_normal((16, 6), dtype=np.float32), rng.integers(0, 3, 16)
     for param in net.params.values():
         if param.ndim == 1:
-            param += rng.standard_normal(param.shape, dtype=np.float32) / 4      # no ReLU input at exactly 0
+            param += rng.standard_normal(param.shape, dtype=np.float32) / 4      # moves ReLU's inputs away from 0
     net.loss_and_gradients(x, labels)
     grads = {key: grad.copy() for key, grad in net.grads.items()}
     step = np.float32(2**-8)
@@ -248,7 +248,7 @@ def test_parameters_are_updated_in_place(digits):
         assert net.params[key] is params[key]
         assert net.grads[key] is grads[key]
     for key, array in before.items():
-        assert not np.array_equal(array, after[key]), key       # every array learns, running statistics too
+        assert not np.array_equal(array, after[key]), key       # all change, running statistics included
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -262,7 +262,7 @@ def test_accuracy(digits, seed):
 
 @pytest.mark.parametrize("optimizer", sorted(train.OPTIMIZERS))
 def test_kernels_and_reference_reach_the_same_accuracy(digits, optimizer):
-    """Rounding differs in BatchNorm and softmax alone: within 3 of 360 images, almost equal losses."""
+    """Only BatchNorm and softmax round differently: within 3 of 360 images, and almost equal losses."""
     kernels = train.train(fastopt, digits, **settings(epochs=6, optimizer=optimizer))
     reference = train.train(fastopt.reference, digits, **settings(epochs=6, optimizer=optimizer))
     assert kernels.best_accuracy >= 0.95
@@ -272,7 +272,7 @@ def test_kernels_and_reference_reach_the_same_accuracy(digits, optimizer):
 
 
 def test_best_weights_are_kept(digits, monkeypatch):
-    """The network returned is the one of the best epoch, running statistics included, not the last one."""
+    """The network returned has the weights and running statistics of the best epoch, not of the last."""
     seen = []
     accuracy = network.Network.accuracy
 
@@ -290,13 +290,13 @@ def test_best_weights_are_kept(digits, monkeypatch):
         assert not np.array_equal(kept[key], seen[2][1][key]), key
 
 
-def test_the_accuracy_printed_is_that_of_the_network_returned(digits):
+def test_best_accuracy_is_that_of_the_network_returned(digits):
     result = train.train(fastopt, digits, **settings(epochs=3))
     right = result.network.logits(digits.validation_x).argmax(axis=1) == digits.validation_labels
     assert result.best_accuracy == np.mean(right)
 
 
-def test_any_number_of_threads_learns_the_same_bits(digits, always_parallel):
+def test_any_number_of_threads_gives_the_same_bits(digits, always_parallel):
     results = []
     for threads in (1, 2, 3):
         with fastopt.num_threads(threads):
@@ -306,7 +306,7 @@ def test_any_number_of_threads_learns_the_same_bits(digits, always_parallel):
 
 
 def test_public_api_only():
-    """The demo is written as a user's program would be: no name with an underscore of fastopt's."""
+    """The demo uses no private name of fastopt, so that users can copy it."""
     from pathlib import Path
 
     files = [*Path(train.__file__).parent.glob("*.py")]

@@ -1,23 +1,35 @@
-"""What is installed and how it will run, for people and for bug reports."""
+"""`show_config`: what is installed and how it will run, for users and for bug reports."""
 
 import platform
+from collections.abc import Mapping
+from typing import Any, Literal, overload
 
 import numpy
 
 from fastopt._runtime import cpu, dispatch, parallel
 
 
-def show_config(mode="stdout"):
-    """Show the version, the ISA level, threads and why, and how the kernels were compiled.
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
+    """Show the version, the ISA level, the number of threads and its reason, and how the kernels were compiled.
 
     Parameters
     ----------
     mode : {"stdout", "dicts"}
-        Print, or return a dictionary.
+        Print the configuration, or return it as a dict.
 
     Returns
     -------
     dict or None
+        The configuration for mode="dicts", otherwise None.
+
+    Raises
+    ------
+    ValueError
+        Another mode.
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
@@ -42,8 +54,8 @@ def show_config(mode="stdout"):
     return None
 
 
-def _why(threads):
-    """The rule of the thread policy that decides, in words."""
+def _why(threads: Mapping[str, Any]) -> str:
+    """The rule that determines the number of threads, in words."""
     if threads["openmp"] == 0:
         return "built without OpenMP"
     if threads["forked"]:
@@ -55,13 +67,13 @@ def _why(threads):
     elif threads["openmp_is_explicit"]:
         why = "OMP_NUM_THREADS"
     else:
-        why = "the least of OpenMP's count, CPU affinity and the cgroup's quota"
+        why = "the minimum of OpenMP's count, CPU affinity and the cgroup's quota"
     if threads["openmp_threads"] < threads["openmp_threads_at_import"]:
-        why += ", within a limit set on OpenMP since import"
+        why += ", limited by a change of OpenMP's count since import"
     return why
 
 
-def _print(entry, indent=""):
+def _print(entry: Mapping[str, Any], indent: str = "") -> None:
     for name, value in entry.items():
         if isinstance(value, dict):
             print(f"{indent}{name}:")

@@ -3,25 +3,26 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 CLASSES = 10
-VALIDATION = 360    # images, a fifth
+VALIDATION = 360    # images, one fifth
 
 
 class Split(NamedTuple):
-    """Images as float32 rows of 64 pixels and their labels, to train on and to validate on."""
+    """Images, float32 rows of 64 pixels in [0, 1], and their labels, for training and for validation."""
 
-    train_x: np.ndarray
-    train_labels: np.ndarray
-    validation_x: np.ndarray
-    validation_labels: np.ndarray
+    train_x: NDArray[np.float32]
+    train_labels: NDArray[np.int64]
+    validation_x: NDArray[np.float32]
+    validation_labels: NDArray[np.int64]
 
 
-def digits():
-    """The digits, always split the same way whatever the seed of a training is."""
+def digits() -> Split:
+    """The digits, in a fixed split that does not depend on the seed of a training run."""
     pixels, labels = load_digits(return_X_y=True)
-    x = (pixels / 16.0).astype(np.float32)      # pixels are whole numbers from 0 to 16
+    x = (pixels / 16.0).astype(np.float32)      # pixels are integers in [0, 16]
     order = np.random.default_rng(0).permutation(len(x))
     validation, train = order[:VALIDATION], order[VALIDATION:]
     return Split(x[train], labels[train], x[validation], labels[validation])

@@ -1,27 +1,31 @@
 """A fully connected network: matrix products by NumPy, everything else by the kernels it is given.
 
-    hidden layer    h ← relu(batch_norm(h W; gamma, beta))      no bias: BatchNorm would take it out again
+    hidden layer    h ← relu(batch_norm(h W; gamma, beta))      no bias: BatchNorm would subtract it again
     output layer    logits = h W + bias
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastopt import init
 
 
 class Network:
-    """Layers of the given sizes, whose kernels are the module `fastopt` or `fastopt.reference`.
+    """Layers of the given sizes; `kernels` is the module `fastopt` or `fastopt.reference`.
 
-    `params` and `grads` have the same keys: what an optimizer's `update` takes. Gradients are written into
-    the same arrays at every step. `running` holds BatchNorm's running statistics, which no optimizer touches.
+    `params` and `grads` have the same keys, as an optimizer's `update` takes them. Every step writes its gradients into
+    the same arrays. `running` holds BatchNorm's running statistics, which no optimizer updates.
     """
 
-    def __init__(self, kernels, sizes, rng):
+    def __init__(self, kernels: ModuleType, sizes: Sequence[int], rng: np.random.Generator) -> None:
         self.kernels = kernels
         self.hidden = len(sizes) - 2
-        self.params, self.running = {}, {}
+        self.params: dict[str, NDArray[np.float32]] = {}
+        self.running: dict[str, NDArray[np.float32]] = {}
         for i, (inputs, outputs) in enumerate(pairwise(sizes)):
             self.params[f"weight{i}"] = init.he_normal((inputs, outputs), rng)
             if i < self.hidden:
@@ -33,10 +37,10 @@ class Network:
                 self.params["bias"] = np.zeros(outputs, np.float32)
         self.grads = {key: np.empty_like(param) for key, param in self.params.items()}
 
-    def loss_and_gradients(self, x, labels):
-        """Mean cross-entropy of a mini-batch; its gradients are in `grads` afterwards."""
+    def loss_and_gradients(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+        """Return the mean cross-entropy of a mini-batch and write its gradients into `grads`."""
         p, g = self.params, self.grads
-        inputs, caches = [x], []
+        inputs, caches = [x], []        # of each layer; of each hidden layer
         for i in range(self.hidden):
             h, cache = self.kernels.batch_norm_forward(
                 inputs[i] @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
@@ -53,10 +57,10 @@ class Network:
                 d = d @ p[f"weight{i}"].T
                 d, g[f"gamma{i - 1}"][...], g[f"beta{i - 1}"][...] = \
                     self.kernels.batch_norm_backward(d, caches[i - 1])
-        return loss
+        return float(loss)
 
-    def logits(self, x):
-        """The network's output with the running statistics: for images by themselves, not as a batch."""
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output for inference: BatchNorm uses its running statistics."""
         p, h = self.params, x
         for i in range(self.hidden):
             h = self.kernels.batch_norm_inference(
@@ -64,15 +68,15 @@ class Network:
                 self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
         return h @ p[f"weight{self.hidden}"] + p["bias"]
 
-    def accuracy(self, x, labels):
-        """Fraction of the images whose largest logit is their label's."""
+    def accuracy(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+        """Fraction of the images whose largest logit is that of their label."""
         return float(np.mean(self.logits(x).argmax(axis=1) == labels))
 
-    def snapshot(self):
-        """Copies of all that was learnt, running statistics included."""
+    def snapshot(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of all parameters and running statistics."""
         return {key: array.copy() for key, array in (self.params | self.running).items()}
 
-    def restore(self, snapshot):
-        """Put a snapshot back, into the same arrays."""
+    def restore(self, snapshot: Mapping[str, NDArray[np.float32]]) -> None:
+        """Copy a snapshot back into the network's arrays."""
         for key, array in (self.params | self.running).items():
             array[...] = snapshot[key]
