@@ -1,4 +1,4 @@
-"""check_wheel.py WHEEL: exactly one file, abi3, small, with the kernels of every level in it."""
+"""check_wheel.py WHEEL, run in the source tree: one small abi3 wheel that holds what it should and nothing else."""
 
 import platform
 import re
@@ -6,7 +6,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-LARGEST = 2_000_000     # bytes
+LARGEST = 3_000_000     # bytes
 LEVELS = ("baseline", "v3", "v4") if platform.machine().lower() in {"x86_64", "amd64"} else ("baseline",)
 
 if len(sys.argv) != 2:
@@ -18,13 +18,26 @@ size = wheel.stat().st_size
 if size >= LARGEST:
     sys.exit(f"{wheel.name}: expected less than {LARGEST} bytes, got {size}")
 
+files = {file for file in zipfile.ZipFile(wheel).namelist() if not re.match(r"fastopt-[^/]+\.dist-info/", file)}
+modules, others = {}, set()     # compiled modules by folder
+for file in files:
+    if match := re.fullmatch(r"(fastopt/.+)/(\w+)\.[\w.-]*(so|pyd)", file):
+        modules.setdefault(match[1], set()).add(match[2])
+    elif not file.startswith("fastopt.libs/"):      # libraries that auditwheel copies into the wheel
+        others.add(file)
+
+expected = {str(path) for path in Path("fastopt").rglob("*.py")} | {"fastopt/py.typed"}
+if others != expected:
+    sys.exit(f"{wheel.name}: missing {sorted(expected - others)}, unexpected {sorted(others - expected)}")
 kernels = {path.stem for path in Path("kernels").glob("*.pyx")}
-files = zipfile.ZipFile(wheel).namelist()
-for level in LEVELS:
-    built = {Path(file).name.split(".")[0] for file in files
-             if re.search(rf"fastopt/_isa/{level}/\w+\.[\w.-]*(so|pyd)$", file)}
-    if not built or (level == "baseline" and built != kernels):
-        sys.exit(f"{wheel.name}: expected {sorted(kernels)} at level {level}, got {sorted(built)}")
-    print(f"{wheel.name}: {size} bytes, {level}: {', '.join(sorted(built))}")
-if any(file.endswith((".pyx", ".pxd", ".c")) or file.startswith(("kernels/", "tests/", "bench/")) for file in files):
-    sys.exit(f"{wheel.name}: holds sources")
+runtime = {path.stem for path in Path("fastopt/_runtime").glob("*.pyx")}
+for folder, built in modules.items():
+    level = folder.removeprefix("fastopt/_isa/")
+    if level not in LEVELS and folder != "fastopt/_runtime":
+        sys.exit(f"{wheel.name}: expected no compiled modules in {folder}, got {sorted(built)}")
+for folder, sources in {"fastopt/_runtime": runtime, **{f"fastopt/_isa/{level}": kernels for level in LEVELS}}.items():
+    built = modules.get(folder, set())
+    # Above baseline a kernel may be left out, but not all of them.
+    if not built or built - sources or (built != sources and folder.endswith(("_runtime", "baseline"))):
+        sys.exit(f"{wheel.name}: expected {sorted(sources)} in {folder}, got {sorted(built)}")
+    print(f"{wheel.name}: {size} bytes, {folder}: {', '.join(sorted(built))}")

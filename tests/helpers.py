@@ -31,7 +31,7 @@ def bits(array):
 
 
 def assert_same_bits(actual, expected, what=""):
-    """Fail if a bit differs. All NaNs are equal: which one an operation on two NaNs returns depends on the processor."""
+    """Fail if a bit differs. All NaNs are equal: which of two an operation returns depends on the processor."""
     actual, expected = np.asarray(actual), np.asarray(expected)
     assert actual.dtype == expected.dtype, what
     assert actual.shape == expected.shape, what

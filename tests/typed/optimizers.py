@@ -1,0 +1,55 @@
+# mypy: ignore-errors
+"""Optimizers as a user's program calls them: mypy checks every type here against the installed package."""
+
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastopt
+from fastopt import schedules
+
+Array = NDArray[np.float32]
+
+rng = np.random.default_rng(0)
+params: dict[str, Array] = {"w": fastopt.init.he_normal((5, 3), rng), "b": np.zeros(3, np.float32)}
+grads: dict[str, Array] = {key: np.ones_like(param) for key, param in params.items()}
+
+
+def matrices_only(key: str, param: Array) -> dict[str, float]:
+    return {} if param.ndim > 1 else {"weight_decay": 0.0}
+
+
+opt = fastopt.Adam(lr=1e-3, betas=(0.9, 0.99), clip_norm=1.0, average_decay=0.999, per_param=matrices_only)
+info = opt.update(params, grads, grad_scale=0.5)
+assert_type(info, fastopt.UpdateInfo)
+assert_type(info.step, int)
+assert_type(info.lr, float)
+assert_type(info.grad_norm, float | None)
+assert_type(info.skipped, bool)
+assert_type(opt.step_count, int)
+opt.lr = 1e-4
+opt.lr = schedules.cosine(1e-3, 1000)
+opt.averages["w"].mean()
+opt.state["w"]["m"].sum()
+opt.load_state_dict(opt.state_dict())
+
+# Every form of parameters, every kind of learning rate.
+fastopt.SGD(0.1, momentum=0.9).update([params["w"], params["b"]], [grads["w"], grads["b"]])
+fastopt.AdamW(lambda step: 0.1 / step).update(params["w"], grads["w"])
+fastopt.Lion(lr=schedules.constant(1e-4)).update(params, {key: np.ones(param.shape) for key, param in params.items()})
+optimizers: list[fastopt.Optimizer] = [fastopt.Momentum(), fastopt.RMSprop(), fastopt.LAMB(), fastopt.reference.Adam()]
+
+assert_type(fastopt.adam(params["w"], grads["w"], params["w"], params["w"], step=1, lr=0.1, weight_decay=0.01), None)
+assert_type(fastopt.sgd(params["w"], grads["w"], lr=0.1), None)
+
+# Errors: mypy would report an unused "type: ignore" here.
+fastopt.Adam("0.1")  # type: ignore[arg-type]
+fastopt.Adam(beta=0.9)  # type: ignore[call-arg]
+fastopt.Adam(lr=0.1, per_param={"w": {}})  # type: ignore[arg-type]
+opt.update(params)  # type: ignore[call-arg]
+opt.update(params, grads, 0.5)  # type: ignore[misc]
+opt.update({"w": np.zeros(3)}, grads)  # type: ignore[dict-item]
+opt.step_count = 3  # type: ignore[misc]
+fastopt.sgd(params["w"], grads["w"], 0.1)  # type: ignore[call-arg, arg-type]
+fastopt.sgd([0.1], grads["w"], lr=0.1)  # type: ignore[arg-type]
