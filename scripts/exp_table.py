@@ -1,10 +1,10 @@
-"""Measure the kernels' exp, expm1 and log1p over float32 inputs: all 2³² of them, or every STRIDE-th.
+"""Measure the errors of the kernels' exp, expm1 and log1p for all 2³² float32 inputs, or every STRIDE-th.
 
     python scripts/exp_table.py [--stride N] [--level LEVEL] [--function NAME]
 
-Prints for each function and kind of result the largest distance from the exact value in units of its last place, and
-where; a result that is NaN or infinite and should not be, or the reverse, is infinitely far. The exact value is NumPy's
-float64 function, whose own error is below 1e-8 of such a unit. All 2³² take about ten minutes a function.
+Prints, for each function and class of results (normal, subnormal, NaN, …), the largest error in units in the last place
+(ULP) and its input. The error is infinite if just one of result and exact value is NaN or infinite. The exact value is
+that of NumPy's float64 function, whose own error is below 1e-8 ULP. All 2³² inputs take about ten minutes per function.
 """
 
 import argparse
@@ -18,21 +18,21 @@ FUNCTIONS = {"exp": np.exp, "expm1": np.expm1, "log1p": np.log1p}
 
 
 def distance(actual, exact):
-    """|actual − exact| in units of the last place of float32; inf where one is NaN or infinite and the other is not."""
+    """|actual − exact| in float32 ULP; inf where just one of them is NaN or infinite."""
     with np.errstate(all="ignore"):
         rounded = exact.astype(np.float32)
         _, exponent = np.frexp(exact)
         error = np.abs(actual - exact) / np.ldexp(1.0, np.maximum(exponent, -125) - 24)
         same = (actual == rounded) | (np.isnan(actual) & np.isnan(rounded))
         odd = ~(np.isfinite(actual) & np.isfinite(rounded))
-    # A float32 that overflows one place early or late is a distance of one place.
+    # A result that overflows one float32 too early or too late has an error of 1 ULP.
     with np.errstate(invalid="ignore"):
         near = odd & (np.abs(np.clip(actual, -(2.0**128), 2.0**128) - exact) <= 2.0**104)
     return np.where(same & odd, 0.0, np.where(odd & ~near, np.inf, np.where(near, 1.0, error)))
 
 
 def sweep(name, level, stride):
-    """{"all" | region: (largest distance, input)} for one function."""
+    """{"all" | region: (largest error in ULP, input)} for one function."""
     kernel = getattr(dispatch.load(level).elementary, name)
     worst = {}
     for start in range(0, 1 << 32, BLOCK * stride):

@@ -40,7 +40,7 @@ class Network:
     def loss_and_gradients(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
         """Return the mean cross-entropy of a mini-batch and write its gradients into `grads`."""
         p, g = self.params, self.grads
-        inputs, caches = [x], []        # of each layer; of each hidden layer
+        inputs, caches = [x], []
         for i in range(self.hidden):
             h, cache = self.kernels.batch_norm_forward(
                 inputs[i] @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
@@ -57,7 +57,7 @@ class Network:
                 d = d @ p[f"weight{i}"].T
                 d, g[f"gamma{i - 1}"][...], g[f"beta{i - 1}"][...] = \
                     self.kernels.batch_norm_backward(d, caches[i - 1])
-        return float(loss)
+        return loss
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """The network's output for inference: BatchNorm uses its running statistics."""
