@@ -1,6 +1,6 @@
 """Types that the public signatures share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, ValuesView
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 Float32Array: TypeAlias = NDArray[np.float32]
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
-Params: TypeAlias = Float32Array | Mapping[Any, Float32Array] | Sequence[Float32Array]
-"""What `update` changes: one array, or a model's by key or by position."""
-Grads: TypeAlias = FloatArray | Mapping[Any, FloatArray] | Sequence[FloatArray]
+# Not Iterable: every NumPy array is Iterable[Any], whatever its dtype.
+Params: TypeAlias = Float32Array | Mapping[Any, Float32Array] | Sequence[Float32Array] | ValuesView[Float32Array]
+"""What `update` changes: one array, or a model's arrays by key or by position."""
+Grads: TypeAlias = FloatArray | Mapping[Any, FloatArray] | Sequence[FloatArray] | ValuesView[FloatArray]
 """Their gradients, with the same keys or length."""
 
 Schedule: TypeAlias = Callable[[int], float]
