@@ -32,7 +32,7 @@ def distance(actual, exact):
 
 
 def sweep(name, level, stride):
-    """{"all" | region: (largest error in ULP, input)} for one function."""
+    """{"all" | region: (largest distance, input)} for one function."""
     kernel = getattr(dispatch.load(level).elementary, name)
     worst = {}
     for start in range(0, 1 << 32, BLOCK * stride):
