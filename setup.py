@@ -31,7 +31,7 @@ KERNELS = {
     "elementary": ("baseline", "v4"),
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
-    "probe": ("baseline", "v3"),
+    "roof": ("baseline", "v3"),
 }
 
 # Compiled once, at baseline: fastopt/_runtime/<name>.pyx. Only "parallel" is linked with OpenMP.

@@ -1,24 +1,20 @@
-"""Adam, AdamW, Adamax, NAdam, RAdam beside PyTorch (fused where it has it), NumPy, the reference, and a loop that only
-moves the same arrays; Adam beside every peer. Each contender's first two steps are checked against float64.
+"""Adam, AdamW, Adamax, NAdam and RAdam, one tensor and whole models.
 
     pytest bench/bench_adam.py
-
-`python bench/ratios.py` times the contenders in turn instead.
 """
 
 import numpy as np
-from models import bench_model
-from models import rows as model_rows
-from optimizers import SIZES, Case, bench_case, rows
+import peers  # noqa: F401 (registers them)
+from models import models
+from rows import SIZES, bench_row, rows
+from tensors import tensors
+
+from fastopt.bench.contenders import contender
+from fastopt.bench.optimizers import ADAM, Case, add_case, add_model, by_numpy_out, numpy_adam
 
 
-def numpy_adam(p, g, m, v, decay=0.0):
-    p *= np.float32(1 - 1e-3 * decay)
-    m[...] = 0.9 * m + 0.1 * g
-    v[...] = 0.999 * v + 0.001 * g**2
-    p -= 1e-3 * (m / (1 - 0.9**2)) / (np.sqrt(v / (1 - 0.999**2)) + 1e-8)
-
-
+@contender("numpy out=", "adam")
+@by_numpy_out
 def numpy_out_adam(p, g, m, v, part):
     m *= 0.9
     np.multiply(g, 0.1, out=part)
@@ -35,15 +31,16 @@ def numpy_out_adam(p, g, m, v, part):
     p -= part
 
 
-def numpy_amsgrad(p, g, m, v, largest):
+def numpy_amsgrad(p, g, m, v, vmax):
     m[...] = 0.9 * m + 0.1 * g
     v[...] = 0.999 * v + 0.001 * g**2
-    largest[...] = np.maximum(largest, v)
-    p -= 1e-3 * (m / (1 - 0.9**2)) / (np.sqrt(largest / (1 - 0.999**2)) + 1e-8)
+    vmax[...] = np.maximum(vmax, v)
+    p -= 1e-3 * (m / (1 - 0.9**2)) / (np.sqrt(vmax / (1 - 0.999**2)) + 1e-8)
 
 
 def numpy_adamw(p, g, m, v):
-    numpy_adam(p, g, m, v, 0.01)
+    p *= np.float32(1 - 1e-3 * 0.01)
+    numpy_adam(p, g, m, v)
 
 
 def numpy_adamax(p, g, m, u):
@@ -69,24 +66,19 @@ def numpy_radam(p, g, m, v):
     p -= 1e-3 * (m / (1 - 0.9**2))
 
 
-ADAM = Case("adam", ("m", "v"), numpy_adam, torch=("Adam", {}), numpy_out=numpy_out_adam, sizes=tuple(SIZES),
-            peers=("deepspeed", "numba", "tensorflow", "jax", "thinc"))
-ADAMW = Case("adam", ("m", "v"), numpy_adamw, {"decoupled_weight_decay": 0.01}, torch=("AdamW", {}), note="(AdamW)")
+ADAMW = add_case(Case("adam", numpy_adamw, {"decoupled_weight_decay": 0.01}, torch=("AdamW", {}), note="(AdamW)"))
+add_model(ADAMW)
 CASES = [
     ADAM,
-    Case("adam", ("m", "v", "vmax"), numpy_amsgrad, torch=("Adam", {"amsgrad": True}), note="(AMSGrad)"),
+    add_case(Case("adam", numpy_amsgrad, torch=("Adam", {"amsgrad": True}), note="(AMSGrad)")),
     ADAMW,
-    Case("adamax", ("m", "u"), numpy_adamax, torch=("Adamax", {})),
-    Case("nadam", ("m", "v"), numpy_nadam, torch=("NAdam", {})),
-    Case("radam", ("m", "v"), numpy_radam, torch=("RAdam", {})),
+    add_case(Case("adamax", numpy_adamax, torch=("Adamax", {}))),
+    add_case(Case("nadam", numpy_nadam, torch=("NAdam", {}))),
+    add_case(Case("radam", numpy_radam, torch=("RAdam", {}))),
 ]
+WORKLOADS = [*tensors(ADAM, SIZES), *(workload for case in CASES[1:] for workload in tensors(case)), *models(ADAMW)]
 
 
-@rows(CASES)
-def test_one_tensor(benchmark, case, size, name):
-    bench_case(benchmark, case, size, name)
-
-
-@model_rows
-def test_model(benchmark, model, clip, name):
-    bench_model(benchmark, "AdamW", ADAMW, model, clip, name)
+@rows(WORKLOADS)
+def test_adam(benchmark, workload, name):
+    bench_row(benchmark, workload, name)

@@ -1,11 +1,13 @@
-"""adagrad, adadelta, rmsprop beside PyTorch (fused where it has it), NumPy as one writes it, the reference, and a loop
-that only moves the same arrays; see bench_adam.py.
+"""adagrad, adadelta and rmsprop.
 
     pytest bench/bench_adaptive.py
 """
 
 import numpy as np
-from optimizers import Case, bench_case, rows
+from rows import bench_row, rows
+from tensors import tensors
+
+from fastopt.bench.optimizers import Case, add_case
 
 
 def numpy_adagrad(p, g, h):
@@ -25,22 +27,23 @@ def numpy_rmsprop(p, g, v):
     p -= 0.01 * g / (np.sqrt(v) + 1e-8)
 
 
-def numpy_centred(p, g, v, mean, buf):
+def numpy_centred(p, g, v, grad_avg, buf):
     v[...] = 0.99 * v + 0.01 * g**2
-    mean[...] = 0.99 * mean + 0.01 * g
-    buf[...] = 0.9 * buf + g / (np.sqrt(v - mean**2) + 1e-8)
+    grad_avg[...] = 0.99 * grad_avg + 0.01 * g
+    buf[...] = 0.9 * buf + g / (np.sqrt(v - grad_avg**2) + 1e-8)
     p -= 0.01 * buf
 
 
 CASES = [
-    Case("adagrad", ("h",), numpy_adagrad, torch=("Adagrad", {})),
-    Case("adadelta", ("v", "u"), numpy_adadelta, stepped=False, torch=("Adadelta", {})),
-    Case("rmsprop", ("v",), numpy_rmsprop, stepped=False, torch=("RMSprop", {})),
-    Case("rmsprop", ("v", "grad_avg", "buf"), numpy_centred, {"momentum": 0.9}, stepped=False,
-         torch=("RMSprop", {"centered": True, "momentum": 0.9}), note="(centred, momentum)"),
+    add_case(Case("adagrad", numpy_adagrad, torch=("Adagrad", {}))),
+    add_case(Case("adadelta", numpy_adadelta, torch=("Adadelta", {}))),
+    add_case(Case("rmsprop", numpy_rmsprop, torch=("RMSprop", {}))),
+    add_case(Case("rmsprop", numpy_centred, {"momentum": 0.9}, torch=("RMSprop", {"centered": True, "momentum": 0.9}),
+                  note="(centred, momentum)")),
 ]
+WORKLOADS = [workload for case in CASES for workload in tensors(case)]
 
 
-@rows(CASES)
-def test_one_tensor(benchmark, case, size, name):
-    bench_case(benchmark, case, size, name)
+@rows(WORKLOADS)
+def test_adaptive(benchmark, workload, name):
+    bench_row(benchmark, workload, name)

@@ -1,11 +1,13 @@
-"""lars, lamb beside NumPy as one writes it, the reference, and a loop that only moves the same arrays; see
-bench_adam.py. They go over a tensor twice: its norms decide the step.
+"""lars and lamb, which go over a tensor twice: its norms decide the step.
 
     pytest bench/bench_layerwise.py
 """
 
 import numpy as np
-from optimizers import Case, bench_case, rows
+from rows import bench_row, rows
+from tensors import tensors
+
+from fastopt.bench.optimizers import Case, add_case
 
 
 def numpy_lars(p, g, v):
@@ -23,12 +25,13 @@ def numpy_lamb(p, g, m, v):
 
 CASES = [
     # The norms of p and g; then the step.
-    Case("lars", ("v",), numpy_lars, {"lr": 0.1}, stepped=False, passes=("rr-", "uru")),
+    add_case(Case("lars", numpy_lars, {"lr": 0.1}, passes=("rr-", "uru"))),
     # m, v and the norms of p and the direction; then the step from p, m, v.
-    Case("lamb", ("m", "v"), numpy_lamb, passes=("rruu", "u-rr")),
+    add_case(Case("lamb", numpy_lamb, passes=("rruu", "u-rr"))),
 ]
+WORKLOADS = [workload for case in CASES for workload in tensors(case)]
 
 
-@rows(CASES)
-def test_one_tensor(benchmark, case, size, name):
-    bench_case(benchmark, case, size, name)
+@rows(WORKLOADS)
+def test_layerwise(benchmark, workload, name):
+    bench_row(benchmark, workload, name)

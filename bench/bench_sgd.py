@@ -1,27 +1,26 @@
-"""sgd, momentum, sgdm, asgd beside PyTorch (fused where it has it), NumPy as one writes it, the reference, and a loop
-that only moves the same arrays; see bench_adam.py.
+"""sgd, momentum, sgdm and asgd, one tensor and whole models.
 
     pytest bench/bench_sgd.py
 """
 
 import numpy as np
-from models import bench_model
-from models import rows as model_rows
-from optimizers import SIZES, Case, bench_case, rows
+from models import models
+from rows import SIZES, bench_row, rows
+from tensors import tensors
+
+from fastopt.bench.contenders import contender
+from fastopt.bench.optimizers import MOMENTUM, Case, add_case, by_numpy_out
 
 
 def numpy_sgd(p, g):
     p -= 0.1 * g
 
 
+@contender("numpy out=", "sgd")
+@by_numpy_out
 def numpy_out_sgd(p, g, part):
     np.multiply(g, 0.1, out=part)
     p -= part
-
-
-def numpy_heavy_ball(p, g, buf):
-    buf[...] = 0.9 * buf + g
-    p -= 0.1 * buf
 
 
 def numpy_nesterov(p, g, buf):
@@ -46,25 +45,20 @@ def numpy_asgd(p, g, ax):
     ax[...] = p
 
 
-MOMENTUM = Case("sgd", ("buf",), numpy_heavy_ball, {"lr": 0.1, "momentum": 0.9},
-                torch=("SGD", {"lr": 0.1, "momentum": 0.9}), note="(momentum)")
+SGD = add_case(Case("sgd", numpy_sgd, {"lr": 0.1}, torch=("SGD", {"lr": 0.1})))
 CASES = [
-    Case("sgd", (), numpy_sgd, {"lr": 0.1}, torch=("SGD", {"lr": 0.1}), numpy_out=numpy_out_sgd, sizes=tuple(SIZES)),
+    SGD,
     MOMENTUM,
-    Case("sgd", ("buf",), numpy_nesterov, {"lr": 0.1, "momentum": 0.9, "nesterov": True},
-         torch=("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}), note="(Nesterov)"),
-    Case("momentum", ("v",), numpy_momentum, stepped=False),
-    Case("sgdm", ("m",), numpy_sgdm, stepped=False),
-    # Until averaging sets in, at step t0, the average is the parameter: written, not read.
-    Case("asgd", ("ax",), numpy_asgd, passes=("urw",), torch=("ASGD", {})),
+    add_case(Case("sgd", numpy_nesterov, {"lr": 0.1, "momentum": 0.9, "nesterov": True},
+                  torch=("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}), note="(Nesterov)")),
+    add_case(Case("momentum", numpy_momentum)),
+    add_case(Case("sgdm", numpy_sgdm)),
+    # Before step t0 the average is the parameter: written, not read.
+    add_case(Case("asgd", numpy_asgd, passes=("urw",), torch=("ASGD", {}))),
 ]
+WORKLOADS = [*tensors(SGD, SIZES), *(workload for case in CASES[1:] for workload in tensors(case)), *models(MOMENTUM)]
 
 
-@rows(CASES)
-def test_one_tensor(benchmark, case, size, name):
-    bench_case(benchmark, case, size, name)
-
-
-@model_rows
-def test_model(benchmark, model, clip, name):
-    bench_model(benchmark, "SGD", MOMENTUM, model, clip, name)
+@rows(WORKLOADS)
+def test_sgd(benchmark, workload, name):
+    bench_row(benchmark, workload, name)

@@ -1,11 +1,13 @@
-"""lion, rprop beside PyTorch where it has them, NumPy as one writes it, the reference, and a loop that only moves the
-same arrays; see bench_adam.py.
+"""lion and rprop.
 
     pytest bench/bench_sign.py
 """
 
 import numpy as np
-from optimizers import Case, bench_case, rows
+from rows import bench_row, rows
+from tensors import tensors
+
+from fastopt.bench.optimizers import Case, add_case
 
 
 def numpy_lion(p, g, m):
@@ -22,12 +24,12 @@ def numpy_rprop(p, g, prev, step_size):
 
 
 CASES = [
-    Case("lion", ("m",), numpy_lion, stepped=False),
-    Case("rprop", ("prev", "step_size"), numpy_rprop, stepped=False, torch=("Rprop", {}),
-         initial={"step_size": 0.01}),
+    add_case(Case("lion", numpy_lion)),
+    add_case(Case("rprop", numpy_rprop, torch=("Rprop", {}), initial={"step_size": 0.01})),
 ]
+WORKLOADS = [workload for case in CASES for workload in tensors(case)]
 
 
-@rows(CASES)
-def test_one_tensor(benchmark, case, size, name):
-    bench_case(benchmark, case, size, name)
+@rows(WORKLOADS)
+def test_sign(benchmark, workload, name):
+    bench_row(benchmark, workload, name)

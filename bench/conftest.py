@@ -1,14 +1,19 @@
-"""What the benchmarks' tables look like, unless the command line says otherwise."""
+"""How the benchmarks' tables look, unless the command line says otherwise."""
 
 import os
 
 import pytest
-from record import summary
+from rows import summary
+
+from fastopt.bench.table import Table, number, percent
+
+SUMMARY = Table(("", "ns/element", "GB/s", "of the roof", "NumPy's time", "the fastest peer's"), "lrrrrl",
+                (54, 10, 7, 12, 13, 18))
 
 DEFAULTS = {
     "benchmark_columns": ["min", "median"],
     "benchmark_sort": "median",
-    "benchmark_max_time": "0.05",   # seconds a row
+    "benchmark_max_time": "0.05",   # seconds for each row
 }
 
 
@@ -22,12 +27,12 @@ def pytest_configure(config):
 
 
 def busy():
-    """What to say of a machine that has other things to do, or None."""
+    """A warning where other programs use the machine, or None."""
     load, cpus = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0, os.cpu_count()
     if load < 0.5 * cpus:
         return None
     return (f"The machine was busy before the first benchmark: load {load:.1f} on {cpus} CPUs. Rows on several threads "
-            "then wait for time slices: a call of 10 µs can take 10 ms.")
+            "then wait for a core: a call of 10 µs can take 10 ms.")
 
 
 BUSY = busy()
@@ -39,8 +44,12 @@ def pytest_report_header():
 
 @pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter):
-    lines = summary()
-    if lines:
-        terminalreporter.section("fastopt beside the others")
-        for line in [*lines, *filter(None, [BUSY])]:
-            terminalreporter.write_line(line)
+    found = summary()
+    if found:
+        terminalreporter.section("fastopt beside the others; times over fastopt's")
+        terminalreporter.write_line(SUMMARY.lines(
+            (workload, f"{ours:.3f}", f"{rate:.1f}", percent(share), number(numpy),
+             "" if peer is None else f"{number(ratio)} ({peer})")
+            for workload, ours, rate, share, numpy, peer, ratio in found))
+        if BUSY:
+            terminalreporter.write_line(BUSY)

@@ -6,9 +6,9 @@
 Of several files the medians' median counts. Every benchmark says in `extra_info` what was measured: "kernel", "shape",
 "elements", "contender", "threads", "level", "allocates". A row of the table is one kernel on one shape, with the result
 in a new array or not. Where our results go into given arrays, a peer counts with its fastest form; where ours are new
-arrays, so must be the peer's. Rows that a peer wins stay in.
+arrays, so must be the peer's. docs/speed.md has every row, README.md those of README_ROWS.
 
-`--section NAME=FILE` puts a file's text between the marks of that name (bench/epoch.py's tables, for one).
+`--section NAME=FILE` puts a file's text between the marks of that name (bench/measure_epoch.py's table, for one).
 """
 
 import argparse
@@ -19,23 +19,26 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastopt.bench.contenders import ROOF, library
+from fastopt.bench.table import Table, number, percent
+
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("fastopt", "fastopt out=")
-NUMPY = ("numpy", "numpy out=")
-ROOF = "same streams"
-NO_PEERS = (*OURS, *NUMPY, ROOF, "reference")
+NO_PEERS = ("fastopt", "numpy", "reference", ROOF)
 LEVELS = (None, "baseline", "v3", "v4")
 
-BATCH_NORM = ("(64, 256)", "(256, 1024)", "(4096, 1024)", "(32, 64, 56, 56)", "(8, 512, 7, 7)", "(64, 256, 14, 14)")
-SOFTMAX = ("(64, 10)", "(1024, 10)", "(128, 1000)", "(1024, 1000)", "(16384, 100)", "(512, 32000)", "(256, 50257)")
-MODELS = ("10 tensors, 110 k", "ResNet-50, 161 tensors", "GPT-2, 148 tensors")
-HEADLINE = {
-    "adam": ("1k", "100k", "1M", "10M", "50M"), "AdamW": MODELS, "SGD": MODELS, "batch_norm_forward": BATCH_NORM,
-    "batch_norm_backward": BATCH_NORM, "batch_norm_inference": BATCH_NORM, "log_softmax": SOFTMAX,
-    "softmax_cross_entropy": SOFTMAX,
-}
-"""The rows of the README and of the pictures, where results go into given arrays; docs/speed.md has all rows. One that
-we lose stands in both."""
+README_ROWS = (
+    ("adam", "1k"), ("adam", "100k"), ("adam", "50M"), ("AdamW", "ResNet-50, 161 tensors"),
+    ("batch_norm_forward", "(32, 64, 56, 56)"), ("batch_norm_backward", "(32, 64, 56, 56)"),
+    ("batch_norm_backward", "(8, 512, 7, 7)"), ("batch_norm_inference", "(32, 64, 56, 56)"),
+    ("log_softmax", "(1024, 1000)"), ("softmax", "(1024, 1000)"), ("softmax_cross_entropy", "(1024, 1000)"),
+    ("softmax_cross_entropy", "(256, 50257)"),
+)
+"""Kernel and shape of the rows of the README, in this order; with results in given arrays."""
+PICTURE = "speed_adam.svg"
+"""The README's picture, of those in docs/."""
+
+TABLE = Table(("workload", "shape", "fastopt, ns/element", "fastest peer", "peer's time / ours", "NumPy's time / ours",
+               "share of the roof"), "llrlrrr")
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,12 @@ class Entry:
 
     @property
     def ns(self):
-        """Nanoseconds an element."""
+        """Nanoseconds per element."""
         return self.seconds / self.elements * 1e9
+
+    @property
+    def library(self):
+        return library(self.contender)
 
 
 @dataclass(frozen=True)
@@ -88,10 +95,6 @@ class Row:
     def lost(self):
         return self.ratio is not None and self.ratio < 1
 
-    @property
-    def headline(self):
-        return self.lost or (not self.ours.allocates and self.ours.shape in HEADLINE.get(self.ours.kernel, ()))
-
 
 def load(paths):
     """(entries, machine in words) of pytest-benchmark's files."""
@@ -123,21 +126,21 @@ def table_rows(entries):
     rows = []
     for group in (group for shapes in groups.values() for group in shapes.values()):
         for allocates in (False, True):
-            ours = [entry for entry in group if entry.contender in OURS and entry.allocates == allocates]
+            ours = [entry for entry in group if entry.library == "fastopt" and entry.allocates == allocates]
             if not ours:
                 continue
             best = max(ours, key=lambda entry: (entry.threads or 0, LEVELS.index(entry.level), -entry.seconds))
             others = comparable(group, best.threads or 1)
             alike = [entry for entry in others if entry.allocates or not allocates]
             rows.append(Row(best,
-                            fastest(entry for entry in alike if entry.contender not in NO_PEERS),
-                            fastest(entry for entry in alike if entry.contender in NUMPY),
+                            fastest(entry for entry in alike if entry.library not in NO_PEERS),
+                            fastest(entry for entry in alike if entry.library == "numpy"),
                             fastest(entry for entry in others if entry.contender == ROOF)))
     return rows
 
 
 def comparable(group, threads):
-    """Of each contender the entries with its most threads, as far as ours has so many."""
+    """Of each contender the entries with its largest number of threads that is not larger than ours."""
     allowed = [entry for entry in group if (entry.threads or 1) <= threads]
     most = {entry.contender: max(other.threads or 1 for other in allowed if other.contender == entry.contender)
             for entry in allowed}
@@ -150,26 +153,11 @@ def fastest(entries):
 
 # Text.
 
-def number(value, digits=2):
-    """Three digits that mean something, or two after the point; nothing for None."""
-    if value is None:
-        return "–"
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.{digits}f}"
-
-
 def table(rows):
-    """The rows in Markdown; a lost row's ratio is in bold."""
-    lines = ["| workload | shape | fastopt, ns/element | fastest peer | peer's time / ours | NumPy's time / ours "
-             "| share of the roof |", "|---|---|---:|---|---:|---:|---:|"]
-    for row in rows:
-        ratio = f"**{number(row.ratio)}**" if row.lost else number(row.ratio)
-        share = "–" if row.share is None else f"{row.share:.0%}"
-        peer = row.peer.contender if row.peer else "–"
-        lines.append(f"| {row.workload} | {row.ours.shape} | {number(row.ours.ns, 3)} | {peer} | {ratio} "
-                     f"| {number(row.numpy_ratio)} | {share} |")
-    return "\n".join(lines)
+    """The rows in Markdown; the ratio of a row that a peer wins is in bold."""
+    return TABLE.lines((row.workload, row.ours.shape, number(row.ours.ns, 3), row.peer.library if row.peer else "–",
+                        f"**{number(row.ratio)}**" if row.lost else number(row.ratio), number(row.numpy_ratio),
+                        percent(row.share)) for row in rows)
 
 
 def geometric_mean(values):
@@ -186,16 +174,27 @@ def summary(rows):
     mean = number(geometric_mean(row.ratio for row in rows))
     return (f"Over the {len(rows)} rows with a peer the fastest peer takes {mean} times as long in the geometric mean; "
             f"the lowest ratio is {number(lowest.ratio)} ({lowest.workload} {lowest.ours.shape}, "
-            f"{lowest.peer.contender}). "
+            f"{lowest.peer.library}). "
             + (f"{lost} of them are below 1." if lost else "None is below 1."))
 
 
-def page(rows, machine, *, everything):
-    """The text between the marks: of the README, or of docs/speed.md, which has every row."""
+def measured_on(rows, machine):
     threads = sorted({row.ours.threads for row in rows if row.ours.threads})
     where = "; ".join(filter(None, [machine, f"{'/'.join(map(str, threads))} threads" if threads else ""]))
-    chosen = rows if everything else [row for row in rows if row.headline]
-    return f"{table(chosen)}\n\n{summary(rows)}" + (f" Measured on: {where}." if where else "")
+    return f" Measured on: {where}." if where else ""
+
+
+def page(rows, machine):
+    """The text between the marks of docs/speed.md: every row."""
+    return f"{table(rows)}\n\n{summary(rows)}{measured_on(rows, machine)}"
+
+
+def short_page(rows, machine):
+    """The text between the marks of the README: a few rows and one picture."""
+    by_name = {(row.ours.kernel, row.ours.shape): row for row in rows if not row.ours.allocates}
+    chosen = [by_name[name] for name in README_ROWS if name in by_name]
+    return (f"{table(chosen)}\n\n{summary(rows)}{measured_on(rows, machine)}\n\n"
+            f"![time per element over the number of elements, fastopt and the others](docs/{PICTURE})")
 
 
 def put(path, name, text):
@@ -227,10 +226,10 @@ def main(argv=None):
         if not rows:
             parser.error("no benchmark of fastopt in " + ", ".join(options.results))
         if options.print:
-            print(page(rows, machine, everything=True))
+            print(page(rows, machine))
             return 0
-        put(options.root / "README.md", "speed", page(rows, machine, everything=False))
-        put(options.root / "docs/speed.md", "speed", page(rows, machine, everything=True))
+        put(options.root / "README.md", "speed", short_page(rows, machine))
+        put(options.root / "docs/speed.md", "speed", page(rows, machine))
         try:
             import pictures
         except ModuleNotFoundError as error:

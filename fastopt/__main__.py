@@ -116,12 +116,13 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
-    from fastopt import _bench
+    from fastopt.bench import command
+    from fastopt.bench.contenders import WrongResultError
     threads = fastopt.get_num_threads() if arguments.threads is None else arguments.threads
     try:
         with fastopt.num_threads(threads):
-            _bench.run(quick=arguments.quick, seconds=arguments.seconds, path=arguments.json)
-    except (OSError, _bench.Different) as error:
+            command.run(quick=arguments.quick, seconds=arguments.seconds, path=arguments.json)
+    except (OSError, WrongResultError) as error:
         print(f"fastopt bench: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,40 +1,34 @@
 """`fastopt bench`: the table, that what it times agrees, and what it says when something is missing."""
 
-import builtins
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 
 import fastopt
-from fastopt import _bench, _bench_contenders
 from fastopt.__main__ import main
+from fastopt.bench import batchnorm, command, optimizers, softmax
+from fastopt.bench.contenders import CONTENDERS, Contender, UnavailableError, WrongResultError, load, prepare
 
-KERNELS = {"sgd, momentum", "adam", "Adam, whole model", "batch_norm_forward", "batch_norm_backward",
-           "batch_norm_inference", "log_softmax", "softmax_cross_entropy"}
+KERNELS = {"sgd (momentum)", "adam", "Adam", "batch_norm_forward", "batch_norm_backward", "batch_norm_inference",
+           "log_softmax", "softmax_cross_entropy"}
+QUICK = {str(workload): workload for workload in command.workloads(quick=True)}
 
 
 @pytest.fixture
 def numpy_alone(monkeypatch):
     """No torch, no numba: they take seconds to import and to compile."""
-    real = builtins.__import__
-
-    def without(name, *rest, **named):
-        if name in _bench.PEERS:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    for name in command.PEERS:
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Two rows."""
-    rows = [_bench.Workload("adam", "100", 100, ("uruu",), _bench_contenders.adam(100)),
-            _bench.Workload("log_softmax", "(3, 5)", 15, ("rw",), _bench_contenders.log_softmax((3, 5)))]
-    monkeypatch.setattr(_bench, "workloads", lambda quick: rows)
-    return rows
+    rows = [optimizers.one_tensor(optimizers.ADAM, "100", 100), softmax.workload("log_softmax", (3, 5))]
+    monkeypatch.setattr(command, "workloads", lambda quick: rows)
 
 
 def test_table(numpy_alone, capsys, tmp_path):
@@ -51,7 +45,7 @@ def test_table(numpy_alone, capsys, tmp_path):
     assert file["config"]["fastopt"] == fastopt.__version__
     results = file["results"]
     assert {result["kernel"] for result in results} == KERNELS
-    assert {result["contender"] for result in results} == {"fastopt", "numpy", "same streams"}
+    assert {result["contender"] for result in results} == {"fastopt", "numpy", "roof"}
     for result in results:
         assert result["threads"] == 1
         assert result["ns/element"] == pytest.approx(result["seconds"] / result["elements"] * 1e9)
@@ -65,27 +59,35 @@ def test_threads_are_those_asked_for_and_no_longer(small, numpy_alone, capsys):
     assert fastopt.get_num_threads() == before
 
 
-@pytest.mark.parametrize("kernel", sorted(KERNELS))
-def test_contenders_agree_with_the_reference(kernel):
+@pytest.mark.parametrize("name", QUICK)
+def test_numpy_agrees(name):
     """What NumPy users write is what the kernels compute: it would be no comparison otherwise."""
-    for workload in _bench.workloads(quick=True):
-        if workload.kernel == kernel:
-            calls = _bench.prepare(workload, [*_bench.PEERS])
-            assert list(calls) == ["fastopt", "numpy", "same streams"]
+    assert command.contenders(QUICK[name])[:3] == ["fastopt", "roof", "numpy"]
+    for contender in ("fastopt", "numpy"):
+        prepare(QUICK[name], contender)
 
 
-@pytest.mark.parametrize("peer", _bench.PEERS)
-def test_peers_agree(peer):
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("peer", command.PEERS)
+def test_peers_agree(name, peer):
     pytest.importorskip(peer)
-    for workload in _bench.workloads(quick=True):
-        if peer in workload.makers:
-            assert peer in _bench.prepare(workload, [other for other in _bench.PEERS if other != peer])
+    names = [contender for contender in command.contenders(QUICK[name]) if contender.startswith(peer)]
+    assert names or peer != "torch"
+    for contender in names:
+        prepare(QUICK[name], contender)
 
 
-@pytest.mark.parametrize("wrong", [1.0, np.nan])
+def test_peers_write_to_given_arrays_where_they_can():
+    assert command.contenders(batchnorm.workload("forward", (4, 3)))[3:] == ["torch out="]
+    assert command.contenders(batchnorm.workload("backward", (4, 3)))[3:] == ["torch"]
+    assert command.contenders(QUICK["adam 10,000"])[3:] == ["torch", "numba"]
+
+
+@pytest.mark.parametrize("wrong", [1e-3, np.nan])
 def test_a_wrong_result_is_not_timed(small, numpy_alone, monkeypatch, capsys, wrong):
-    right = _bench_contenders.numpy_log_softmax
-    monkeypatch.setattr(_bench_contenders, "numpy_log_softmax", lambda x: right(x) + wrong)
+    right = softmax.numpy_log_softmax
+    maker = softmax.numpy_rows(lambda x: right(x) + np.float32(wrong))
+    monkeypatch.setitem(CONTENDERS["log_softmax"], "numpy", maker)
     assert main(["bench", "--seconds", "0.001"]) == 1
     output = capsys.readouterr()
     assert output.err.startswith("fastopt bench: log_softmax (3, 5): numpy's result differs by ")
@@ -93,13 +95,44 @@ def test_a_wrong_result_is_not_timed(small, numpy_alone, monkeypatch, capsys, wr
     assert "\nlog_softmax" not in output.out
 
 
-def test_a_wrong_step_is_not_timed(numpy_alone, monkeypatch):
-    """By a hundredth: it is the step that is compared, and not the parameter, which hides it."""
-    right = _bench_contenders.numpy_sgd
-    monkeypatch.setattr(_bench_contenders, "numpy_sgd", lambda p, g, buf: right(p, np.float32(1.01) * g, buf))
-    row = _bench.Workload("sgd, momentum", "100", 100, ("uru",), _bench_contenders.sgd(100))
-    with pytest.raises(_bench.Different, match=r"^sgd, momentum 100: numpy's result differs by "):
-        _bench.prepare(row, [*_bench.PEERS])
+@pytest.mark.parametrize("workload", [optimizers.one_tensor(optimizers.ADAM, "100", 100),
+                                      optimizers.model(optimizers.ADAM, "small", [(7, 5), (5,)]),
+                                      optimizers.model(optimizers.ADAM, "small", [(7, 5), (5,)], clip=1.0)])
+def test_a_wrong_step_is_not_timed(workload, monkeypatch):
+    """By a hundredth: it is the step that is compared, and not the parameter, which is a thousand times larger."""
+    by_numpy = CONTENDERS[workload.kernel]["numpy"]
+
+    def wrong(problem):
+        before = [param.copy() for param in problem.params]
+        made = by_numpy(problem)
+
+        def call():
+            made.call()
+            for param, start in zip(problem.params, before, strict=True):
+                param += np.float32(0.01) * (param - start)
+        return Contender(call, made.result)
+
+    prepare(workload, "numpy")
+    monkeypatch.setitem(CONTENDERS[workload.kernel], "numpy", wrong)
+    with pytest.raises(WrongResultError, match=rf"^{re.escape(str(workload))}: numpy's result differs by "):
+        prepare(workload, "numpy")
+
+
+@pytest.mark.parametrize("which", batchnorm.PASSES)
+def test_a_result_of_an_earlier_contender_does_not_count(which, monkeypatch):
+    workload = batchnorm.workload(which, (8, 3))
+    prepare(workload, "fastopt")
+    monkeypatch.setitem(CONTENDERS[workload.kernel], "idle", lambda problem: Contender(
+        lambda: problem.data.results if which == "backward" else [problem.data.out], list))
+    with pytest.raises(WrongResultError, match="idle's result differs by nan"):
+        prepare(workload, "idle")
+
+
+def test_a_library_that_does_not_work(monkeypatch, tmp_path):
+    (tmp_path / "broken_library.py").write_text("import not_installed_at_all\n", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnavailableError, match="broken_library cannot be imported: No module named 'not_installed"):
+        load("broken_library")
 
 
 def test_a_file_that_cannot_be_written(small, numpy_alone, capsys, tmp_path):

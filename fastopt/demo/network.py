@@ -37,24 +37,30 @@ class Network:
                 self.params["bias"] = np.zeros(outputs, np.float32)
         self.grads = {key: np.empty_like(param) for key, param in self.params.items()}
 
+    def product(self, a: NDArray[np.float32], b: NDArray[np.float32],
+                out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Do one of the matrix products of a training step."""
+        product: NDArray[np.float32] = np.matmul(a, b, out=out)
+        return product
+
     def loss_and_gradients(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
         """Return the mean cross-entropy of a mini-batch and write its gradients into `grads`."""
         p, g = self.params, self.grads
         inputs, caches = [x], []
         for i in range(self.hidden):
             h, cache = self.kernels.batch_norm_forward(
-                inputs[i] @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
+                self.product(inputs[i], p[f"weight{i}"]), p[f"gamma{i}"], p[f"beta{i}"],
                 self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
             inputs.append(h)
             caches.append(cache)
-        logits = inputs[-1] @ p[f"weight{self.hidden}"] + p["bias"]
+        logits = self.product(inputs[-1], p[f"weight{self.hidden}"]) + p["bias"]
         loss, d = self.kernels.softmax_cross_entropy(logits, labels, out=logits)
 
         np.sum(d, axis=0, out=g["bias"])
         for i in reversed(range(self.hidden + 1)):
-            np.matmul(inputs[i].T, d, out=g[f"weight{i}"])
+            self.product(inputs[i].T, d, out=g[f"weight{i}"])
             if i > 0:
-                d = d @ p[f"weight{i}"].T
+                d = self.product(d, p[f"weight{i}"].T)
                 d, g[f"gamma{i - 1}"][...], g[f"beta{i - 1}"][...] = \
                     self.kernels.batch_norm_backward(d, caches[i - 1])
         return loss

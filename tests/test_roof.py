@@ -5,7 +5,7 @@ import pytest
 from helpers import AWKWARD, THREADS, assert_same_bits, unaligned
 
 import fastopt
-from fastopt import _probe
+from fastopt.bench.roof import bytes_per_element, roof
 
 FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw", "urw"]
 SUMS = ["r", "rr", "r-", "-r-"]
@@ -33,7 +33,7 @@ def test_stores_the_mean(letters, threads, rng):
         arrays = draw(rng, len(letters), n)
         after = expected(arrays, letters)
         with fastopt.num_threads(threads):
-            _probe.same_streams(arrays, [letters])()
+            roof(arrays, [letters])()
         for k, (array, right) in enumerate(zip(arrays, after, strict=True)):
             assert_same_bits(array, right, f"{letters}[{k}], {n}")
 
@@ -48,7 +48,7 @@ def test_sums_what_it_only_reads(letters, rng):
         sums = set()
         for threads in THREADS:
             with fastopt.num_threads(threads):
-                sums.update(_probe.same_streams(arrays, [letters])())
+                sums.update(roof(arrays, [letters])())
         assert len(sums) == 1
         assert sums.pop() == pytest.approx(sum(array.sum(dtype=np.float64) for array in read), abs=1e-6 * n + 1e-6)
         for array, right in zip(arrays, before, strict=True):
@@ -64,7 +64,7 @@ def test_passes_follow_one_another(passes, rng):
     for letters in " ".join(passes).split()[1:]:
         after = expected(after, letters)
     after = [array.copy() for array in after]
-    sums = _probe.same_streams([x, dy, dx], passes)()
+    sums = roof([x, dy, dx], passes)()
     assert len(sums) == len(passes)
     assert sums == [pytest.approx(total, abs=0.05), *[0.0] * (len(passes) - 1)]
     for array, right in zip((x, dy, dx), after, strict=True):
@@ -72,9 +72,9 @@ def test_passes_follow_one_another(passes, rng):
 
 
 def test_bytes():
-    assert _probe.bytes_per_element(["uruu"]) == 28
-    assert _probe.bytes_per_element(["rr-", "rrw"]) == 20
-    assert _probe.bytes_per_element(["rr- rrw"]) == 12
+    assert bytes_per_element(["uruu"]) == 28
+    assert bytes_per_element(["rr-", "rrw"]) == 20
+    assert bytes_per_element(["rr- rrw"]) == 12
 
 
 @pytest.mark.parametrize(("arrays", "passes", "message"), [
@@ -88,11 +88,11 @@ def test_bytes():
 def test_refusals(arrays, passes, message):
     given = [np.ones(n, np.float32) for n in arrays]
     with pytest.raises(ValueError, match=message):
-        _probe.same_streams(given, passes)()
+        roof(given, passes)()
     assert all((array == 1).all() for array in given)
 
 
 def test_refuses_overlap():
     x = np.ones(8, np.float32)
     with pytest.raises(ValueError, match="overlaps"):
-        _probe.same_streams([x[:5], x[3:]], ["ru"])
+        roof([x[:5], x[3:]], ["ru"])

@@ -1,32 +1,37 @@
-"""The memory roof: what moving a workload's arrays costs with next to no arithmetic. For benchmarks, not for users.
+"""The memory roof: the time it takes to move a workload's arrays with next to no arithmetic.
 
-The loops are a kernel like the others (kernels/probe.pyx): same levels, chunks, threads and alignment.
+The loops are a kernel like the others (kernels/roof.pyx): same levels, chunks, threads and alignment.
 """
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint
 
 
-def same_streams(arrays, passes):
-    """A function of no arguments that goes over `arrays` as a workload does.
+def roof(arrays: Sequence[np.ndarray], passes: Sequence[str]) -> Callable[[], list[float]]:
+    """A function of no arguments that loads and stores `arrays` as a workload does.
 
     Parameters
     ----------
     arrays : sequence of float32 arrays, C-contiguous, of one size
         Those that a pass updates or writes are overwritten.
     passes : sequence of str
-        For each pass over memory one letter an array: "u" it is updated (loaded and stored), "r" read, "w" written
-        without being loaded, "-" left alone. Adam on (param, grad, m, v) is ["uruu"], log_softmax of x into y, (x, y),
-        ["rw"]. Passes in one string, apart by a space, are done chunk by chunk, and all but the first find their arrays
-        in the cache: BatchNorm's forward, which goes over one channel twice before it comes to the next, is ["r- rw"],
-        its backward on (x, dy, dx) ["rr- rrw"]. LAMB, which needs a whole tensor's norm first, is ["rruu", "u-rr"].
+        For each pass over memory one letter per array: "u" it is updated (loaded and stored), "r" read, "w" written
+        without being read, "-" left alone. Adam on (param, grad, m, v) is ["uruu"], log_softmax of x into y, (x, y),
+        ["rw"]. Passes in one string, separated by a space, are done chunk by chunk, and all but the first find their
+        arrays in the cache: BatchNorm's forward, which goes over one channel twice before it comes to the next, is
+        ["r- rw"], its backward on (x, dy, dx) ["rr- rrw"]. LAMB, which needs a whole tensor's norm first, is
+        ["rruu", "u-rr"].
 
     Returns
     -------
     callable
         Does all passes once, at the level and with the threads in use when it is called. Updated and written arrays
-        become the mean of what was loaded, element by element. What is read in passes that write nothing is added up:
-        the sums are returned in a list, one for each string.
+        become the mean of what was loaded, element by element. It returns one sum for each string: of all that was
+        read in those of its passes that write nothing.
 
     Raises
     ------
@@ -45,14 +50,14 @@ def same_streams(arrays, passes):
     calls = [tuple(tuple(tuple(array for array, letter in zip(held, letters, strict=True) if letter == kind)
                          for kind in "urw") for letters in group) for group in groups]
 
-    def run():
-        streams = dispatch.active.probe.streams
+    def run() -> list[float]:
+        streams = dispatch.active.roof.streams
         return [streams(held[0].size, call) for call in calls]
 
     return run
 
 
-def bytes_per_element(passes):
+def bytes_per_element(passes: Sequence[str]) -> int:
     """Bytes that these passes load from memory and store to it for each element; passes that are done chunk by chunk
     load an array once and store it once."""
     loads = stores = 0

@@ -1,10 +1,10 @@
 # The memory roof: loops that load and store the arrays a workload does, with next to no arithmetic. A pass makes
 #
-#   mean = (Σ updated + Σ read) / how many          updated ← mean, written ← mean, element by element
+#   mean = (Σ updated + Σ read) / number of both          updated ← mean, written ← mean, element by element
 #
-# and where nothing is updated or written, the sum of all elements read, so that the loads are not left out. Passes are
-# done one after the other on a chunk, so that those after the first find in the cache what was loaded. Work is cut and
-# threaded as the kernels do theirs; fastopt._probe says which arrays a workload's passes go over.
+# and where nothing is updated or written, the sum of all elements read, or the compiler would drop the loads. Passes
+# follow one another on each chunk, so that those after the first find its elements in the cache. Work is split into
+# chunks and shared between threads as in every kernel; fastopt.bench.roof describes a workload's passes.
 
 from libc.stdlib cimport free, malloc
 
@@ -13,8 +13,8 @@ from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 cdef enum:
-    CHUNK = 8192        # elements a task has
-    WIDE = 64           # lanes of a sum: enough that no addition waits for the one before
+    CHUNK = 8192        # elements of a task
+    ACCUMULATORS = 64   # of a sum: enough that no addition waits for the one before
 
 # Numbers of arrays updated, only read and only written, as three digits: literals in the loops.
 FORMS = (110, 210, 310, 410, 220, 120, 111, 100, 10, 20, 11, 21)
@@ -22,18 +22,18 @@ FORMS = (110, 210, 310, 410, 220, 120, 111, 100, 10, 20, 11, 21)
 cdef enum:
     READ = 4            # in Pass.array: up to four updated arrays, two only read, one only written
     WRITTEN = 6
-    MOST = 4            # passes
+    MOST = 4            # passes on each chunk
 
 cdef struct Pass:
     int form
     float* array[WRITTEN + 1]       # those that the form does not have are never loaded or stored
-    float share                     # 1 / how many are loaded
+    float share                     # 1 / number of arrays that are loaded
 
 cdef struct Streams:
     Pass passes[MOST]
     int count
     Py_ssize_t size
-    double* sums                    # a chunk's
+    double* sums                    # one for each chunk
 
 
 cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, IN r, IN s, INOUT w, Py_ssize_t n, float share,
@@ -56,19 +56,19 @@ cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, IN r, IN s, INOUT w, P
 
 
 cdef inline double add(IN r, IN s, Py_ssize_t n, int read) noexcept nogil:
-    cdef float lane[WIDE]
+    cdef float partial[ACCUMULATORS]
     cdef double total = 0.0
     cdef Py_ssize_t b, i
     cdef int l
-    for l in range(WIDE):
-        lane[l] = 0.0
-    for b in range(n // WIDE):
-        for l in range(WIDE):
-            lane[l] += r[WIDE * b + l] + s[WIDE * b + l] if read > 1 else r[WIDE * b + l]
-    for i in range(n // WIDE * WIDE, n):
-        lane[0] += r[i] + s[i] if read > 1 else r[i]
-    for l in range(WIDE):
-        total += lane[l]
+    for l in range(ACCUMULATORS):
+        partial[l] = 0.0
+    for b in range(n // ACCUMULATORS):
+        for l in range(ACCUMULATORS):
+            partial[l] += r[ACCUMULATORS * b + l] + s[ACCUMULATORS * b + l] if read > 1 else r[ACCUMULATORS * b + l]
+    for i in range(n // ACCUMULATORS * ACCUMULATORS, n):
+        partial[0] += r[i] + s[i] if read > 1 else r[i]
+    for l in range(ACCUMULATORS):
+        total += partial[l]
     return total
 
 
@@ -106,7 +106,7 @@ cdef void task(void* context, Py_ssize_t chunk) noexcept nogil:
 
 
 cdef Py_ssize_t fill(Pass* x, tuple updated, tuple read, tuple written) except -1:
-    """Make a pass; returns the number of its arrays."""
+    """Fill in a pass; return the number of its arrays."""
     cdef Array array
     cdef Py_ssize_t k, loaded = len(updated) + len(read)
     x.form = 100 * len(updated) + 10 * len(read) + len(written)
@@ -124,8 +124,8 @@ cdef Py_ssize_t fill(Pass* x, tuple updated, tuple read, tuple written) except -
 
 
 def streams(Py_ssize_t size, tuple passes not None):
-    """Passes, (updated, read, written) tuples of Arrays of this size, chunk by chunk; returns the sum of what was read
-    in those that write nothing."""
+    """Do passes, (updated, read, written) tuples of Arrays of this size, chunk by chunk; return the sum of what was
+    read in those that write nothing."""
     cdef Streams x
     cdef Py_ssize_t k, chunks = (size + CHUNK - 1) // CHUNK, count = 0
     cdef double total = 0.0

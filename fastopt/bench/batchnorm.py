@@ -1,0 +1,257 @@
+"""BatchNorm: forward, backward and inference, channels first or last."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.bench.contenders import CONTENDERS, Contender, Workload, library, torch
+
+f32 = np.float32
+
+PASSES = {"forward": ("r- rw",), "backward": ("rr- rrw",), "inference": ("rw",)}
+"""Over (x, out), or (x, dy, dx). A channel's second pass can find it in the cache."""
+
+TOLERANCES = {"fastopt": 1e-6, "reference": 1e-6, "numpy": 1e-4, "torch": 1e-4}
+"""The largest error of a result, as a part of its largest value."""
+TOLERANCE = 1e-3
+"""Of all other libraries."""
+
+
+class Data:
+    """One shape's arrays; with `last`, its channels are the last axis."""
+
+    eps = 1e-5
+
+    def __init__(self, shape: tuple[int, ...], last: bool) -> None:
+        rng = np.random.default_rng(1)
+        self.shape, self.last, self.axis = shape, last, len(shape) - 1 if last else 1
+        self.channels = shape[self.axis]
+        self.axes = tuple(axis for axis in range(len(shape)) if axis != self.axis)
+        self.x, self.dy = rng.standard_normal((2, *shape), f32)
+        self.gamma, self.beta, self.mean = rng.standard_normal((3, self.channels), f32)
+        self.var = np.abs(rng.standard_normal(self.channels, f32)) + f32(0.5)
+        self.out = np.empty_like(self.x)
+        self.results = np.empty_like(self.x), np.empty_like(self.gamma), np.empty_like(self.gamma)
+
+    def wide(self, values: np.ndarray) -> np.ndarray:
+        """One value for each channel, in a shape that is broadcast with x."""
+        return per_channel(values, self.x, self.axis)
+
+    @functools.cached_property
+    def exact(self) -> dict[str, list[np.ndarray]]:
+        """What each function returns, in float64."""
+        x, dy = self.x.astype(np.float64), self.dy.astype(np.float64)
+        d = x - x.mean(self.axes, keepdims=True)
+        invstd = 1 / np.sqrt((d * d).mean(self.axes, keepdims=True) + self.eps)
+        xhat = d * invstd
+        dgamma, dbeta = (dy * xhat).sum(self.axes), dy.sum(self.axes)
+        n = x.size // len(dgamma)
+        dx = self.wide(self.gamma) * invstd * (dy - self.wide(dbeta) / n - xhat * self.wide(dgamma) / n)
+        given = (x - self.wide(self.mean)) / np.sqrt(self.wide(self.var) + self.eps)
+        return {"forward": [xhat * self.wide(self.gamma) + self.wide(self.beta)], "backward": [dx, dgamma, dbeta],
+                "inference": [given * self.wide(self.gamma) + self.wide(self.beta)]}
+
+
+@functools.lru_cache(1)
+def data(shape: tuple[int, ...], last: bool) -> Data:
+    return Data(shape, last)
+
+
+class BatchNorm:
+    """One of the three functions on one shape."""
+
+    def __init__(self, which: str, shape: tuple[int, ...], last: bool) -> None:
+        self.which, self.data = which, data(shape, last)
+
+    @property
+    def streams(self) -> list[np.ndarray]:
+        d = self.data
+        return [d.x, d.dy, d.out] if self.which == "backward" else [d.x, d.out]
+
+    def clear(self) -> None:
+        for array in (self.data.out, *self.data.results):
+            array.fill(np.nan)
+
+    def check(self, name: str, result: Sequence[Any]) -> tuple[float, bool]:
+        exact = self.data.exact[self.which]
+        error = max(float(np.abs(np.asarray(got).reshape(right.shape) - right).max() / np.abs(right).max())
+                    for got, right in zip(result, exact, strict=True))
+        return error, error < TOLERANCES.get(library(name), TOLERANCE)
+
+
+def workload(which: str, shape: tuple[int, ...], last: bool = False) -> Workload:
+    return Workload(f"batch_norm_{which}", f"{shape}{', channels last' if last else ''}", math.prod(shape),
+                    PASSES[which], functools.partial(BatchNorm, which, shape, last))
+
+
+def batch_norm(name: str, *directions: str, allocates: bool = False, one_thread: bool = False,
+               result: Callable[[Any], Sequence[Any]] = list) -> Callable[[type], type]:
+    """Register a class whose objects are made of `Data`, and whose methods are called as the functions are and return
+    (y,), (dx, dgamma, dbeta) and (y,); with `directions` only these methods."""
+    def register(kind: type) -> type:
+        def maker(which: str) -> Callable[[BatchNorm], Contender]:
+            return lambda problem: Contender(getattr(kind(problem.data), which), result, allocates, one_thread)
+
+        for which in directions or PASSES:
+            CONTENDERS.setdefault(f"batch_norm_{which}", {})[name] = maker(which)
+        return kind
+    return register
+
+
+@batch_norm("fastopt")
+class Fastopt:
+    """Into arrays of the caller's."""
+
+    module = fastopt
+
+    def __init__(self, d: Data) -> None:
+        self.d, self.running, self.given = d, (d.mean.copy(), d.var.copy()), {"channel_axis": d.axis}
+        self.cache = self.module.batch_norm_forward(d.x, d.gamma, d.beta, **self.given)[1]
+
+    def forward(self) -> Sequence[Any]:
+        d = self.d
+        return self.module.batch_norm_forward(d.x, d.gamma, d.beta, *self.running, out=d.out, **self.given)[:1]
+
+    def backward(self) -> Sequence[Any]:
+        return self.module.batch_norm_backward(self.d.dy, self.cache, out=self.d.results)
+
+    def inference(self) -> Sequence[Any]:
+        d = self.d
+        return [self.module.batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, out=d.out, **self.given)]
+
+
+@batch_norm("fastopt new array", allocates=True)
+class FastoptNewArray(Fastopt):
+    def forward(self) -> Sequence[Any]:
+        d = self.d
+        return self.module.batch_norm_forward(d.x, d.gamma, d.beta, *self.running, **self.given)[:1]
+
+    def backward(self) -> Sequence[Any]:
+        return self.module.batch_norm_backward(self.d.dy, self.cache)
+
+    def inference(self) -> Sequence[Any]:
+        d = self.d
+        return [self.module.batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, **self.given)]
+
+
+@batch_norm("reference", allocates=True, one_thread=True)
+class Reference(FastoptNewArray):
+    module = fastopt.reference
+
+
+# NumPy as it is usually written, in float32.
+
+def per_channel(values: np.ndarray, x: np.ndarray, axis: int = 1) -> np.ndarray:
+    """One value for each channel, in a shape that is broadcast with x."""
+    return values.reshape([-1 if k == axis else 1 for k in range(x.ndim)])
+
+
+def numpy_batch_norm_forward(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray,
+                             running_mean: np.ndarray | None = None, running_var: np.ndarray | None = None,
+                             relu: bool = False, axis: int = 1) -> tuple[Any, ...]:
+    axes = tuple(k for k in range(x.ndim) if k != axis)
+    mean = x.mean(axes)
+    xhat = x - per_channel(mean, x, axis)
+    var = (xhat**2).mean(axes)
+    invstd = 1 / np.sqrt(var + f32(1e-5))
+    xhat *= per_channel(invstd, x, axis)
+    y = per_channel(gamma, x, axis) * xhat + per_channel(beta, x, axis)
+    if running_mean is not None and running_var is not None:
+        n = x.size // len(mean)
+        running_mean += 0.1 * (mean - running_mean)
+        running_var += 0.1 * (var * (n / (n - 1)) - running_var)
+    return np.maximum(y, 0) if relu else y, (xhat, gamma * invstd, y > 0 if relu else None)
+
+
+def numpy_batch_norm_backward(dy: np.ndarray, cache: tuple[Any, ...], axis: int = 1) -> tuple[Any, ...]:
+    xhat, slope, positive = cache
+    axes = tuple(k for k in range(dy.ndim) if k != axis)
+    if positive is not None:
+        dy = dy * positive
+    dgamma, dbeta = (dy * xhat).sum(axes), dy.sum(axes)
+    n = f32(dy.size // len(dbeta))
+    dx = per_channel(slope, dy, axis) * (
+        dy - per_channel(dbeta / n, dy, axis) - xhat * per_channel(dgamma / n, dy, axis))
+    return dx, dgamma, dbeta
+
+
+def numpy_batch_norm_inference(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray,
+                               axis: int = 1) -> np.ndarray:
+    scale = gamma / np.sqrt(var + f32(1e-5))
+    return x * per_channel(scale, x, axis) + per_channel(beta - mean * scale, x, axis)
+
+
+@batch_norm("numpy", allocates=True, one_thread=True)
+class NumPy:
+    def __init__(self, d: Data) -> None:
+        self.d = d
+        self.cache = numpy_batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[1]
+
+    def forward(self) -> Sequence[Any]:
+        d = self.d
+        return numpy_batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[:1]
+
+    def backward(self) -> Sequence[Any]:
+        return numpy_batch_norm_backward(self.d.dy, self.cache, self.d.axis)
+
+    def inference(self) -> Sequence[Any]:
+        d = self.d
+        return [numpy_batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, d.axis)]
+
+
+# torch: the operators without autograd's bookkeeping.
+
+@batch_norm("torch", allocates=True)
+class Torch:
+    """Channels-last arrays are torch.channels_last tensors."""
+
+    def __init__(self, d: Data) -> None:
+        self.d, self.t = d, torch()
+        self.x, self.dy, self.out = (self.tensor(array) for array in (d.x, d.dy, d.out))
+        self.gamma, self.beta, self.mean, self.var = map(self.t.from_numpy, (d.gamma, d.beta, d.mean, d.var))
+        self.running = self.mean.clone(), self.var.clone()
+        self.saved = self.train()[1:]
+        self.nothing = self.t.empty(0), self.t.empty(0)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        tensor = self.t.from_numpy(array)
+        return tensor.movedim(-1, 1) if self.d.last else tensor
+
+    def array(self, tensor: Any) -> Any:
+        return tensor.movedim(1, -1) if self.d.last and tensor.ndim > 1 else tensor
+
+    def train(self) -> Any:
+        return self.t.ops.aten.native_batch_norm(
+            self.x, self.gamma, self.beta, *self.running, True, 0.1, self.d.eps)
+
+    def forward(self) -> Sequence[Any]:
+        return [self.array(self.train()[0])]
+
+    def backward(self) -> Sequence[Any]:
+        return [self.array(part) for part in self.t.ops.aten.native_batch_norm_backward(
+            self.dy, self.x, self.gamma, *self.running, *self.saved, True, self.d.eps, [True] * 3)]
+
+    def inference(self) -> Sequence[Any]:
+        return [self.array(self.t.ops.aten.native_batch_norm(
+            self.x, self.gamma, self.beta, self.mean, self.var, False, 0.1, self.d.eps)[0])]
+
+
+@batch_norm("torch out=", "forward", "inference")
+class TorchOut(Torch):
+    """Into arrays of the caller's; torch's backward has no such form."""
+
+    def forward(self) -> Sequence[Any]:
+        self.t.ops.aten.native_batch_norm.out(
+            self.x, self.gamma, self.beta, *self.running, True, 0.1, self.d.eps, out=self.out,
+            save_mean=self.saved[0], save_invstd=self.saved[1])
+        return [self.array(self.out)]
+
+    def inference(self) -> Sequence[Any]:
+        self.t.ops.aten.native_batch_norm.out(
+            self.x, self.gamma, self.beta, self.mean, self.var, False, 0.1, self.d.eps, out=self.out,
+            save_mean=self.nothing[0], save_invstd=self.nothing[1])
+        return [self.array(self.out)]

@@ -1,0 +1,188 @@
+"""log-softmax, softmax, and cross-entropy with its gradient."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.bench.contenders import Contender, Workload, contender, torch
+
+PASSES = {"log_softmax": ("rw",), "softmax": ("rw",), "softmax_cross_entropy": ("rw",),
+          "softmax_cross_entropy_loss": ("r-",)}
+"""Over (x, out)."""
+CHECKED = 64
+"""Rows whose every element is checked."""
+TOLERANCE = 2e-5
+
+
+class Data:
+    """Logits of one shape, labels, and two arrays to write to."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        elements = shape[0] * shape[1]
+        rng = np.random.default_rng(0)
+        self.x = np.resize(rng.standard_normal(min(elements, 2_000_000), dtype=np.float32), shape)
+        self.labels = rng.integers(shape[1], size=shape[0])
+        self.out, self.part = np.empty_like(self.x), np.empty_like(self.x)
+
+    @functools.cached_property
+    def losses(self) -> np.ndarray:
+        """Of each row, in float64."""
+        parts = range(0, len(self.x), 1024)
+        return np.concatenate([-np.take_along_axis(numpy_log_softmax(self.x[i : i + 1024].astype(np.float64)),
+                                                   self.labels[i : i + 1024, None], 1)[:, 0] for i in parts])
+
+
+@functools.lru_cache(1)
+def data(shape: tuple[int, int]) -> Data:
+    return Data(shape)
+
+
+class Softmax:
+    """One of the functions on one shape."""
+
+    def __init__(self, kernel: str, shape: tuple[int, int]) -> None:
+        self.kernel, self.data = kernel, data(shape)
+        self.x, self.labels, self.out, self.part = self.data.x, self.data.labels, self.data.out, self.data.part
+
+    @property
+    def streams(self) -> list[np.ndarray]:
+        return [self.x, self.out]
+
+    def clear(self) -> None:
+        self.out.fill(np.nan)
+        self.part.fill(np.nan)
+
+    def check(self, name: str, result: Sequence[Any]) -> tuple[float, bool]:
+        """Every loss, by its relative error, and some rows of the rest; gradients as if rows were not averaged."""
+        some = self.x[:CHECKED].astype(np.float64)
+        if self.kernel.startswith("softmax_cross_entropy"):
+            loss, *gradient = result
+            loss = np.asarray(loss, np.float64)
+            # TensorFlow's operator gives one loss for each row, and gradients of their sum.
+            error = np.abs(loss / (self.data.losses if loss.ndim else self.data.losses.mean()) - 1).max()
+            for part in gradient:
+                weight = 1 if loss.ndim else len(self.x)
+                slope = numpy_cross_entropy(some, self.labels[:CHECKED])[1] * len(some)
+                error = max(error, np.abs(np.asarray(part)[:CHECKED] * weight - slope).max())
+        else:
+            exact = {"log_softmax": numpy_log_softmax, "softmax": numpy_softmax}[self.kernel](some)
+            error = np.abs(np.asarray(result[0])[:CHECKED] - exact).max()
+        return float(error), bool(error < TOLERANCE)
+
+
+def workload(kernel: str, shape: tuple[int, int]) -> Workload:
+    return Workload(kernel, str(shape), shape[0] * shape[1], PASSES[kernel], functools.partial(Softmax, kernel, shape))
+
+
+ROWS = ("log_softmax", "softmax")
+
+
+@contender("fastopt", *ROWS)
+def ours(problem: Softmax) -> Contender:
+    return Contender(functools.partial(getattr(fastopt, problem.kernel), problem.x, out=problem.out))
+
+
+@contender("fastopt new array", *ROWS)
+def ours_new_array(problem: Softmax) -> Contender:
+    return Contender(functools.partial(getattr(fastopt, problem.kernel), problem.x), allocates=True)
+
+
+@contender("reference", *ROWS)
+def reference(problem: Softmax) -> Contender:
+    return Contender(functools.partial(getattr(fastopt.reference, problem.kernel), problem.x), allocates=True,
+                     one_thread=True)
+
+
+@contender("fastopt", "softmax_cross_entropy")
+def our_cross_entropy(problem: Softmax) -> Contender:
+    return Contender(functools.partial(fastopt.softmax_cross_entropy, problem.x, problem.labels, out=problem.out), list)
+
+
+@contender("fastopt new array", "softmax_cross_entropy")
+def our_cross_entropy_new_array(problem: Softmax) -> Contender:
+    return Contender(functools.partial(fastopt.softmax_cross_entropy, problem.x, problem.labels), list, allocates=True)
+
+
+@contender("reference", "softmax_cross_entropy")
+def reference_cross_entropy(problem: Softmax) -> Contender:
+    return Contender(functools.partial(fastopt.reference.softmax_cross_entropy, problem.x, problem.labels), list,
+                     allocates=True, one_thread=True)
+
+
+@contender("fastopt", "softmax_cross_entropy_loss")
+def our_loss(problem: Softmax) -> Contender:
+    return Contender(functools.partial(fastopt.softmax_cross_entropy_loss, problem.x, problem.labels))
+
+
+@contender("reference", "softmax_cross_entropy_loss")
+def reference_loss(problem: Softmax) -> Contender:
+    return Contender(functools.partial(fastopt.reference.softmax_cross_entropy, problem.x, problem.labels),
+                     lambda returned: returned[:1], one_thread=True)
+
+
+# NumPy as it is usually written.
+
+def numpy_log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def numpy_softmax(x: np.ndarray) -> np.ndarray:
+    exp = np.exp(x - x.max(axis=1, keepdims=True))
+    return exp / exp.sum(axis=1, keepdims=True)
+
+
+def numpy_cross_entropy(x: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean loss and its gradient."""
+    rows = np.arange(len(x))
+    p = numpy_softmax(x)
+    loss = -np.log(p[rows, labels]).mean()
+    p[rows, labels] -= 1
+    p /= len(p)
+    return float(loss), p
+
+
+def numpy_rows(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Softmax], Contender]:
+    return lambda problem: Contender(functools.partial(function, problem.x), allocates=True, one_thread=True)
+
+
+contender("numpy", "log_softmax")(numpy_rows(numpy_log_softmax))
+contender("numpy", "softmax")(numpy_rows(numpy_softmax))
+
+
+@contender("numpy", "softmax_cross_entropy")
+def by_numpy(problem: Softmax) -> Contender:
+    return Contender(functools.partial(numpy_cross_entropy, problem.x, problem.labels), list, allocates=True,
+                     one_thread=True)
+
+
+# torch
+
+@contender("torch", *ROWS)
+def by_torch(problem: Softmax) -> Contender:
+    t = torch()
+    return Contender(functools.partial(getattr(t, problem.kernel), t.from_numpy(problem.x), -1), allocates=True)
+
+
+@contender("torch out=", *ROWS)
+def by_torch_out(problem: Softmax) -> Contender:
+    t = torch()
+    return Contender(functools.partial(getattr(t, problem.kernel), t.from_numpy(problem.x), -1,
+                                       out=t.from_numpy(problem.out)))
+
+
+@contender("torch", "softmax_cross_entropy")
+def torch_cross_entropy(problem: Softmax) -> Contender:
+    t = torch()
+    x, classes = t.from_numpy(problem.x).requires_grad_(), t.from_numpy(problem.labels)
+
+    def run() -> tuple[float, Any]:
+        x.grad = None
+        loss = t.nn.functional.cross_entropy(x, classes)
+        loss.backward()
+        return loss.item(), x.grad
+
+    return Contender(run, list, allocates=True)

@@ -1,0 +1,112 @@
+"""The programs bench/measure_*.py with small arguments: their tables, and that contenders train the same network."""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+import measure_epoch
+import measure_levels
+import measure_ratios
+import measure_threads
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt._runtime import dispatch
+from fastopt.bench import timing
+from fastopt.bench.contenders import WrongResultError
+
+SMALL = ["--widths", "16", "24", "--batch", "32", "--examples", "96", "--seconds", "0.001"]
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+    monkeypatch.setattr(measure_epoch, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+
+
+@pytest.fixture
+def numpy_alone(monkeypatch):
+    """No other library: they take seconds to import and to compile."""
+    for name in ("torch", "numba", "jax", "tensorflow", "thinc", "deepspeed"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize("contenders", [["numpy", "fastopt", "fastopt, 1 thread"], measure_epoch.CONTENDERS])
+def test_epoch(capsys, contenders):
+    """measure() refuses to time contenders whose losses differ: here they do not."""
+    if "torch" in contenders:
+        pytest.importorskip("torch")
+    measure_epoch.main([*SMALL, "--contenders", *contenders])
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", capsys.readouterr().out, re.M)
+    assert [row[:2] for row in rows] == [(width, name) for width in ("16", "24") for name in contenders]
+
+
+def test_epoch_without_torch(capsys, numpy_alone):
+    measure_epoch.main(SMALL)
+    output = capsys.readouterr()
+    assert "(torch: torch is not installed)" in output.err
+    assert "| 24 | fastopt |" in output.out
+
+
+def test_matrix_products_are_a_part_of_the_whole():
+    for whole, products in measure_epoch.measure(16, ["numpy", "fastopt"], 32, 96, 0.001).values():
+        assert 0.0 < products < whole
+
+
+def test_other_losses_are_refused(monkeypatch):
+    monkeypatch.setattr(measure_epoch.NUMPY, "softmax_cross_entropy",
+                        lambda logits, labels, out: (1.01, np.zeros_like(logits)))
+    with pytest.raises(WrongResultError, match="losses of the first epoch differ"):
+        measure_epoch.measure(16, ["numpy", "fastopt"], 32, 96, 0.001)
+
+
+@pytest.mark.parametrize(("contenders", "which"), [
+    ([], "fastopt"), (["--contenders", "fastopt, 1 thread"], "fastopt, 1 thread"),
+])
+def test_settings(capsys, monkeypatch, contenders, which):
+    monkeypatch.setattr(measure_epoch, "SETTINGS", {"as installed": {}, "one": {"FASTOPT_NUM_THREADS": "1"}})
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(fastopt.__path__[0]))
+    measure_epoch.main([*SMALL, *contenders, "--settings", "--repeats", "1"])
+    text = capsys.readouterr().out
+    assert f"with {which}, milliseconds" in text
+    for name in ("as installed", "one"):
+        assert re.search(rf"^\| {name} \| [\d.]+ \([\d.]+ \+ [\d.]+\) \| [\d.]+ \([\d.]+ \+ [\d.]+\) \|$", text, re.M)
+
+
+def test_threads(capsys):
+    measure_threads.main(["--sizes", "256", "512", "--rounds", "2", "--threads", "3"])
+    text = capsys.readouterr().out
+    assert "| 3 threads, µs |" in text
+    assert re.findall(r"^\| (\w+) \| (\d+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", text, re.M) == [
+        (name, size) for name in ("adam", "sgd", "log_softmax") for size in ("256", "512")]
+
+
+def test_levels(capsys, monkeypatch):
+    monkeypatch.setattr(measure_levels, "N", 256)
+    before = dispatch.active
+    measure_levels.main(["--rounds", "2"])
+    assert dispatch.active is before
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert {"| sgd", "| adaptive", "| adam", "| sign", "| layerwise", "| batchnorm", "| softmax",
+            "| cross_entropy"} == {row[0] for row in rows}
+    assert all(len(row) == 3 + len(dispatch.available()) for row in rows)
+
+
+def test_ratios(capsys, monkeypatch, numpy_alone):
+    monkeypatch.setattr("models.MODELS", {"small": lambda: [(3, 4), (4,)]})
+    measure_ratios.main(["--sizes", "100", "--rounds", "2"])
+    output = capsys.readouterr()
+    ratio = r"[\d.]+ \([\d.]+ – [\d.]+\), best [\d.]+"
+    assert re.search(rf"^\| 100 \| [\d.]+ µs \| {ratio} \| {ratio} \| {ratio} \|", output.out, re.M)
+    assert re.search(rf"^\| AdamW, clipped by norm small \| [\d.]+ µs \|  \| {ratio} \|$", output.out, re.M)
+    assert re.search(rf"^\| lamb \| 100 \| [\d.]+ \| 40 \| \d+ \|  \| {ratio} \|$", output.out, re.M)
+    assert output.err.count("(torch is not installed)") == 1
+    with pytest.raises(SystemExit):
+        measure_ratios.main(["sgd"])
+
+
+def test_every_program_is_tested_here():
+    assert {path.stem for path in Path(measure_epoch.__file__).parent.glob("measure_*.py")} == {
+        module.__name__ for module in (measure_epoch, measure_levels, measure_ratios, measure_threads)}
