@@ -193,7 +193,7 @@ def short_page(rows, machine):
     """The text between the marks of the README: a few rows and one picture."""
     by_name = {(row.ours.kernel, row.ours.shape): row for row in rows if not row.ours.allocates}
     chosen = [by_name[name] for name in README_ROWS if name in by_name]
-    return (f"{table(chosen)}\n\n{summary(rows)}{measured_on(rows, machine)}\n\n"
+    return (f"{table(chosen)}\n\nIn bold: the peer is faster. {summary(rows)}{measured_on(rows, machine)}\n\n"
             f"![time per element over the number of elements, fastopt and the others](docs/{PICTURE})")
 
 
