@@ -8,6 +8,9 @@ that of NumPy's float64 function, whose own error is below 1e-8 ULP. All 2³² i
 """
 
 import argparse
+import importlib
+import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -33,7 +36,7 @@ def distance(actual, exact):
 
 def sweep(name, level, stride):
     """{"all" | region: (largest distance, input)} for one function."""
-    kernel = getattr(dispatch.load(level).elementary, name)
+    kernel = getattr(importlib.import_module(f"compiled.elementary_{level}"), name)
     worst = {}
     for start in range(0, 1 << 32, BLOCK * stride):
         bits = np.arange(start, min(start + BLOCK * stride, 1 << 32), stride, dtype=np.uint64).astype(np.uint32)
@@ -59,6 +62,7 @@ def sweep(name, level, stride):
 
 
 def main():
+    sys.path.append(str(Path(__file__).parent.parent / "tests"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stride", type=int, default=1, help="measure every STRIDE-th bit pattern (default: all)")
     parser.add_argument("--level", default=dispatch.active.level, choices=dispatch.available())

@@ -1,11 +1,13 @@
 """Comparisons and inputs shared by the tests of several families."""
 
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
 
 import numpy as np
+import pytest
 
 import fastopt
 
@@ -64,6 +66,14 @@ def ulps(actual, exact):
     _, exponent = np.frexp(exact.astype(np.float64))
     unit = np.ldexp(1.0, np.maximum(exponent, -125) - 24)
     return np.abs(np.asarray(actual, np.float64) - exact.astype(np.float64)) / unit
+
+
+def compiled(name, level="baseline"):
+    """The module built from tests/compiled/<name>.pyx at `level`. Where it is not built, the test is skipped."""
+    try:
+        return importlib.import_module(f"compiled.{name}_{level}")
+    except ModuleNotFoundError:
+        pytest.skip(f"tests/compiled/{name}.pyx is not built: only an editable or in-place build does that")
 
 
 def run(code, **environment):

@@ -1,4 +1,4 @@
-# exp, expm1 and log1p of whole arrays: what scripts/exp_table.py and the tests measure. The formulas are in _math.pxd.
+# exp, expm1 and log1p of kernels/_math.pxd applied to arrays, for the tests and scripts/exp_table.py.
 
 from _memory cimport IN, INOUT
 from _math cimport exp32, expm1_32, log1p32
