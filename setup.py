@@ -36,6 +36,7 @@ KERNELS = {
 
 # tests/compiled/<name>.pyx, which only tests call: built in place as <name>_<level>, never into a wheel.
 TESTS = {
+    "regions": ("baseline",),
     "elementary": ("baseline", "v3", "v4"),
 }
 

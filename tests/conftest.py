@@ -16,10 +16,11 @@ def level(request, monkeypatch):
 
 @pytest.fixture
 def always_parallel():
-    """Use threads for work of any size."""
-    before = parallel.swap_serial_below(0.0)
+    """Use threads for work of any size, and never leave the team alone."""
+    before, backs_off = parallel.swap_serial_below(0.0), parallel.swap_back_off(False)
     yield
     parallel.swap_serial_below(before)
+    parallel.swap_back_off(backs_off)
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_fork_after_use():
     fastopt.set_num_threads(2)
     expected = hashlib.sha256(busy()).digest()
     from fastopt._runtime import parallel
-    assert parallel.state()["used"]
+    assert parallel.state()["regions"]
     for _ in range(20):
         r, w = os.pipe()
         pid = os.fork()
@@ -138,7 +138,7 @@ def test_every_forked_child_is_serial():
     if pid == 0:
         signal.alarm(60)
         busy()
-        os._exit(0 if fastopt.get_num_threads() == 1 and not parallel.state()["used"] else 1)
+        os._exit(0 if fastopt.get_num_threads() == 1 and not parallel.state()["regions"] else 1)
     assert os.waitpid(pid, 0)[1] == 0
     assert fastopt.get_num_threads() == 2
     """.replace("import fastopt\n", "import fastopt\n    from fastopt._runtime import parallel\n", 1))

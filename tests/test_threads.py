@@ -4,13 +4,14 @@ import ctypes
 import os
 import platform
 import signal
+import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, run
+from helpers import assert_same_bits, compiled, run
 
 import fastopt
 from fastopt._runtime import parallel
@@ -28,40 +29,115 @@ def test_openmp_is_really_on():
     assert parallel.state()["openmp"] >= 201307
 
 
-@pytest.fixture(params=["pool", "OpenMP regions"])
-def whose(request):
-    """The threads of the pool, and those of OpenMP, which are used where there are no POSIX threads."""
-    before = parallel.swap_pool(request.param == "pool")
-    yield
-    parallel.swap_pool(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 4, 33])
-def test_threads_are_at_work_at_the_same_time(threads, whose):
-    assert parallel.meet(threads)
+def test_threads_are_at_work_at_the_same_time(threads):
+    assert compiled("regions").meet(threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 16])
-def test_every_task_runs_once(threads, whose):
+def test_every_task_runs_once(threads):
     for count in [0, 1, 2, 3, 15, 16, 17, 100, 1000] * 20:
-        assert parallel.times_run(count, threads) == [1] * count
+        assert compiled("regions").times_run(count, threads) == [1] * count
 
 
 def test_every_task_runs_once_whoever_else_calls():
-    """Of several Python threads one has the helpers; the others' calls run by themselves."""
+    """While one Python thread has the region, the others' calls run on their own threads."""
+    compiled("regions")
     run("""
     from concurrent.futures import ThreadPoolExecutor
-    from fastopt._runtime import parallel
+    from compiled import regions_baseline as regions
     with ThreadPoolExecutor(6) as pool:
         jobs = [(count, 1 + i % 7) for i, count in enumerate([1, 10, 100, 1000] * 300)]
-        for (count, _), times in zip(jobs, pool.map(lambda job: parallel.times_run(*job), jobs)):
+        for (count, _), times in zip(jobs, pool.map(lambda job: regions.times_run(*job), jobs)):
             assert times == [1] * count
     """)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gcc's OpenMP library")
+def test_no_barrier_stands_before_the_tasks():
+    """Nobody waits for the whole team before the first task: parallel.h removes the clause for which gcc adds one."""
+    assert b"GOMP_parallel" in Path(parallel.__file__).read_bytes()
+    assert b"GOMP_barrier" not in Path(parallel.__file__).read_bytes()
+
+
+ADAM = """
+    import time
+    import numpy as np, fastopt
+    from fastopt._runtime import parallel
+    arrays = [np.ones(200_000, np.float32) for _ in range(4)]
+    def adam():
+        fastopt.adam(*arrays, step=1)
+"""
+
+
+def test_after_a_late_team_calls_run_alone_and_then_not():
+    compiled("regions")
+    run(ADAM + """
+    from compiled import regions_baseline as regions
+    with fastopt.num_threads(2):
+        adam()
+        assert not parallel.state()["alone"]
+        regions.meet(2, 30)     # milliseconds in which one of the two does nothing
+        start = time.monotonic()
+        assert parallel.state()["alone"]
+        assert fastopt.get_num_threads() == 2
+        before = parallel.state()["regions"]
+        adam()
+        assert parallel.state()["regions"] == before
+        while parallel.state()["alone"]:
+            assert time.monotonic() - start < 5
+            time.sleep(0.01)
+        adam()
+        assert parallel.state()["regions"] == before + 1
+    """)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_a_team_without_cores_is_left_alone():
+    """Two threads on one core gain nothing, and each region costs at least a change of threads: few are run."""
+    run(ADAM + """
+    import os
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    fastopt.set_num_threads(2)
+    for _ in range(3000):
+        adam()
+    assert 1 <= parallel.state()["regions"] < 1000, parallel.state()
+    """)
+
+
+GETENV = """
+    import ctypes
+    from fastopt._runtime import parallel
+    getenv = ctypes.CDLL(None).getenv
+    getenv.restype = ctypes.c_char_p
+    print(getenv(b"GOMP_SPINCOUNT"), getenv(b"OMP_WAIT_POLICY"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp's variables")
+def test_the_spin_is_set_for_libgomp_alone():
+    names = {"GOMP_SPINCOUNT": None, "OMP_WAIT_POLICY": None}
+    assert run(GETENV, **names) == "None None"
+    assert run(GETENV, **{**names, "GOMP_SPINCOUNT": "77"}) == "b'77' None"
+    assert run(GETENV, **{**names, "OMP_WAIT_POLICY": "active"}) == "None b'active'"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="libgomp's variables")
+@pytest.mark.parametrize(("setting", "expected"), [({}, "1000"), ({"GOMP_SPINCOUNT": "77"}, "77"),
+                                                   ({"OMP_WAIT_POLICY": "passive"}, "0")])
+def test_libgomp_reads_the_spin_that_is_meant(setting, expected):
+    """libgomp prints its settings when it is loaded."""
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    environment |= {"PYTHONPATH": str(Path(fastopt.__path__[0]).parent), "OMP_DISPLAY_ENV": "VERBOSE", **setting}
+    done = subprocess.run([sys.executable, "-c", "import fastopt"], env=environment, cwd=Path(__file__).parent,
+                          capture_output=True, text=True, check=True)
+    assert f"GOMP_SPINCOUNT = '{expected}'" in done.stderr
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64" or not sys.platform.startswith("linux"), reason="FE_UPWARD's value")
-def test_helpers_round_as_the_caller_does(always_parallel):
-    """A mode that the user sets after the helpers were started holds for the whole array, not for the caller's part."""
+def test_workers_round_as_the_caller_does(always_parallel):
+    """A mode that the user sets after the team was started holds for the whole array, not for the caller's part."""
     libm = ctypes.CDLL("libm.so.6")
     rng = np.random.default_rng(0)
     arrays = [np.abs(rng.standard_normal(300_000, dtype=np.float32)) for _ in range(4)]
@@ -85,12 +161,12 @@ def test_helpers_round_as_the_caller_does(always_parallel):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
-def test_helpers_take_no_signals():
-    """A signal must reach the user's threads: a helper that took it would leave them waiting."""
-    run("""
+def test_openmps_threads_take_no_signals():
+    """A signal must reach the user's threads and interrupt what they wait for."""
+    run(ADAM + """
     import os, signal, time
-    from fastopt._runtime import parallel
-    parallel.meet(4)
+    fastopt.set_num_threads(4)
+    adam()
     seen = []
     signal.signal(signal.SIGUSR1, lambda *_: seen.append(1))
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
@@ -103,12 +179,11 @@ def test_helpers_take_no_signals():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
-def test_helpers_sleep_when_there_is_nothing_to_do():
+def test_openmps_threads_sleep_when_there_is_nothing_to_do():
     """They must not take the processor from others: less than a tenth of a second of work beside a second of sleep."""
-    run("""
-    import time
-    from fastopt._runtime import parallel
-    parallel.meet(4)
+    run(ADAM + """
+    fastopt.set_num_threads(4)
+    adam()
     before = time.process_time()
     time.sleep(1.0)
     assert time.process_time() - before < 0.1
@@ -122,10 +197,10 @@ def test_small_work_runs_on_the_calling_thread():
     fastopt.set_num_threads(4)
     p = np.ones(1000, np.float32)
     fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
-    assert not parallel.state()["used"]
+    assert not parallel.state()["regions"]
     p = np.ones(1_000_000, np.float32)
     fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
-    assert parallel.state()["used"]
+    assert parallel.state()["regions"]
     """)
 
 

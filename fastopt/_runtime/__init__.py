@@ -1,10 +1,14 @@
 """What every kernel stands on, compiled or written once: arrays, threads, the chunk driver, dispatch."""
 
+from fastopt._runtime.spin import short_spin
+
 HOW_TO_BUILD = "run `pip install -e .` in the source tree (a C compiler is needed)"
 
 try:
-    from fastopt._runtime import arrays, binding, cpu, driver, hyper, parallel
+    with short_spin():
+        from fastopt._runtime import parallel  # loads libgomp, so it comes first
+    from fastopt._runtime import arrays, binding, channels, cpu, driver, hyper, slices
 except ImportError as error:
     raise ImportError(f"fastopt: not built ({error}): {HOW_TO_BUILD}") from None
 
-__all__ = ["arrays", "binding", "cpu", "driver", "hyper", "parallel"]
+__all__ = ["arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel", "slices"]

@@ -1,4 +1,4 @@
-# Threads for every kernel: how many, and the one parallel loop. See parallel.pyx.
+# Threads for every kernel: how many, and the one parallel region. See parallel.pyx.
 
 ctypedef void (*task_fn)(void* context, Py_ssize_t index) noexcept nogil
 

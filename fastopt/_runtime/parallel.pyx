@@ -1,91 +1,199 @@
-# The one module that knows of threads: one parallel loop, and how many threads it gets.
+# The one module that knows of threads: OpenMP's parallel region, in which every kernel runs, and the team's size.
 #
 # Design
 # ------
-# A kernel cuts its work into tasks whose bounds depend on sizes alone and hands them to `parallel_for`. Which
-# thread runs a task is free; what the task computes is not: so results have the same bits for any thread count.
-# The threads are those of pool.pxd, which says why; OpenMP's where there are no POSIX threads. In both cases OpenMP's
-# settings are the ones that users know, and they are obeyed.
+# A kernel cuts its work into tasks whose bounds depend on sizes alone and hands them to `parallel_for`, which runs them
+# in a `prange` region. Which thread runs a task is free; what the task computes is not: so results have the same bits
+# for any number of threads.
+#
+# Each member of the team owns a share of consecutive tasks, so that the same memory meets the same core again in the
+# next call, and steals from the other shares when its own is done. A member that starts late, or loses its core to
+# another process, finds its tasks taken.
+#
+# At the end of a region OpenMP's barrier waits for every member, even for one that has had no core to run on yet.
+# Beside the threads of NumPy's BLAS, which go on spinning after a matrix product, that can cost a time slice of
+# milliseconds where microseconds of work were to be shared. Two measures (docs/threads.md has the figures):
+#
+#   - a short spin: fastopt/_runtime/__init__.py has libgomp's threads spin for microseconds, not milliseconds;
+#   - back-off: what a region saves, against its tasks run one after the other, is credit; what it loses is paid from
+#     it. Without credit, calls run on the calling thread alone for a multiple of the loss. The multiple doubles each
+#     time and returns to its least when the team has earned its credit: a hiccup costs little, and a team whose cores
+#     are never free is asked for rarely.
 #
 # How many threads (`threads_for`), in this order:
 #   1. work shorter than the serial threshold runs on the calling thread;
-#   2. so does work inside another OpenMP region, or in a forked child: libgomp would wait for threads that do not
-#      exist there if they had run in the parent, for us or for any other library that shares it;
+#   2. so does work inside another OpenMP region; in a forked child, where libgomp would wait for threads that do not
+#      exist if they had run in the parent, for us or for any other library that shares it; and while the team is left
+#      alone;
 #   3. `num_threads(n)` of this Python thread, else `set_num_threads(n)` or FASTOPT_NUM_THREADS;
 #   4. else OpenMP's own count, cut to the CPUs this process may run on and to its cgroup's quota, unless the user
 #      set OMP_NUM_THREADS, which is taken as it is;
-#   5. in every case no more than a limit set through OpenMP since import (threadpoolctl does so).
+#   5. in every case no more than a limit set through OpenMP since import (threadpoolctl sets one).
 from cython.parallel cimport prange
-from libc.stdlib cimport calloc, free
 
-from fastopt._runtime.pool cimport HAS_POOL, pool_run
-
-cdef extern from *:
-    """
-    #ifdef _MSC_VER
-        #define FASTOPT_THREAD_LOCAL __declspec(thread)
-    #else
-        #define FASTOPT_THREAD_LOCAL __thread
-    #endif
-    /* `num_threads(n)` of the calling thread; 0: none. */
-    static FASTOPT_THREAD_LOCAL int fastopt_thread_request = 0;
-
-    #if defined(__linux__)
-        #include <sched.h>
-        /* CPUs the calling thread may run on; 0 where the kernel does not say. */
-        static int fastopt_affinity(void) {
-            cpu_set_t set;
-            return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
-        }
-    #else
-        static int fastopt_affinity(void) { return 0; }
-    #endif
-
-    static int fastopt_used = 0;        /* whether a parallel region has run: for tests */
-    static int fastopt_forked = 0;
-    #ifndef _MSC_VER
-        #include <pthread.h>
-        static void fastopt_in_child(void) { fastopt_forked = 1; }
-        static void fastopt_watch_forks(void) { pthread_atfork(NULL, NULL, fastopt_in_child); }
-    #else
-        static void fastopt_watch_forks(void) { }
-    #endif
-    """
-    int thread_request "fastopt_thread_request"
-    int used "fastopt_used"
-    int forked "fastopt_forked"
-    int affinity "fastopt_affinity"() noexcept nogil
-    void watch_forks "fastopt_watch_forks"() noexcept nogil
-
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-        #include <omp.h>
-        static const int fastopt_openmp = _OPENMP;
-    #else
-        static const int fastopt_openmp = 0;
-        static int omp_get_max_threads(void) { return 1; }
-        static int omp_in_parallel(void) { return 0; }
-    #endif
-    """
-    int omp_get_max_threads() noexcept nogil
-    int omp_in_parallel() noexcept nogil
+cdef extern from "parallel.h" nogil:
+    ctypedef struct FloatEnvironment "fastopt_fenv":
+        pass
+    FloatEnvironment get_float_environment "fastopt_get_fenv"()
+    void set_float_environment "fastopt_set_fenv"(FloatEnvironment environment)
+    int omp_get_max_threads()
+    int omp_in_parallel()
     int _OPENMP "fastopt_openmp"
+    int thread_request "fastopt_thread_request"
+    int team "fastopt_team"
+    int forked "fastopt_forked"
+    int affinity "fastopt_affinity"()
+    void watch_forks "fastopt_watch_forks"()
+    long long now "fastopt_now"()
+    ctypedef struct Signals "fastopt_signals":
+        pass
+    void block_signals "fastopt_block_signals"(Signals* before)
+    void restore_signals "fastopt_restore_signals"(const Signals* before)
+    long long fetch_add "fastopt_fetch_add"(long long* value, long long n)
+    bint claim "fastopt_claim"(int* flag)
+    void release "fastopt_release"(int* flag)
+    long long load "fastopt_load"(const long long* value)
+    void store "fastopt_store"(long long* value, long long n)
+
+cdef enum:
+    MEMBERS = 1024          # of a team, at most
+    ADVANCE = 200000        # nanoseconds of credit to begin with: waking a sleeping team takes 50 to 100 microseconds
+    MOST_CREDIT = 1000000
+    LEAST = 64              # without credit calls run alone for LEAST to MOST times the time lost,
+    MOST = 1024
+    LONGEST = 1000000000    # and for this many nanoseconds at most
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
 cdef double serial_below = 20000.0
 
-cdef bint use_pool = HAS_POOL           # else OpenMP's regions
 cdef int process_request = 0            # set_num_threads or FASTOPT_NUM_THREADS; 0: automatic
 cdef int quota = 0                      # CPUs of the cgroup's quota, rounded up; 0: unlimited
 cdef bint openmp_is_explicit = False    # OMP_NUM_THREADS is set: taken as it is
 cdef int openmp_at_import = omp_get_max_threads()
+cdef long long regions = 0              # run so far
+cdef bint backs_off = True              # off in tests and measurements of regions
+cdef long long alone_until = 0          # by the clock of now()
+cdef long long credit = ADVANCE, multiple = LEAST
 
 watch_forks()
 
 
+# The region
+
+cdef struct Share:
+    long long next          # the first task that nobody has taken
+    long long end
+    long long begun         # whether its owner is at work
+    long long padding[13]   # against false sharing: 128 bytes, as adjacent lines are prefetched in pairs
+
+cdef struct Region:
+    task_fn task
+    void* context
+    int members
+    FloatEnvironment environment        # the caller's
+    long long done          # tasks that the caller itself has run
+    long long began         # when it looked for the first one
+    long long finished      # and when it found no more
+
+cdef Share shares[MEMBERS]
+cdef int busy = 0           # a region is running: another call's work runs on its own thread
+
+
+cdef long long run_tasks(const Region* region, int member) noexcept nogil:
+    """Run tasks until none is left, the member's own share first; return how many.
+
+    The last task of a share whose owner is at work is left to the owner: its memory is in that core's cache.
+    """
+    cdef long long done = 0, i, spared
+    cdef Share* share
+    cdef int k
+    store(&shares[member].begun, 1)
+    for k in range(region.members):
+        share = &shares[member + k if member + k < region.members else member + k - region.members]
+        while True:
+            spared = 1 if k > 0 and load(&share.begun) else 0
+            if load(&share.next) >= share.end - spared:
+                break
+            i = fetch_add(&share.next, 1)
+            if i >= share.end:
+                break
+            region.task(region.context, i)
+            done += 1
+    return done
+
+
+cdef void join(Region* region, int member) noexcept nogil:
+    """A member's part of the region, in the caller's floating-point environment."""
+    cdef FloatEnvironment own
+    if member == 0:
+        region.began = now()
+        region.done = run_tasks(region, 0)
+        region.finished = now()
+    else:
+        own = get_float_environment()
+        set_float_environment(region.environment)
+        run_tasks(region, member)
+        set_float_environment(own)
+
+
+cdef void settle(const Region* region, Py_ssize_t count, long long start, long long end) noexcept nogil:
+    """Add to the credit what the region has saved; when it is used up, let calls run alone for a while."""
+    global credit, multiple
+    cdef long long serial = 0       # a caller that found no task left was displaced from its core by its own team
+    if region.done > 0:
+        serial = (region.finished - region.began) * count // region.done        # all tasks, at the caller's pace
+    credit += serial - (end - start)
+    if credit > MOST_CREDIT:
+        credit = MOST_CREDIT
+        multiple = LEAST
+    elif credit < 0:
+        store(&alone_until, end + min(multiple * (ADVANCE - credit), <long long> LONGEST))
+        credit = ADVANCE
+        multiple = min(2 * multiple, <long long> MOST)
+
+
+cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
+    """Call task(context, i) once for each i in [0, count), in any order, on this many threads.
+
+    With one thread, or while another call's region is running, all of them run here.
+    """
+    global regions, team
+    cdef Region region
+    cdef Signals signals
+    cdef Py_ssize_t i, bound = 0
+    cdef long long start
+    cdef int member
+    cdef bint grows
+    threads = <int> min(<Py_ssize_t> threads, count, MEMBERS)
+    if threads < 2 or not claim(&busy):
+        for i in range(count):
+            task(context, i)
+        return
+    regions += 1
+    region.task, region.context, region.members = task, context, threads
+    for member in range(threads):
+        shares[member].begun, shares[member].next = 0, bound
+        bound += count // threads + (member < count % threads)
+        shares[member].end = bound
+    region.environment = get_float_environment()
+    grows = threads > team      # OpenMP starts threads
+    team = threads
+    if grows:
+        block_signals(&signals)
+    start = now()
+    for member in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+        join(&region, member)
+    if backs_off and not grows:
+        settle(&region, count, start, now())
+    if grows:
+        restore_signals(&signals)
+    release(&busy)
+
+
+# How many threads
+
 cdef int most_threads() noexcept nogil:
-    """Threads that work of any size may use, without regard to where it is called from."""
+    """Threads that work of any size may use, wherever it is called from."""
     cdef int openmp = omp_get_max_threads()
     cdef int threads = thread_request if thread_request > 0 else process_request
     cdef int cpus
@@ -101,36 +209,19 @@ cdef int most_threads() noexcept nogil:
     return max(threads, 1)
 
 
+cdef int allowed_threads() noexcept nogil:
+    """Threads that work of any size may use here."""
+    return 1 if forked or omp_in_parallel() else most_threads()
+
+
 cdef int threads_for(double nanoseconds) noexcept nogil:
-    """Threads for work that takes one core about so long."""
-    if nanoseconds < serial_below or forked or omp_in_parallel():
+    """Threads for work that takes one core about this long."""
+    if nanoseconds < serial_below or (backs_off and now() < load(&alone_until)):
         return 1
-    return most_threads()
+    return allowed_threads()
 
 
-cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
-    """Call task(context, i) once for each i in [0, count), in any order, on so many threads.
-
-    With one thread, or while another call has the pool, all of them run here.
-    """
-    global used
-    cdef Py_ssize_t i
-    if threads > count:
-        threads = <int> count
-    if threads > 1:
-        used = 1
-        if use_pool:
-            if pool_run(task, context, count, threads):
-                return
-        else:
-            for i in prange(count, num_threads=threads, schedule="static"):
-                task(context, i)
-            return
-    for i in range(count):
-        task(context, i)
-
-
-# For fastopt._runtime.threads, which holds the policy's Python side, and for tests.
+# For fastopt._runtime.threads, which holds the policy's Python side, and for tests and measurements.
 
 def configure(int request, int cgroup_quota, bint explicit_openmp):
     global process_request, quota, openmp_is_explicit
@@ -160,24 +251,24 @@ def swap_serial_below(double nanoseconds):
     return before
 
 
-def swap_pool(bint pool):
-    """Use the pool, or OpenMP's regions, from now on; return what was used before. For measurements and tests."""
-    global use_pool
-    before = use_pool
-    use_pool = pool and HAS_POOL
+def swap_back_off(bint on):
+    """Have calls run alone after a late team, or not; return what was set before."""
+    global backs_off
+    before = backs_off
+    backs_off = on
     return before
 
 
 def threads():
-    """Threads that work of any size gets if it is started here and now."""
-    return threads_for(serial_below)
+    """Threads that work of any size may use if it is started here and now."""
+    return allowed_threads()
 
 
 def state():
     """Every fact the policy looks at, by name."""
     return {
         "openmp": _OPENMP,
-        "threads": threads_for(serial_below),
+        "threads": allowed_threads(),
         "openmp_threads": omp_get_max_threads(),
         "openmp_threads_at_import": openmp_at_import,
         "affinity": affinity(),
@@ -185,62 +276,9 @@ def state():
         "thread_request": thread_request,
         "process_request": process_request,
         "openmp_is_explicit": bool(openmp_is_explicit),
-        "used": bool(used),
+        "regions": regions,
         "forked": bool(forked),
         "serial_below": serial_below,
+        "credit": credit, "multiple": multiple,
+        "alone": bool(backs_off and now() < load(&alone_until)),
     }
-
-
-cdef extern from *:
-    """
-    #include <time.h>
-    #ifdef _MSC_VER
-        #include <intrin.h>
-        #define FASTOPT_COUNT(counter) _InterlockedIncrement(&(counter))
-    #else
-        #define FASTOPT_COUNT(counter) __atomic_add_fetch(&(counter), 1, __ATOMIC_SEQ_CST)
-    #endif
-    typedef struct { long wanted; volatile long present, missed; long* times; } fastopt_census;
-
-    /* Wait in the task until so many others are in theirs, or for 10 seconds. */
-    static void fastopt_meet(void* context, Py_ssize_t index) {
-        fastopt_census* census = (fastopt_census*) context;
-        time_t start = time(NULL);
-        FASTOPT_COUNT(census->present);
-        while (census->present < census->wanted && !census->missed)
-            if (time(NULL) - start > 10) FASTOPT_COUNT(census->missed);
-    }
-
-    static void fastopt_tick(void* context, Py_ssize_t index) {
-        FASTOPT_COUNT(((fastopt_census*) context)->times[index]);
-    }
-    """
-    ctypedef struct Census "fastopt_census":
-        long wanted
-        long present
-        long missed
-        long* times
-    void meet_others "fastopt_meet"(void* context, Py_ssize_t index) noexcept nogil
-    void tick "fastopt_tick"(void* context, Py_ssize_t index) noexcept nogil
-
-
-def meet(int threads):
-    """Whether so many tasks that wait for each other are all at work at the same time."""
-    cdef Census context = Census(threads, 0, 0, NULL)
-    with nogil:
-        parallel_for(meet_others, &context, threads, threads)
-    return context.missed == 0
-
-
-def times_run(Py_ssize_t count, int threads):
-    """How often each task of a parallel loop was run."""
-    cdef Census context = Census(0, 0, 0, NULL)
-    cdef Py_ssize_t i
-    context.times = <long*> calloc(count + 1, sizeof(long))
-    if context.times == NULL:
-        raise MemoryError
-    with nogil:
-        parallel_for(tick, &context, count, threads)
-    times = [context.times[i] for i in range(count)]
-    free(context.times)
-    return times

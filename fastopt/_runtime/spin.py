@@ -1,0 +1,28 @@
+"""How long libgomp's threads spin before they sleep: set for the moment in which libgomp is loaded."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SPINS = "1000"
+"""Turns of libgomp's waiting loop, each a pause instruction: 25 to 60 µs on x86-64 (docs/threads.md)."""
+
+
+@contextmanager
+def short_spin() -> Iterator[None]:
+    """Let a libgomp that is loaded inside the ``with`` block spin for microseconds, unless the user has a say in it.
+
+    libgomp reads its environment once, when it is loaded, and spins for milliseconds if that says nothing. Beside the
+    threads of NumPy's BLAS, which spin as well, time slices are lost then. The variable is set in C's environment alone
+    and removed again, so that neither ``os.environ`` nor a child process sees it. A libgomp that is loaded already
+    keeps its setting.
+    """
+    if sys.platform != "linux" or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        yield
+        return
+    os.putenv("GOMP_SPINCOUNT", SPINS)
+    try:
+        yield
+    finally:
+        os.unsetenv("GOMP_SPINCOUNT")

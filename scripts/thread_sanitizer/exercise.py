@@ -1,0 +1,60 @@
+"""Every kernel on several threads, from one Python thread and from three: what ThreadSanitizer watches.
+
+With the argument `race`, two Python threads update one parameter at the same time: that has to be reported.
+"""
+
+import sys
+import threading
+
+import numpy as np
+
+import fastopt
+from fastopt._runtime import parallel
+
+OPTIMIZERS = [name for name in fastopt.__all__
+              if isinstance(getattr(fastopt, name), type) and issubclass(getattr(fastopt, name), fastopt.Optimizer)
+              and name != "Optimizer"]
+
+
+def exercise(seed):
+    rng = np.random.default_rng(seed)
+    for threads in (2, 3, 4, 2):
+        with fastopt.num_threads(threads):
+            for name in OPTIMIZERS:
+                opt = getattr(fastopt, name)(lr=1e-3, average_decay=0.9, clip_norm=1.0)
+                params = [rng.standard_normal(n, dtype=np.float32) for n in (30_000, 17, 8193)]
+                for _ in range(3):
+                    opt.update(params, [param * 0.1 for param in params])
+            for shape in ((256, 64), (8, 512, 7, 7), (4, 16, 40, 40), (3000, 8)):
+                x = rng.standard_normal(shape, dtype=np.float32)
+                gamma, mean = np.ones(shape[1], np.float32), np.zeros(shape[1], np.float32)
+                y, cache = fastopt.batch_norm_forward(x, gamma, mean.copy(), mean, gamma.copy(), relu=True)
+                fastopt.batch_norm_backward(y, cache)
+                fastopt.batch_norm_inference(x, gamma, mean, mean, gamma, out=x)
+            for shape, axis in (((500, 100), -1), ((40, 3000), 1), ((64, 10, 33), 1)):
+                x = rng.standard_normal(shape, dtype=np.float32)
+                fastopt.log_softmax_backward(x, fastopt.log_softmax(x, axis), axis)
+                fastopt.softmax_backward(x, fastopt.softmax(x, axis), axis)
+            fastopt.softmax_cross_entropy(x.reshape(-1, 33), rng.integers(0, 33, 640))
+
+
+def race():
+    param, grad = np.ones(100_000, np.float32), np.ones(100_000, np.float32)
+    both = [threading.Thread(target=lambda: [fastopt.sgd(param, grad, lr=0.1) for _ in range(20)]) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+
+
+parallel.swap_serial_below(0.0)
+parallel.swap_back_off(False)
+if sys.argv[1:] == ["race"]:
+    race()
+else:
+    exercise(0)
+    threads = [threading.Thread(target=exercise, args=(seed,)) for seed in (1, 2, 3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
