@@ -15,10 +15,7 @@
 
 from libc.math cimport fabsf, pow, sqrt, sqrtf
 
-from _memory cimport IN, INOUT
-from _optimizer cimport (
-    AVERAGE, GRAD, OWN, PARAM, STATE, Common, averaged, gradient, greater, set_common, specialise, specialise_shared,
-)
+from _optimizer cimport FIRST, OWN, SECOND, THIRD, Common, greater, set_common, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
@@ -36,167 +33,129 @@ cdef struct Adam:
     float eps
 
 
-cdef inline void adam_elements(Adam s, INOUT param, IN grad, INOUT m, INOUT v, INOUT vmax, INOUT average,
-                               Py_ssize_t n, int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g, u
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g
-        v[i] = s.beta2 * v[i] + s.one_minus_beta2 * (g * g)
-        u = v[i]
-        if flags & AMSGRAD:
-            u = greater(vmax[i], u)
-            vmax[i] = u
-        p = p * s.common.keep - s.alpha * m[i] / (sqrtf(u) + s.eps)
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+cdef inline float adam_element(const void* scalars, float p, float g, float* m, float* v, float* vmax, float* _d,
+                               int flags) noexcept nogil:
+    cdef const Adam* s = <const Adam*> scalars
+    cdef float u
+    m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
+    v[0] = s.beta2 * v[0] + s.one_minus_beta2 * (g * g)
+    u = v[0]
+    if flags & AMSGRAD:
+        u = greater(vmax[0], u)
+        vmax[0] = u
+    return p * s.common.keep - s.alpha * m[0] / (sqrtf(u) + s.eps)
 
 
-cdef inline void adam_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    adam_elements((<const Adam*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], x[STATE + 3],
-                  n, flags)
-
-
-cdef void adam_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(adam_loop, s, x, n, (<const Adam*> s).common.flags)
-
-
-cdef tuple ADAM_STREAMS = ("param", "grad", "m", "v", "vmax", "average")
+cdef void adam_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adam s = (<const Adam*> scalars)[0]
+    if s.common.flags & AMSGRAD:
+        specialise(adam_element, &s, x, n, AMSGRAD, FIRST | SECOND | THIRD, FIRST | SECOND | THIRD)
+    else:
+        specialise(adam_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
 def adam(long long step, double lr, double beta1, double beta2, double eps, bint amsgrad, bint eps_hat,
-         tuple common):
+         object common):
     """The rule of step `step`; every scalar is computed in double and rounded once."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
     cdef double root = sqrt(1.0 - pow(beta2, <double> step))
-    set_common(&s.common, lr, common)
-    if amsgrad:
-        s.common.flags |= AMSGRAD
+    set_common(rule, lr, common)
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
     s.alpha = lr * root / (1.0 - pow(beta1, <double> step))
     s.eps = eps if eps_hat else eps * root
-    rule.fn, rule.cost, rule.names, rule.required = adam_rule, 0.5, ADAM_STREAMS, STATE + 2 + amsgrad
+    rule.fn, rule.cost, rule.states = adam_rule, 0.5, ("m", "v", "vmax")
+    rule.uses |= FIRST | SECOND
+    if amsgrad:
+        s.common.flags |= AMSGRAD
+        rule.uses |= THIRD
     return rule
 
 
 # adamax
 
-cdef inline void adamax_elements(Adam s, INOUT param, IN grad, INOUT m, INOUT u, INOUT average, Py_ssize_t n,
+cdef inline float adamax_element(const void* scalars, float p, float g, float* m, float* u, float* _c, float* _d,
                                  int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g
-        u[i] = greater(s.beta2 * u[i], fabsf(g) + s.eps)
-        p = p * s.common.keep - s.alpha * m[i] / u[i]
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Adam* s = <const Adam*> scalars
+    m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
+    u[0] = greater(s.beta2 * u[0], fabsf(g) + s.eps)
+    return p * s.common.keep - s.alpha * m[0] / u[0]
 
 
-cdef inline void adamax_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    adamax_elements((<const Adam*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
+cdef void adamax_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adam s = (<const Adam*> scalars)[0]
+    specialise(adamax_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-cdef void adamax_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(adamax_loop, s, x, n, (<const Adam*> s).common.flags)
-
-
-cdef tuple ADAMAX_STREAMS = ("param", "grad", "m", "u", "average")
-
-
-def adamax(long long step, double lr, double beta1, double beta2, double eps, tuple common):
+def adamax(long long step, double lr, double beta1, double beta2, double eps, object common):
     """The rule of step `step`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.beta1, s.one_minus_beta1, s.beta2 = beta1, 1.0 - beta1, beta2
     s.alpha = lr / (1.0 - pow(beta1, <double> step))
     s.eps = eps
-    rule.fn, rule.cost, rule.names, rule.required = adamax_rule, 0.4, ADAMAX_STREAMS, STATE + 2
+    rule.fn, rule.cost, rule.states = adamax_rule, 0.4, ("m", "u")
+    rule.uses |= FIRST | SECOND
     return rule
 
 
 # nadam
 
-cdef inline void nadam_elements(Adam s, INOUT param, IN grad, INOUT m, INOUT v, INOUT average, Py_ssize_t n,
+cdef inline float nadam_element(const void* scalars, float p, float g, float* m, float* v, float* _c, float* _d,
                                 int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g
-        v[i] = s.beta2 * v[i] + s.one_minus_beta2 * (g * g)
-        p = p * s.common.keep - (s.gamma * g + s.alpha * m[i]) / (sqrtf(v[i]) + s.eps)
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Adam* s = <const Adam*> scalars
+    m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
+    v[0] = s.beta2 * v[0] + s.one_minus_beta2 * (g * g)
+    return p * s.common.keep - (s.gamma * g + s.alpha * m[0]) / (sqrtf(v[0]) + s.eps)
 
 
-cdef inline void nadam_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    nadam_elements((<const Adam*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
-
-
-cdef void nadam_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(nadam_loop, s, x, n, (<const Adam*> s).common.flags)
-
-
-cdef tuple MOMENTS_STREAMS = ("param", "grad", "m", "v", "average")
+cdef void nadam_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adam s = (<const Adam*> scalars)[0]
+    specialise(nadam_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
 def nadam(long long step, double lr, double beta1, double beta2, double eps, double mu, double mu_next,
-          double mu_product, tuple common):
+          double mu_product, object common):
     """The rule of step `step`, with μₜ, μₜ₊₁ and μ₁ · … · μₜ."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
     cdef double root = sqrt(1.0 - pow(beta2, <double> step))
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
     s.gamma = lr * (1.0 - mu) / (1.0 - mu_product) * root
     s.alpha = lr * mu_next / (1.0 - mu_product * mu_next) * root
     s.eps = eps * root
-    rule.fn, rule.cost, rule.names, rule.required = nadam_rule, 0.5, MOMENTS_STREAMS, STATE + 2
+    rule.fn, rule.cost, rule.states = nadam_rule, 0.5, ("m", "v")
+    rule.uses |= FIRST | SECOND
     return rule
 
 
 # radam
 
-cdef inline void radam_elements(Adam s, INOUT param, IN grad, INOUT m, INOUT v, INOUT average, Py_ssize_t n,
+cdef inline float radam_element(const void* scalars, float p, float g, float* m, float* v, float* _c, float* _d,
                                 int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g, d
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        m[i] = s.beta1 * m[i] + s.one_minus_beta1 * g
-        v[i] = s.beta2 * v[i] + s.one_minus_beta2 * (g * g)
-        d = s.alpha * m[i]
-        if flags & RECTIFIED:
-            d = d / (sqrtf(v[i]) + s.eps)
-        p = p * s.common.keep - d
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Adam* s = <const Adam*> scalars
+    cdef float d
+    m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
+    v[0] = s.beta2 * v[0] + s.one_minus_beta2 * (g * g)
+    d = s.alpha * m[0]
+    if flags & RECTIFIED:
+        d = d / (sqrtf(v[0]) + s.eps)
+    return p * s.common.keep - d
 
 
-cdef inline void radam_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    radam_elements((<const Adam*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
+cdef void radam_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adam s = (<const Adam*> scalars)[0]
+    if s.common.flags & RECTIFIED:
+        specialise(radam_element, &s, x, n, RECTIFIED, FIRST | SECOND, FIRST | SECOND)
+    else:
+        specialise(radam_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-cdef void radam_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(radam_loop, s, x, n, (<const Adam*> s).common.flags)
-
-
-def radam(long long step, double lr, double beta1, double beta2, double eps, tuple common):
+def radam(long long step, double lr, double beta1, double beta2, double eps, object common):
     """The rule of step `step`: rectified once the variance of the adaptive rate is finite (ρₜ > 5)."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
@@ -204,7 +163,7 @@ def radam(long long step, double lr, double beta1, double beta2, double eps, tup
     cdef double power = pow(beta2, t)
     cdef double rho_inf = 2.0 / (1.0 - beta2) - 1.0
     cdef double rho = rho_inf - 2.0 * t * power / (1.0 - power)
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
     s.eps = eps
@@ -214,5 +173,6 @@ def radam(long long step, double lr, double beta1, double beta2, double eps, tup
         s.common.flags |= RECTIFIED
     else:
         s.alpha = lr / (1.0 - pow(beta1, t))
-    rule.fn, rule.cost, rule.names, rule.required = radam_rule, 0.5, MOMENTS_STREAMS, STATE + 2
+    rule.fn, rule.cost, rule.states = radam_rule, 0.5, ("m", "v")
+    rule.uses |= FIRST | SECOND
     return rule

@@ -15,14 +15,12 @@
 
 from libc.math cimport sqrtf
 
-from _memory cimport IN, INOUT
-from _optimizer cimport (
-    AVERAGE, GRAD, OWN, PARAM, STATE, Common, averaged, gradient, set_common, specialise, specialise_shared,
-)
+from _optimizer cimport FIRST, OWN, OWN2, SECOND, THIRD, Common, set_common, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
     CENTERED = OWN
+    BUFFERED = OWN2     # rmsprop with momentum
 
 cdef struct Adaptive:
     Common common
@@ -36,138 +34,103 @@ cdef struct Adaptive:
 
 # adagrad
 
-cdef inline void adagrad_elements(Adaptive s, INOUT param, IN grad, INOUT h, INOUT average, Py_ssize_t n,
+cdef inline float adagrad_element(const void* scalars, float p, float g, float* h, float* _b, float* _c, float* _d,
                                   int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        h[i] = h[i] + g * g
-        p = p * s.common.keep - s.lr * g / (sqrtf(h[i] + s.eps_inside) + s.eps_outside)
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Adaptive* s = <const Adaptive*> scalars
+    h[0] = h[0] + g * g
+    return p * s.common.keep - s.lr * g / (sqrtf(h[0] + s.eps_inside) + s.eps_outside)
 
 
-cdef inline void adagrad_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    adagrad_elements((<const Adaptive*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+cdef void adagrad_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adaptive s = (<const Adaptive*> scalars)[0]
+    specialise(adagrad_element, &s, x, n, 0, FIRST, FIRST)
 
 
-cdef void adagrad_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(adagrad_loop, s, x, n, (<const Adaptive*> s).common.flags)
-
-
-cdef tuple ADAGRAD_STREAMS = ("param", "grad", "h", "average")
-
-
-def adagrad(long long step, double lr, double lr_decay, double eps, bint eps_inside_sqrt, tuple common):
+def adagrad(long long step, double lr, double lr_decay, double eps, bint eps_inside_sqrt, object common):
     """The rule of step `step`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adaptive* s = <Adaptive*> rule.block
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.lr = lr / (1.0 + (<double> step - 1.0) * lr_decay)
     s.eps_inside, s.eps_outside = (eps, 0.0) if eps_inside_sqrt else (0.0, eps)
-    rule.fn, rule.cost, rule.names, rule.required = adagrad_rule, 0.4, ADAGRAD_STREAMS, STATE + 1
+    rule.fn, rule.cost, rule.states = adagrad_rule, 0.4, ("h",)
+    rule.uses |= FIRST
     return rule
 
 
 # adadelta
 
-cdef inline void adadelta_elements(Adaptive s, INOUT param, IN grad, INOUT v, INOUT u, INOUT average, Py_ssize_t n,
+cdef inline float adadelta_element(const void* scalars, float p, float g, float* v, float* u, float* _c, float* _d,
                                    int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g, d
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        v[i] = s.keep * v[i] + s.take * (g * g)
-        d = sqrtf(u[i] + s.eps_inside) / sqrtf(v[i] + s.eps_inside) * g
-        u[i] = s.keep * u[i] + s.take * (d * d)
-        p = p * s.common.keep - s.lr * d
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Adaptive* s = <const Adaptive*> scalars
+    cdef float d
+    v[0] = s.keep * v[0] + s.take * (g * g)
+    d = sqrtf(u[0] + s.eps_inside) / sqrtf(v[0] + s.eps_inside) * g
+    u[0] = s.keep * u[0] + s.take * (d * d)
+    return p * s.common.keep - s.lr * d
 
 
-cdef inline void adadelta_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    adadelta_elements((<const Adaptive*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
+cdef void adadelta_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adaptive s = (<const Adaptive*> scalars)[0]
+    specialise(adadelta_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-cdef void adadelta_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(adadelta_loop, s, x, n, (<const Adaptive*> s).common.flags)
-
-
-cdef tuple ADADELTA_STREAMS = ("param", "grad", "v", "u", "average")
-
-
-def adadelta(double lr, double rho, double eps, tuple common):
+def adadelta(double lr, double rho, double eps, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adaptive* s = <Adaptive*> rule.block
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.lr, s.keep, s.take, s.eps_inside = lr, rho, 1.0 - rho, eps
-    rule.fn, rule.cost, rule.names, rule.required = adadelta_rule, 0.8, ADADELTA_STREAMS, STATE + 2
+    rule.fn, rule.cost, rule.states = adadelta_rule, 0.8, ("v", "u")
+    rule.uses |= FIRST | SECOND
     return rule
 
 
 # rmsprop
 
-cdef inline void rmsprop_elements(Adaptive s, INOUT param, IN grad, INOUT v, INOUT grad_avg, INOUT buf, INOUT average,
-                                  Py_ssize_t n, int flags, bint buffered) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g, w, root
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        v[i] = s.keep * v[i] + s.take * (g * g)
-        w = v[i]
-        if flags & CENTERED:
-            grad_avg[i] = s.keep * grad_avg[i] + s.take * g
-            w = w - grad_avg[i] * grad_avg[i]
-            w = <float> 0.0 if w < 0.0 else w
-        root = sqrtf(w + s.eps_inside) + s.eps_outside
-        if buffered:
-            buf[i] = s.momentum * buf[i] + g / root
-            p = p * s.common.keep - s.lr * buf[i]
-        else:
-            p = p * s.common.keep - s.lr * g / root
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+cdef inline float rmsprop_element(const void* scalars, float p, float g, float* v, float* grad_avg, float* buf,
+                                  float* _d, int flags) noexcept nogil:
+    cdef const Adaptive* s = <const Adaptive*> scalars
+    cdef float w, root
+    v[0] = s.keep * v[0] + s.take * (g * g)
+    w = v[0]
+    if flags & CENTERED:
+        grad_avg[0] = s.keep * grad_avg[0] + s.take * g
+        w = w - grad_avg[0] * grad_avg[0]
+        w = <float> 0.0 if w < 0.0 else w
+    root = sqrtf(w + s.eps_inside) + s.eps_outside
+    if flags & BUFFERED:
+        buf[0] = s.momentum * buf[0] + g / root
+        return p * s.common.keep - s.lr * buf[0]
+    return p * s.common.keep - s.lr * g / root
 
 
-cdef inline void rmsprop_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    rmsprop_elements((<const Adaptive*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], x[STATE + 3],
-                     n, flags, False)
+cdef void rmsprop_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adaptive s = (<const Adaptive*> scalars)[0]
+    cdef int own = s.common.flags & (CENTERED | BUFFERED)
+    if own == 0:
+        specialise(rmsprop_element, &s, x, n, 0, FIRST, FIRST)
+    elif own == CENTERED:
+        specialise(rmsprop_element, &s, x, n, CENTERED, FIRST | SECOND, FIRST | SECOND)
+    elif own == BUFFERED:
+        specialise(rmsprop_element, &s, x, n, BUFFERED, FIRST | THIRD, FIRST | THIRD)
+    else:
+        specialise(rmsprop_element, &s, x, n, CENTERED | BUFFERED, FIRST | SECOND | THIRD, FIRST | SECOND | THIRD)
 
 
-cdef inline void rmsprop_buffered_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    rmsprop_elements((<const Adaptive*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], x[STATE + 3],
-                     n, flags, True)
-
-
-cdef void rmsprop_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(rmsprop_loop, s, x, n, (<const Adaptive*> s).common.flags)
-
-
-cdef void rmsprop_buffered_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(rmsprop_buffered_loop, s, x, n, (<const Adaptive*> s).common.flags)
-
-
-cdef tuple RMSPROP_STREAMS = ("param", "grad", "v", "grad_avg", "buf", "average")
-
-
-def rmsprop(double lr, double alpha, double eps, bint eps_inside_sqrt, bint centered, double momentum, tuple common):
+def rmsprop(double lr, double alpha, double eps, bint eps_inside_sqrt, bint centered, double momentum, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adaptive* s = <Adaptive*> rule.block
-    set_common(&s.common, lr, common)
-    if centered:
-        s.common.flags |= CENTERED
+    set_common(rule, lr, common)
     s.lr, s.keep, s.take, s.momentum = lr, alpha, 1.0 - alpha, momentum
     s.eps_inside, s.eps_outside = (eps, 0.0) if eps_inside_sqrt else (0.0, eps)
-    rule.fn = rmsprop_rule if momentum == 0.0 else rmsprop_buffered_rule
-    rule.cost, rule.names, rule.required = 0.5, RMSPROP_STREAMS, STATE + 1
-    rule.uses = centered << STATE + 1 | (momentum != 0.0) << STATE + 2
+    rule.fn, rule.cost, rule.states = rmsprop_rule, 0.5, ("v", "grad_avg", "buf")
+    rule.uses |= FIRST
+    if centered:
+        s.common.flags |= CENTERED
+        rule.uses |= SECOND
+    if momentum != 0.0:
+        s.common.flags |= BUFFERED
+        rule.uses |= THIRD
     return rule

@@ -11,23 +11,22 @@ from libc.math cimport pow, sqrt, sqrtf
 
 from _memory cimport IN, INOUT
 from _optimizer cimport (
-    AVERAGE, GRAD, L1, LANES, OWN, PARAM, STATE, Common, add_lanes, averaged, gradient, set_common, specialise,
-    specialise_shared, sum_of_squares,
+    AVERAGED, FIRST, L1, LANES, OWN, SECOND, Common, add_lanes, each, gradient, set_common, specialise, sum_of_squares,
 )
-from fastopt._runtime.driver cimport OUTCOME, Rule
+from fastopt._runtime.driver cimport GRAD, OUTCOME, PARAM, STATE, Rule
 
 cdef enum:
     DECAYS = OWN        # lamb: λ is not 0
 
 
-# The norm of all gradients: measured alone.
+# The norm of all gradients, which is only measured.
 
 cdef void squares_measure(const void* s, float* const* x, Py_ssize_t n, double* sums) noexcept nogil:
     sums[0] = sum_of_squares(x[GRAD], n)
 
 
 def squares():
-    """A rule that only measures: the sum of the gradients' squares, in double. Not finite if one of them is not."""
+    """A rule that only measures: the sum of the squared gradients in double, not finite if an element is not."""
     cdef Rule rule = Rule.__new__(Rule)
     rule.measure, rule.cost = squares_measure, 0.1
     return rule
@@ -42,10 +41,11 @@ cdef struct Lars:
     double weight_decay
     double eps
     float momentum
+    float rate          # lr · r, of one tensor
 
 
 cdef inline double squares_of_gradient(Common c, IN grad, Py_ssize_t n) noexcept nogil:
-    """Of the gradient as it reaches the formula, but without regularisation."""
+    """The sum of the squares of the gradient after scaling and clipping, before regularisation."""
     cdef double lane[LANES]
     cdef double g
     cdef Py_ssize_t b, i
@@ -76,38 +76,28 @@ cdef float lars_settle(const void* scalars, const double* sums) noexcept nogil:
     return <float> (s.lr * ratio)
 
 
-cdef inline void lars_elements(Lars s, float rate, INOUT param, IN grad, INOUT v, INOUT average, Py_ssize_t n,
+cdef inline float lars_element(const void* scalars, float p, float g, float* v, float* _b, float* _c, float* _d,
                                int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p
-    for i in range(n):
-        p = param[i]
-        v[i] = s.momentum * v[i] + rate * gradient(&s.common, grad[i], p, flags)
-        p = p * s.common.keep - v[i]
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Lars* s = <const Lars*> scalars
+    v[0] = s.momentum * v[0] + s.rate * g
+    return p * s.common.keep - v[0]
 
 
-cdef inline void lars_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    lars_elements((<const Lars*> s)[0], x[OUTCOME][0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+cdef void lars_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Lars s = (<const Lars*> scalars)[0]
+    s.rate = x[OUTCOME][0]
+    specialise(lars_element, &s, x, n, 0, FIRST, FIRST)
 
 
-cdef void lars_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(lars_loop, s, x, n, (<const Lars*> s).common.flags)
-
-
-cdef tuple LARS_STREAMS = ("param", "grad", "v", "average")
-
-
-def lars(double lr, double momentum, double trust_coefficient, double eps, double weight_decay, tuple common):
+def lars(double lr, double momentum, double trust_coefficient, double eps, double weight_decay, object common):
     """The rule of any step; `weight_decay` is the one in `common`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Lars* s = <Lars*> rule.block
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.lr, s.momentum, s.trust_coefficient, s.eps, s.weight_decay = lr, momentum, trust_coefficient, eps, weight_decay
     rule.measure, rule.settle, rule.fn = lars_measure, lars_settle, lars_rule
-    rule.cost, rule.names, rule.required = 0.3, LARS_STREAMS, STATE + 1
+    rule.cost, rule.states = 0.3, ("v",)
+    rule.uses |= FIRST
     return rule
 
 
@@ -123,6 +113,7 @@ cdef struct Lamb:
     float alpha
     float eps
     float weight_decay
+    float rate          # lr · r, of one tensor
 
 
 cdef inline float direction(const Lamb* s, float param, float m, float v, int flags) noexcept nogil:
@@ -133,7 +124,7 @@ cdef inline float direction(const Lamb* s, float param, float m, float v, int fl
 
 
 cdef inline double moments(const Lamb* s, float param, float grad, float* m, float* v, int flags) noexcept nogil:
-    """Update one element's moments and return the square of its direction."""
+    """Update one element's moments and return its squared direction."""
     cdef float g = gradient(&s.common, grad, param, flags)
     cdef double d
     m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
@@ -175,35 +166,29 @@ cdef float lamb_settle(const void* scalars, const double* sums) noexcept nogil:
     return <float> ((<const Lamb*> scalars).lr * ratio)
 
 
-cdef inline void lamb_elements(Lamb s, float rate, INOUT param, IN m, IN v, INOUT average, Py_ssize_t n,
+# The moments are up to date by now and only read.
+cdef inline float lamb_element(const void* scalars, float p, float g, float* m, float* v, float* _c, float* _d,
                                int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p
-    for i in range(n):
-        p = param[i]
-        p = p - rate * direction(&s, p, m[i], v[i], flags)
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Lamb* s = <const Lamb*> scalars
+    return p - s.rate * direction(s, p, m[0], v[0], flags)
 
 
-cdef inline void lamb_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    lamb_elements((<const Lamb*> s)[0], x[OUTCOME][0], x[PARAM], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
+cdef void lamb_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Lamb s = (<const Lamb*> scalars)[0]
+    cdef int flags = s.common.flags & (DECAYS | AVERAGED)
+    s.rate = x[OUTCOME][0]
+    if flags == DECAYS | AVERAGED: each(lamb_element, &s, x, n, DECAYS | AVERAGED, FIRST | SECOND, 0)
+    elif flags == DECAYS: each(lamb_element, &s, x, n, DECAYS, FIRST | SECOND, 0)
+    elif flags == AVERAGED: each(lamb_element, &s, x, n, AVERAGED, FIRST | SECOND, 0)
+    else: each(lamb_element, &s, x, n, 0, FIRST | SECOND, 0)
 
 
-cdef void lamb_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise(lamb_loop, s, x, n, (<const Lamb*> s).common.flags & (DECAYS | AVERAGE))
-
-
-cdef tuple LAMB_STREAMS = ("param", "grad", "m", "v", "average")
-
-
-def lamb(long long step, double lr, double beta1, double beta2, double eps, double weight_decay, tuple common):
+def lamb(long long step, double lr, double beta1, double beta2, double eps, double weight_decay, object common):
     """The rule of step `step`; `common` holds no weight decay."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Lamb* s = <Lamb*> rule.block
     cdef double root = sqrt(1.0 - pow(beta2, <double> step))
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     if weight_decay != 0.0:
         s.common.flags |= DECAYS
     s.lr, s.weight_decay = lr, weight_decay
@@ -212,5 +197,6 @@ def lamb(long long step, double lr, double beta1, double beta2, double eps, doub
     s.alpha = root / (1.0 - pow(beta1, <double> step))
     s.eps = eps * root
     rule.measure, rule.settle, rule.fn = lamb_measure, lamb_settle, lamb_rule
-    rule.cost, rule.names, rule.required = 0.9, LAMB_STREAMS, STATE + 2
+    rule.cost, rule.states = 0.9, ("m", "v")
+    rule.uses |= FIRST | SECOND
     return rule

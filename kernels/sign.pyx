@@ -8,10 +8,7 @@
 #                                   p ← p − η · sign(g), but where g · g′ < 0 it stays
 #                                   g′ ← g, but 0 where g · g′ < 0
 
-from _memory cimport IN, INOUT
-from _optimizer cimport (
-    AVERAGE, GRAD, PARAM, STATE, Common, averaged, gradient, set_common, sign, specialise_shared,
-)
+from _optimizer cimport FIRST, SECOND, Common, set_common, sign, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef struct Lion:
@@ -23,42 +20,33 @@ cdef struct Lion:
     float one_minus_beta2
 
 
-cdef inline void lion_elements(Lion s, INOUT param, IN grad, INOUT m, INOUT average, Py_ssize_t n,
+cdef inline float lion_element(const void* scalars, float p, float g, float* m, float* _b, float* _c, float* _d,
                                int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        p = p * s.common.keep - s.lr * sign(s.beta1 * m[i] + s.one_minus_beta1 * g)
-        m[i] = s.beta2 * m[i] + s.one_minus_beta2 * g
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+    cdef const Lion* s = <const Lion*> scalars
+    p = p * s.common.keep - s.lr * sign(s.beta1 * m[0] + s.one_minus_beta1 * g)
+    m[0] = s.beta2 * m[0] + s.one_minus_beta2 * g
+    return p
 
 
-cdef inline void lion_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    lion_elements((<const Lion*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], n, flags)
+cdef void lion_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Lion s = (<const Lion*> scalars)[0]
+    specialise(lion_element, &s, x, n, 0, FIRST, FIRST)
 
 
-cdef void lion_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(lion_loop, s, x, n, (<const Lion*> s).common.flags)
-
-
-cdef tuple LION_STREAMS = ("param", "grad", "m", "average")
-
-
-def lion(double lr, double beta1, double beta2, tuple common):
+def lion(double lr, double beta1, double beta2, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Lion* s = <Lion*> rule.block
-    set_common(&s.common, lr, common)
+    set_common(rule, lr, common)
     s.lr = lr
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
-    rule.fn, rule.cost, rule.names, rule.required = lion_rule, 0.2, LION_STREAMS, STATE + 1
+    rule.fn, rule.cost, rule.states = lion_rule, 0.2, ("m",)
+    rule.uses |= FIRST
     return rule
 
+
+# rprop
 
 cdef struct Rprop:
     Common common
@@ -68,43 +56,34 @@ cdef struct Rprop:
     float most
 
 
-cdef inline void rprop_elements(Rprop s, INOUT param, IN grad, INOUT prev, INOUT step_size, INOUT average,
-                                Py_ssize_t n, int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float p, g, turn, factor, eta
-    for i in range(n):
-        p = param[i]
-        g = gradient(&s.common, grad[i], p, flags)
-        turn = g * prev[i]
-        factor = s.grow if turn > 0.0 else s.shrink if turn < 0.0 else <float> 1.0 if turn == 0.0 else turn
-        eta = step_size[i] * factor
-        eta = s.least if eta < s.least else eta
-        eta = s.most if eta > s.most else eta
-        g = <float> 0.0 if turn < 0.0 else g
-        step_size[i] = eta
-        prev[i] = g
-        p = p * s.common.keep - eta * sign(g)
-        param[i] = p
-        if flags & AVERAGE:
-            average[i] = averaged(&s.common, average[i], p)
+cdef inline float rprop_element(const void* scalars, float p, float g, float* prev, float* step_size, float* _c,
+                                float* _d, int flags) noexcept nogil:
+    cdef const Rprop* s = <const Rprop*> scalars
+    cdef float turn = g * prev[0]
+    cdef float factor = <float> 1.0 if turn == 0.0 else turn
+    cdef float eta
+    factor = s.grow if turn > 0.0 else factor
+    factor = s.shrink if turn < 0.0 else factor
+    eta = step_size[0] * factor
+    eta = s.least if eta < s.least else eta
+    eta = s.most if eta > s.most else eta
+    g = <float> 0.0 if turn < 0.0 else g
+    step_size[0] = eta
+    prev[0] = g
+    return p * s.common.keep - eta * sign(g)
 
 
-cdef inline void rprop_loop(const void* s, float* const* x, Py_ssize_t n, int flags) noexcept nogil:
-    rprop_elements((<const Rprop*> s)[0], x[PARAM], x[GRAD], x[STATE], x[STATE + 1], x[STATE + 2], n, flags)
+cdef void rprop_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Rprop s = (<const Rprop*> scalars)[0]
+    specialise(rprop_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-cdef void rprop_rule(const void* s, float* const* x, Py_ssize_t n) noexcept nogil:
-    specialise_shared(rprop_loop, s, x, n, (<const Rprop*> s).common.flags)
-
-
-cdef tuple RPROP_STREAMS = ("param", "grad", "prev", "step_size", "average")
-
-
-def rprop(double eta_minus, double eta_plus, double least, double most, tuple common):
+def rprop(double eta_minus, double eta_plus, double least, double most, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Rprop* s = <Rprop*> rule.block
-    set_common(&s.common, 0.0, common)
+    set_common(rule, 0.0, common)
     s.shrink, s.grow, s.least, s.most = eta_minus, eta_plus, least, most
-    rule.fn, rule.cost, rule.names, rule.required = rprop_rule, 0.3, RPROP_STREAMS, STATE + 2
+    rule.fn, rule.cost, rule.states = rprop_rule, 0.3, ("prev", "step_size")
+    rule.uses |= FIRST | SECOND
     return rule

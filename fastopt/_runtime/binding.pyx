@@ -9,7 +9,9 @@ from libc.stdlib cimport calloc, free, malloc, qsort
 from fastopt._runtime.arrays cimport (
     DESCRIBED, acquire, clear, elements, held, holds, label, same_shape, shape_of, usable,
 )
-from fastopt._runtime.driver cimport STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run
+from fastopt._runtime.driver cimport (
+    GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run, stream_name,
+)
 
 import numpy
 
@@ -45,32 +47,36 @@ cdef class Binding:
     keys : list
         What the user calls each tensor; only error messages use it.
     arrays : list of tuple
-        For each tensor (param, None, state…): a rule's streams with the gradient left out.
-    names : tuple of str
-        The streams' names.
+        For each tensor (param, None, average, state…): a rule's streams without the gradient, and None for those that
+        the rule does not use.
+    states : tuple of str
+        The states' names.
     groups : list of int
-        For each tensor which of the rules given to `apply` is its own.
+        For each tensor the index of its rule among those given to `apply`.
+    reads : int
+        Bit k: stream k is only read; its array need not be writable.
     """
     cdef list keys
-    cdef tuple names
+    cdef tuple states
+    cdef unsigned reads
     cdef Py_ssize_t count, total, rules
     cdef Py_buffer* views               # count x STREAMS; the gradient's slot is bound anew as steps need it
     cdef Tensor* tensors
     cdef Table table
-    cdef Interval* written              # of parameters and state, sorted by start
+    cdef Interval* written              # memory that is written, sorted by start
     cdef Py_ssize_t intervals
     cdef bint busy
     cdef list params                    # the arrays bound, in order
     cdef bint numbered                  # whether keys are 0, 1, …
 
-    def __cinit__(self, list keys, list arrays, tuple names, list groups):
+    def __cinit__(self, list keys, list arrays, tuple states, list groups, unsigned reads=0):
         cdef Py_ssize_t i, k
         cdef Py_buffer* row
-        self.keys, self.names, self.count = keys, names, len(arrays)
-        if not (len(keys) == len(groups) == self.count and len(names) <= STREAMS):
+        self.keys, self.states, self.count, self.reads = keys, states, len(arrays), reads | 1 << GRAD
+        if not (len(keys) == len(groups) == self.count and STATE + len(states) <= STREAMS):
             raise ValueError("keys, arrays, groups: expected the same length")
-        if any([len(streams) != len(names) for streams in arrays]):
-            raise ValueError("arrays: expected one for each of names")
+        if any([len(streams) != STATE + len(states) for streams in arrays]):
+            raise ValueError("arrays: expected (param, None, average) and one for each of states")
         self.views = <Py_buffer*> calloc(max(self.count, 1) * STREAMS, sizeof(Py_buffer))
         self.tensors = <Tensor*> calloc(max(self.count, 1), sizeof(Tensor))
         self.written = <Interval*> malloc(max(self.count, 1) * STREAMS * sizeof(Interval))
@@ -78,17 +84,19 @@ cdef class Binding:
             raise MemoryError
         for i in range(self.count):
             row = &self.views[i * STREAMS]
-            for k in range(<Py_ssize_t> len(arrays[i])):
-                if k == 1 or (arrays[i][k] is None and k > 0):
+            for k in range(STREAMS):
+                self.tensors[i].x[k] = <float*> row[PARAM].buf
+                if k == GRAD or k >= <Py_ssize_t> len(arrays[i]) or (arrays[i][k] is None and k != PARAM):
                     continue
-                acquire(&row[k], arrays[i][k], self.name(i, k), c"f", True, &row[0] if k > 0 else NULL)
+                acquire(&row[k], arrays[i][k], self.name(i, k), c"f", not self.reads >> k & 1,
+                        &row[PARAM] if k != PARAM else NULL)
                 self.tensors[i].x[k] = <float*> row[k].buf
                 self.tensors[i].given |= 1u << k
-                if row[k].len > 0:
+                if row[k].len > 0 and not self.reads >> k & 1:
                     self.written[self.intervals] = Interval(
                         <size_t> row[k].buf, <size_t> row[k].buf + <size_t> row[k].len, i, k)
                     self.intervals += 1
-            self.tensors[i].size = elements(&row[0])
+            self.tensors[i].size = elements(&row[PARAM])
             self.tensors[i].rule = groups[i]
             self.rules = max(self.rules, self.tensors[i].rule + 1)
             self.total += self.tensors[i].size
@@ -97,6 +105,10 @@ cdef class Binding:
             if self.written[i].start < self.written[i - 1].stop:
                 raise ValueError(f"{self.where(i)}: expected memory of its own, got an array that overlaps "
                                  f"{self.where(i - 1)}")
+        for i in range(self.count):
+            for k in range(STATE, STREAMS):
+                if self.reads & self.tensors[i].given & 1u << k:
+                    self.require_unwritten(i, k)
         cut(&self.table, self.tensors, self.count)
         self.params = [entry[0] for entry in arrays]
         self.numbered = True
@@ -148,21 +160,17 @@ cdef class Binding:
         return found
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
-        return (("params", "grads")[stream] if stream < 2 else f"state {self.names[stream]}", self.keys[tensor])
+        return (("params", "grads")[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
+                self.keys[tensor])
 
     cdef object where(self, Py_ssize_t interval):
         return label(self.name(self.written[interval].tensor, self.written[interval].stream))
 
-    cdef int bind_gradient(self, Py_ssize_t i, object grad) except -1:
-        """Make tensor i's gradient slot hold `grad`, converted if it must be."""
-        cdef Py_buffer* slot = &self.views[i * STREAMS + 1]
-        cdef const Py_buffer* param = &self.views[i * STREAMS]
-        cdef Py_ssize_t low, high, middle
-        PyBuffer_Release(slot)
-        if not taken(slot, grad, param):
-            acquire(slot, as_gradient(grad, param), self.name(i, 1), c"f", False, param)
-        # The first written interval that ends behind the gradient's start: intervals are sorted and disjoint.
-        low, high = 0, self.intervals
+    cdef int require_unwritten(self, Py_ssize_t i, Py_ssize_t k) except -1:
+        """Refuse an array for stream k of tensor i, which is only read, that overlaps memory that is written."""
+        cdef const Py_buffer* slot = &self.views[i * STREAMS + k]
+        cdef Py_ssize_t middle, low = 0, high = self.intervals
+        # The first interval that ends after the array's start: intervals are sorted and disjoint.
         while low < high:
             middle = (low + high) // 2
             if self.written[middle].stop <= <size_t> slot.buf:
@@ -170,10 +178,23 @@ cdef class Binding:
             else:
                 high = middle
         if low < self.intervals and slot.len > 0 and self.written[low].start < <size_t> slot.buf + <size_t> slot.len:
-            PyBuffer_Release(slot)
-            raise ValueError(f"{label(self.name(i, 1))}: expected memory of its own, got an array that overlaps "
+            raise ValueError(f"{label(self.name(i, k))}: expected memory of its own, got an array that overlaps "
                              f"{self.where(low)}")
-        self.tensors[i].x[1] = <float*> slot.buf
+        return 0
+
+    cdef int bind_gradient(self, Py_ssize_t i, object grad) except -1:
+        """Make tensor i's gradient slot hold `grad`, converted if it must be."""
+        cdef Py_buffer* slot = &self.views[i * STREAMS + GRAD]
+        cdef const Py_buffer* param = &self.views[i * STREAMS]
+        PyBuffer_Release(slot)
+        if not taken(slot, grad, param):
+            acquire(slot, as_gradient(grad, param), self.name(i, GRAD), c"f", False, param)
+        try:
+            self.require_unwritten(i, GRAD)
+        except BaseException:
+            PyBuffer_Release(slot)
+            raise
+        self.tensors[i].x[GRAD] = <float*> slot.buf
         return 0
 
     def apply(self, list rules not None, list grads not None, Counter counter not None):
@@ -213,15 +234,17 @@ cdef class Binding:
                 cost = max(cost, rule.cost)
                 measures = measures or rule.measure != NULL
                 applies = applies or rule.fn != NULL
+                if rule.fn != NULL and self.reads & ~code[i].reads:
+                    raise ValueError("rules: expected rules that only read what was bound as read only")
             if measures:
                 sums = <double*> calloc(max(self.table.first[self.table.chunks], 1) * SUMS, sizeof(double))
                 if sums == NULL:
                     raise MemoryError
             for i in range(self.count):
-                slot = &self.views[i * STREAMS + 1]
+                slot = &self.views[i * STREAMS + GRAD]
                 if not (held(slot) and holds(slot, grads[i])):
                     self.bind_gradient(i, grads[i])
-                missing = code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~<unsigned> 2
+                missing = code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~(1u << GRAD)
                 if missing:
                     k = 0
                     while not missing >> k & 1:
@@ -240,7 +263,7 @@ cdef class Binding:
             # Keep only small gradients bound: they are what rebinding costs something for, and large ones are the
             # user's to free.
             for i in range(self.count):
-                slot = &self.views[i * STREAMS + 1]
+                slot = &self.views[i * STREAMS + GRAD]
                 if held(slot) and (self.tensors[i].size > HELD or not holds(slot, grads[i])):
                     PyBuffer_Release(slot)
             self.busy = False

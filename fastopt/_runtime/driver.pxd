@@ -1,17 +1,24 @@
 # The chunk driver. See driver.pyx.
 
+# The streams of every rule: its arrays, in this order.
 cdef enum:
-    STREAMS = 7            # arrays a rule can walk: param, grad, then its state
+    PARAM = 0
+    GRAD = 1
+    AVERAGE = 2            # the exponential moving average of the parameter
+    STATE = 3              # the first of the rule's states
+    STREAMS = 7            # the most that there can be
     OUTCOME = 7            # behind them: what `settle` made of this tensor's sums
-    SUMS = 2               # sums a rule can take over a tensor
-    BLOCK = 24             # doubles of scalars a rule can carry
 
-# A rule applied to `n` consecutive elements of one tensor. x[0] is param, x[1] grad, the rest the rule's state in its
-# own order; optional arrays that were not given are NULL. x[OUTCOME] points to one float, the tensor's own.
+cdef enum:
+    SUMS = 2               # sums that a rule can take over a tensor
+    BLOCK = 24             # doubles of scalars that a rule can carry
+
+# Apply a rule to n consecutive elements of one tensor. x[k] points to stream k; a stream that the rule does not use
+# points to param and must not be accessed. x[OUTCOME] points to one float, the tensor's own.
 ctypedef void (*rule_fn)(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil
 
-# For rules that need something of the whole tensor first (norms). `measure` runs over all chunks before any `fn` and
-# adds up to SUMS sums over these elements; the driver adds the chunks' in order, and `settle` makes them one float.
+# For rules that depend on norms of the whole tensor. `measure` runs over all chunks before any `fn` and computes up to
+# SUMS sums over its n elements; the driver adds the segments' sums in order, and `settle` turns them into one float.
 ctypedef void (*measure_fn)(const void* scalars, float* const* x, Py_ssize_t n, double* sums) noexcept nogil
 ctypedef float (*settle_fn)(const void* scalars, const double* sums) noexcept nogil
 
@@ -19,10 +26,10 @@ cdef class Rule:
     cdef rule_fn fn
     cdef measure_fn measure            # NULL: nothing to measure
     cdef settle_fn settle
-    cdef double cost                   # nanoseconds an element, about, on one core: only the thread count depends on it
-    cdef tuple names                   # of the streams, as the user knows them
-    cdef int required                  # the first so many streams must be given; of those after them the ones in
-    cdef unsigned uses                 # `uses` (bit k: stream k), and the others may be None
+    cdef double cost                   # approximate nanoseconds per element on one core; decides the thread count only
+    cdef tuple states                  # the states' names, as the user knows them
+    cdef unsigned uses                 # bit k: stream k must be given (param and grad always must)
+    cdef unsigned reads                # bit k: stream k is only read (grad always is)
     cdef double block[BLOCK]           # the scalars, in a struct of the rule's own; doubles for their alignment
 
 
@@ -30,7 +37,7 @@ cdef struct Tensor:
     float* x[STREAMS]
     float outcome
     Py_ssize_t size
-    Py_ssize_t rule                     # which of the plan's
+    Py_ssize_t rule                     # index into the plan's rules
     unsigned given                      # bit k: stream k is bound
 
 
@@ -46,11 +53,12 @@ cdef struct Compiled:                   # a Rule without Python
     settle_fn settle
     const void* scalars
     unsigned needs                      # bit k: stream k must be given
+    unsigned reads                      # bit k: stream k is only read
 
 
 cdef struct Table:
     Segment* segments
-    Py_ssize_t* first                   # first segment of each chunk, and one past the last chunk's
+    Py_ssize_t* first                   # index of each chunk's first segment; behind it the number of segments
     Py_ssize_t chunks
 
 
@@ -58,10 +66,11 @@ cdef struct Plan:
     Tensor* tensors
     Table table
     const Compiled* rules
-    double* sums                        # SUMS for each segment; NULL if no rule measures
-    bint applies                        # whether a rule has more to do than to measure
+    double* sums                        # SUMS per segment; NULL if no rule measures
+    bint applies                        # whether any rule does more than measure
 
 
+cdef object stream_name(tuple states, Py_ssize_t stream)
 cdef int cut(Table* table, const Tensor* tensors, Py_ssize_t count) except -1
 cdef void discard(Table* table) noexcept
 cdef Compiled compiled(Rule rule)

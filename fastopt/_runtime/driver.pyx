@@ -3,16 +3,16 @@
 # Design
 # ------
 # A Rule is a C function with its scalars: what one optimizer does to consecutive elements at one step. Kernels make
-# them (`adam(step, lr, …) -> Rule`), and this module alone walks memory with them:
+# rules (`adam(step, lr, …) -> Rule`), and only this module applies them to memory:
 #
-#   segments   each tensor cut every CHUNK elements, from its own start: (tensor, offset, length)
-#   chunks     runs of segments, of at least CHUNK elements together: many small tensors share one
+#   segments   each tensor is cut every CHUNK elements from its start: (tensor, offset, length)
+#   chunks     consecutive segments with at least CHUNK elements in total, so that many small tensors share a chunk
 #
-# The bounds are a function of the sizes alone, a segment's of its own tensor's size alone: so a tensor's sums do not
-# depend on what model it is in.
+# A segment's bounds depend only on the size of its own tensor, so the sums over a tensor do not depend on the other
+# tensors of the model.
 #
-# Each element is computed by itself, so neither chunks nor threads can change a bit of the result. Where a rule needs
-# a tensor's norms, segments' sums are stored and added in order.
+# Each element is computed independently, so neither chunks nor threads can change a bit of the result. Where a rule
+# needs a tensor's norms, the segments' sums are stored and added in order.
 #
 # Everything is validated before the first element is written: here for one tensor, in binding.pyx for a model.
 from cpython.buffer cimport PyBuffer_Release
@@ -29,8 +29,17 @@ cdef class Rule:
     """A C function with its scalars: see driver.pxd. Made by the kernels, not by users."""
 
 
+cdef object stream_name(tuple states, Py_ssize_t stream):
+    """The name of a stream of a rule that has these states."""
+    if stream >= STATE:
+        return states[stream - STATE]
+    if stream == PARAM:
+        return "param"
+    return "grad" if stream == GRAD else "average"
+
+
 cdef int cut(Table* table, const Tensor* tensors, Py_ssize_t count) except -1:
-    """Cut each tensor into segments, and gather these in chunks."""
+    """Cut each tensor into segments and group the segments into chunks."""
     cdef Py_ssize_t i, offset, length, s = 0, room = 0, most = 0
     for i in range(count):
         most += (tensors[i].size + CHUNK - 1) // CHUNK
@@ -61,10 +70,10 @@ cdef void discard(Table* table) noexcept:
 
 
 cdef inline void locate(Tensor* tensor, Py_ssize_t offset, float** x) noexcept nogil:
-    """The streams of one tensor from `offset` on."""
+    """Set x to the streams of one tensor at `offset`."""
     cdef Py_ssize_t k
     for k in range(STREAMS):
-        x[k] = tensor.x[k] + offset if tensor.x[k] != NULL else NULL
+        x[k] = tensor.x[k] + offset
     x[OUTCOME] = &tensor.outcome
 
 
@@ -126,11 +135,14 @@ cdef void run(Plan* plan, double nanoseconds) noexcept nogil:
 
 cdef Compiled compiled(Rule rule):
     return Compiled(rule.fn, rule.measure, rule.settle, <const void*> &rule.block[0],
-                    (1u << rule.required) - 1 | rule.uses)
+                    rule.uses | 1 << PARAM | 1 << GRAD, rule.reads | 1 << GRAD)
 
 
 def apply(Rule rule not None, tuple arrays not None):
-    """Apply `rule` to one tensor: arrays are (param, grad, state…), None where an optional one was not given."""
+    """Apply `rule` to one tensor.
+
+    `arrays` are (param, grad, average, state…), with None for those that the rule does not use.
+    """
     cdef Py_buffer views[STREAMS]
     cdef Tensor tensor
     cdef Table table
@@ -138,8 +150,8 @@ def apply(Rule rule not None, tuple arrays not None):
     cdef Plan plan
     cdef double* sums = NULL
     cdef Py_ssize_t k, j, count = len(arrays)
-    if count > STREAMS:
-        raise ValueError(f"arrays: expected at most {STREAMS}, got {count}")
+    if count > STREAMS or code.needs >> count:
+        raise ValueError(f"arrays: expected {STATE + len(rule.states)}, got {count}")
     memset(views, 0, sizeof(views))
     memset(&tensor, 0, sizeof(tensor))
     memset(&table, 0, sizeof(table))
@@ -147,13 +159,17 @@ def apply(Rule rule not None, tuple arrays not None):
         for k in range(count):
             if arrays[k] is None and not code.needs >> k & 1:
                 continue
-            acquire(&views[k], arrays[k], rule.names[k], c"f", k != 1, &views[0] if k > 0 else NULL)
+            acquire(&views[k], arrays[k], stream_name(rule.states, k), c"f", not code.reads >> k & 1,
+                    &views[PARAM] if k != PARAM else NULL)
             tensor.x[k] = <float*> views[k].buf
             for j in range(k):
-                if held(&views[j]) and overlap(&views[k], &views[j]):
-                    raise ValueError(f"{rule.names[k]}: expected memory of its own, got an array that overlaps "
-                                     f"{rule.names[j]}")
-        tensor.size = elements(&views[0])
+                if held(&views[j]) and not (code.reads >> k & code.reads >> j & 1) and overlap(&views[k], &views[j]):
+                    raise ValueError(f"{stream_name(rule.states, k)}: expected memory of its own, got an array that "
+                                     f"overlaps {stream_name(rule.states, j)}")
+        for k in range(STREAMS):
+            if tensor.x[k] == NULL:
+                tensor.x[k] = tensor.x[PARAM]
+        tensor.size = elements(&views[PARAM])
         cut(&table, &tensor, 1)
         if rule.measure != NULL:
             sums = <double*> calloc(max(table.first[table.chunks], 1) * SUMS, sizeof(double))
@@ -166,11 +182,12 @@ def apply(Rule rule not None, tuple arrays not None):
         free(sums)
         discard(&table)
         for k in range(count):
-            PyBuffer_Release(&views[k])
+            if held(&views[k]):
+                PyBuffer_Release(&views[k])
 
 
 def swap_chunk(Py_ssize_t chunk):
-    """Set the chunk size of bindings made from now on (tests do) and return the one before."""
+    """Set the chunk size of later calls and bindings, for tests, and return the previous one."""
     global CHUNK
     cdef Py_ssize_t before = CHUNK
     if chunk < 16 or chunk % 16:
