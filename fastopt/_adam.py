@@ -85,7 +85,7 @@ def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax
     driver.apply(
         _rule(step, lr, betas, eps, vmax is not None, eps_hat, weight_decay, decoupled_weight_decay, l1, maximize,
               grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, m, v, vmax, average),
+        (param, grad, average, m, v, vmax),
     )
 
 
@@ -194,7 +194,7 @@ def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, we
     driver.apply(
         _adamax_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
                      average is not None, average_decay),
-        (param, grad, m, u, average),
+        (param, grad, average, m, u),
     )
 
 
@@ -291,7 +291,7 @@ def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, mom
     driver.apply(
         _nadam_rule(step, lr, betas, eps, momentum_decay, weight_decay, decoupled_weight_decay, l1, maximize,
                     grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, m, v, average),
+        (param, grad, average, m, v),
     )
 
 
@@ -361,7 +361,7 @@ def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
     driver.apply(
         _radam_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
                     average is not None, average_decay),
-        (param, grad, m, v, average),
+        (param, grad, average, m, v),
     )
 
 

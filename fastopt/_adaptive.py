@@ -56,7 +56,7 @@ def adagrad(param, grad, h, *, step=1, lr=0.01, lr_decay=0.0, eps=1e-10, eps_ins
     driver.apply(
         _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1, maximize,
                       grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, h, average),
+        (param, grad, average, h),
     )
 
 
@@ -137,7 +137,7 @@ def adadelta(param, grad, v, u, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, 
     driver.apply(
         _adadelta_rule(1, lr, rho, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
                        average is not None, average_decay),
-        (param, grad, v, u, average),
+        (param, grad, average, v, u),
     )
 
 
@@ -214,7 +214,7 @@ def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps
     driver.apply(
         _rmsprop_rule(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt, weight_decay,
                       decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, v, grad_avg, buf, average),
+        (param, grad, average, v, grad_avg, buf),
     )
 
 

@@ -53,7 +53,7 @@ def lars(param, grad, v, *, lr, momentum=0.9, trust_coefficient=1e-3, eps=1e-8, 
     driver.apply(
         _lars_rule(1, lr, momentum, trust_coefficient, eps, weight_decay, decoupled_weight_decay, l1, maximize,
                    grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, v, average),
+        (param, grad, average, v),
     )
 
 
@@ -122,7 +122,7 @@ def lamb(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weig
     driver.apply(
         _lamb_rule(step, lr, betas, eps, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
                    average_decay),
-        (param, grad, m, v, average),
+        (param, grad, average, m, v),
     )
 
 

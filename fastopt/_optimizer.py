@@ -314,8 +314,8 @@ class Optimizer:
             state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
             if hyper["average_decay"] is not None:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
-            arrays.append((param, None, *map(state[key].get, (*self._state_names, "average"))))
-        binding = Binding(keys, arrays, ("param", "grad", *self._state_names, "average"), members)
+            arrays.append((param, None, *map(state[key].get, ("average", *self._state_names))))
+        binding = Binding(keys, arrays, self._state_names, members)
         return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
 
     def _own(self, key, param):

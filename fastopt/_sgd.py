@@ -64,7 +64,7 @@ def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=Fals
     driver.apply(
         _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize,
                   grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, buf, average),
+        (param, grad, average, buf),
     )
 
 
@@ -135,7 +135,7 @@ def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_de
     driver.apply(
         _momentum_rule(1, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
                        clip_value, average is not None, average_decay),
-        (param, grad, v, average),
+        (param, grad, average, v),
     )
 
 
@@ -202,7 +202,7 @@ def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weigh
     driver.apply(
         _sgdm_rule(1, lr, beta, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
                    average is not None, average_decay),
-        (param, grad, m, average),
+        (param, grad, average, m),
     )
 
 
@@ -273,7 +273,7 @@ def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weig
     driver.apply(
         _asgd_rule(step, lr, lambd, alpha, t0, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
                    clip_value, average is not None, average_decay),
-        (param, grad, ax, average),
+        (param, grad, average, ax),
     )
 
 

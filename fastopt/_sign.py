@@ -52,7 +52,7 @@ def lion(param, grad, m, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0
     driver.apply(
         _lion_rule(1, lr, betas, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
                    average_decay),
-        (param, grad, m, average),
+        (param, grad, average, m),
     )
 
 
@@ -126,7 +126,7 @@ def rprop(param, grad, prev, step_size, *, etas=(0.5, 1.2), step_sizes=(1e-6, 50
     driver.apply(
         _rprop_rule(1, etas, step_sizes, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
                     average_decay),
-        (param, grad, prev, step_size, average),
+        (param, grad, average, prev, step_size),
     )
 
 
