@@ -1,0 +1,81 @@
+"""Every loop of every optimizer is vectorised: packed instructions counted in the built modules.
+
+An optimizer is compiled once per combination of flags. If gcc gives up on one of these loops its results stay the same
+and only its time grows, so the results cannot show it; the number of instructions on full vectors can. The least number
+follows from the formulas: a vectorised loop holds each of its multiplications, divisions and square roots once.
+(Its remainder runs in narrower vectors at v3 and v4. At baseline it shares their registers, so that level is not
+counted.)
+"""
+
+import importlib.util
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from fastopt._runtime import dispatch
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64" or shutil.which("objdump") is None,
+    reason="reads x86-64 ELF modules with objdump",
+)
+REGISTERS = {"v3": "%ymm", "v4": "%zmm"}
+
+ELEMENTWISE = {
+    "adam": [("adam", 8, 1, 1), ("adam, amsgrad", 8, 1, 1), ("adamax", 6, 1, 0), ("nadam", 9, 1, 1),
+             ("radam", 8, 0, 0), ("radam, rectified", 8, 1, 1)],
+    "sgd": [("sgd", 3, 0, 0), ("sgd, momentum", 5, 0, 0), ("sgd, Nesterov", 6, 0, 0), ("sgd, first step", 3, 0, 0),
+            ("sgd, first step, Nesterov", 4, 0, 0), ("momentum", 4, 0, 0), ("momentum, Nesterov", 5, 0, 0),
+            ("sgdm", 5, 0, 0), ("asgd", 4, 0, 0), ("asgd, first step", 3, 0, 0)],
+    "adaptive": [("adagrad", 4, 1, 1), ("adadelta", 10, 1, 2), ("rmsprop", 6, 1, 1), ("rmsprop, centred", 9, 1, 1),
+                 ("rmsprop, momentum", 7, 1, 1), ("rmsprop, both", 10, 1, 1)],
+    "sign": [("lion", 7, 0, 0), ("rprop", 5, 0, 0)],
+    "layerwise": [("lars", 4, 0, 0)],
+}
+"""By module: (loop, multiplications, divisions, square roots) of one element with no shared flag set.
+
+Among the multiplications are those by grad_scale and by the factor of decoupled weight decay.
+"""
+
+
+def shared(multiplications, divisions, roots):
+    """The sum over the 8 combinations of weight_decay (1 multiplication), l1 (1) and average (2)."""
+    return Counter(mul=8 * multiplications + 4 + 4 + 4 * 2, div=8 * divisions, sqrt=8 * roots)
+
+
+def lamb(level):
+    """LAMB has loops of its own: flags for weight decay and average, or for weight decay and l1.
+
+    Updating the parameter: α · m, the rate, the decay in two of four, 2 for the average in two of four.
+    Measuring, in 16 lanes: 7 for scale, moments and α · m, the decay in two of four, l1 in two of four; that is two
+    vectors and a remainder of one at v3, one vector and a narrower remainder at v4. LARS measures scale · grad alike.
+    """
+    vectors = {"v3": 3, "v4": 1}[level]
+    update, moments = 4 * 2 + 2 + 2 * 2, 4 * 7 + 2 + 2
+    return Counter(mul=update + vectors * (moments + 1), div=4 + 4 * vectors, sqrt=4 + 4 * vectors)
+
+
+def packed(path, register):
+    """How many packed float32 multiplications, divisions and square roots a module does in such registers."""
+    code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True)
+    found = re.findall(rf"\tv(mul|div|sqrt)ps\s.*{register}", code.stdout)
+    return Counter(found)
+
+
+@pytest.mark.parametrize("level", REGISTERS)
+@pytest.mark.parametrize("kernel", ELEMENTWISE)
+def test_every_loop_is_vectorised(kernel, level):
+    if kernel not in dispatch.kernels_at(level):
+        pytest.skip(f"{kernel} is not built at {level}")
+    expected = Counter()
+    for _, *operations in ELEMENTWISE[kernel]:
+        expected += shared(*operations)
+    if kernel == "layerwise":
+        expected += lamb(level)
+    found = packed(importlib.util.find_spec(f"fastopt._isa.{level}.{kernel}").origin, REGISTERS[level])
+    lost = {name: (found[name], expected[name]) for name in expected if found[name] < expected[name]}
+    assert not lost, f"{kernel} at {level}: (found, expected) {lost}"
