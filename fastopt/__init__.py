@@ -17,7 +17,8 @@ from fastopt._batchnorm_statistics import (
 from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._linear_cross_entropy import linear_cross_entropy
-from fastopt._optimizer import Optimizer, UpdateInfo
+from fastopt._optimizer import Optimizer
+from fastopt._options import Options, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchGradientSums",
-    "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "RAdam", "RMSprop", "Rprop",
+    "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop",
     "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward", "batch_norm_backward_sums",
     "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums",
     "batch_norm_statistics", "convert", "get_num_threads", "hardmax", "init", "lamb", "lars", "linear_cross_entropy",

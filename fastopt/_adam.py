@@ -1,33 +1,38 @@
 """Adam, AdamW, Adamax, NAdam and RAdam: functions on one parameter and classes for a whole model."""
 
-from fastopt._common import check_common, check_pair
-from fastopt._optimizer import Optimizer
-from fastopt._runtime import dispatch, driver
+from typing import Unpack
+
+from fastopt._optimizer import Optimizer, apply
+from fastopt._options import (
+    Array,
+    ModelOptions,
+    ModelOptionsWithoutDecay,
+    Options,
+    Rate,
+    check_options,
+    pair,
+)
+from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
-_ranges = Ranges(**{"step": "int [1, 9e18]", "betas[0]": "[0, 1)", "betas[1]": "[0, 1)", "eps": "[0, inf)"})
-_adam_ranges = Ranges(amsgrad="bool", eps_hat="bool")
-_adamw_ranges = Ranges(weight_decay="[0, inf)")
+_BETAS = {"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}
+_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, inf)")
+_adam_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, inf)", amsgrad="bool", eps_hat="bool")
 _nadam_ranges = Ranges(momentum_decay="[0, inf)")
 
 
-def _rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-          clip_value, average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _ranges(step, beta1, beta2, eps)
-    _adam_ranges(amsgrad, eps_hat)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, common)
+def _adam_rule(step, lr, betas, eps, amsgrad, eps_hat, options):
+    beta1, beta2 = pair("betas", betas)
+    _adam_ranges(step, lr, beta1, beta2, eps, amsgrad, eps_hat)
+    return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, options)
 
 
-def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax=None, eps_hat=False,
-         weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None,
-         average=None, average_decay=None):
+def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
+         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, vmax: Array | None = None, eps_hat: bool = False,
+         **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adam.
 
-    With the gradient g (scaled by ``grad_scale``, clipped to ±``clip_value``, plus ``weight_decay`` · p plus
-    ``l1`` · sign(p)) and t = ``step``::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and t = ``step``::
 
         m ← β₁ · m + (1 − β₁) · g
         v ← β₂ · v + (1 − β₂) · g²
@@ -46,27 +51,17 @@ def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax
     lr, betas, eps : float, (float, float), float
         Learning rate ≥ 0, decay of the moments in [0, 1), eps ≥ 0.
     vmax : float32 array, optional
-        The largest v so far; given, it takes v's place in the denominator (AMSGrad).
+        The largest v so far. If given, it replaces v in the denominator (AMSGrad).
     eps_hat : bool
-        Put eps on √v itself: ε′ = eps. The form of Keras, TensorFlow, scikit-learn and the paper's remark.
-    weight_decay, l1 : float
-        L2 and L1 regularisation, added to the gradient.
-    decoupled_weight_decay : float
-        AdamW's λ: the parameter shrinks by lr · λ before the step.
-    maximize : bool
-        Follow the gradient uphill.
-    grad_scale : float
-        The gradient is multiplied by it first (1 / loss scale).
-    clip_value : float, optional
-        Largest magnitude of a gradient's element after scaling.
-    average, average_decay : float32 array and float, optional
-        Exponential moving average of the parameter: a ← d · a + (1 − d) · p after the update.
+        Add eps to √v itself: ε′ = eps. This is the form of Keras, TensorFlow, scikit-learn and a remark in the paper.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
     TypeError, ValueError
-        An array of another type, layout or shape, read-only or overlapping another one; a number out of range.
-        Nothing has been written then.
+        An array of another type, layout or shape, one that is read-only or overlaps another; a number out of range;
+        an unknown option. Nothing has been written then.
 
     Notes
     -----
@@ -82,10 +77,9 @@ def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax
     >>> p
     array([0.9, 0.9, 0.9], dtype=float32)
     """
-    driver.apply(
-        _rule(step, lr, betas, eps, vmax is not None, eps_hat, weight_decay, decoupled_weight_decay, l1, maximize,
-              grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, m, v, vmax),
+    apply(
+        _adam_rule(step, lr, betas, eps, vmax is not None, eps_hat, check_options(adam, options)),
+        param, grad, options.get("average"), m, v, vmax,
     )
 
 
@@ -98,30 +92,24 @@ class Adam(Optimizer):
         As in `fastopt.adam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
     amsgrad : bool
         Keep the largest v and divide by its root.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
     State: m and v, with amsgrad vmax. The formula and its sources are `fastopt.adam`'s.
     """
 
-    _rule = staticmethod(_rule)
+    _rule = staticmethod(_adam_rule)
     _state_names = ("m", "v", "vmax")
 
-    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, amsgrad=False, eps_hat=False, **common):
-        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), **common)
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 amsgrad: bool = False, eps_hat: bool = False, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
 
     @staticmethod
     def _states(hyper):
         return ("m", "v", "vmax" if hyper["amsgrad"] else None)
-
-
-def _adamw_rule(step, lr, betas, eps, amsgrad, eps_hat, weight_decay, l1, maximize, grad_scale, clip_value, average,
-                average_decay):
-    _adamw_ranges(weight_decay)
-    return _rule(step, lr, betas, eps, amsgrad, eps_hat, 0.0, weight_decay, l1, maximize, grad_scale, clip_value,
-                 average, average_decay)
 
 
 class AdamW(Adam):
@@ -133,8 +121,8 @@ class AdamW(Adam):
         As in `fastopt.Adam`.
     weight_decay : float
         The parameter shrinks by lr · weight_decay before the step; nothing is added to the gradient.
-    **common
-        What every optimizer takes (see `fastopt.Optimizer`) but decoupled_weight_decay.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay.
 
     Notes
     -----
@@ -142,30 +130,27 @@ class AdamW(Adam):
     decoupled_weight_decay.
     """
 
-    _rule = staticmethod(_adamw_rule)
-    _decoupled = False
+    _decay = "decoupled_weight_decay"
+    _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01, amsgrad=False, eps_hat=False,
-                 **common):
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01, amsgrad: bool = False, eps_hat: bool = False,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat, weight_decay=weight_decay,
-                         **common)
+                         **options)
 
 
-def _adamax_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                 average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _ranges(step, beta1, beta2, eps)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adam.adamax(step, lr, beta1, beta2, eps, common)
+def _adamax_rule(step, lr, betas, eps, options):
+    beta1, beta2 = pair("betas", betas)
+    _ranges(step, lr, beta1, beta2, eps)
+    return dispatch.active.adam.adamax(step, lr, beta1, beta2, eps, options)
 
 
-def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
-           decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-           average_decay=None):
+def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: float = 2e-3,
+           betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adamax: Adam with the infinity norm.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and t = ``step``::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and t = ``step``::
 
         m ← β₁ · m + (1 − β₁) · g
         u ← max(β₂ · u, |g| + eps)
@@ -179,8 +164,8 @@ def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, we
         Read only.
     step, lr, betas, eps
         As in `fastopt.adam`.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -191,10 +176,9 @@ def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, we
     -----
     Kingma and Ba 2014, section 7.1, in torch.optim's form. Same bits as ``fastopt.reference.adamax``.
     """
-    driver.apply(
-        _adamax_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                     average is not None, average_decay),
-        (param, grad, average, m, u),
+    apply(
+        _adamax_rule(step, lr, betas, eps, check_options(adamax, options)),
+        param, grad, options.get("average"), m, u,
     )
 
 
@@ -205,8 +189,8 @@ class Adamax(Optimizer):
     ----------
     lr, betas, eps
         As in `fastopt.adamax`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -216,17 +200,18 @@ class Adamax(Optimizer):
     _rule = staticmethod(_adamax_rule)
     _state_names = ("m", "u")
 
-    def __init__(self, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, **common):
-        super().__init__(dict(lr=lr, betas=betas, eps=eps), **common)
+    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), options)
 
 
-_last_momenta = {}
-"""For each (β₁, momentum_decay) the last step asked for and its product, from which the next one follows."""
+_last_momenta: dict[tuple[float, float], tuple[int, float]] = {}
+"""For each (β₁, momentum_decay) the last step computed and its product, from which the next one follows."""
 
 
 def _nadam_momenta(step, beta1, momentum_decay):
-    """μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product is 0 once it can no longer change 1 − product."""
-    beta1, momentum_decay = float(beta1), float(momentum_decay)  # 0-d arrays are no keys
+    """Return μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product becomes 0 once it can no longer change 1 − product."""
+    beta1, momentum_decay = float(beta1), float(momentum_decay)  # a 0-d array is not hashable
     last, product = _last_momenta.get((beta1, momentum_decay), (0, 1.0))
     if last > step:
         last, product = 0, 1.0
@@ -243,28 +228,26 @@ def _nadam_momenta(step, beta1, momentum_decay):
     return mu, mu_next, product
 
 
-def _nadam_rule(step, lr, betas, eps, momentum_decay, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-                clip_value, average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _ranges(step, beta1, beta2, eps)
+def _nadam_rule(step, lr, betas, eps, momentum_decay, options):
+    beta1, beta2 = pair("betas", betas)
+    _ranges(step, lr, beta1, beta2, eps)
     _nadam_ranges(momentum_decay)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adam.nadam(step, lr, beta1, beta2, eps, *_nadam_momenta(step, beta1, momentum_decay), common)
+    momenta = _nadam_momenta(step, beta1, momentum_decay)
+    return dispatch.active.adam.nadam(step, lr, beta1, beta2, eps, *momenta, options)
 
 
-def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3, weight_decay=0.0,
-          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-          average_decay=None):
+def nadam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 2e-3,
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, momentum_decay: float = 4e-3,
+          **options: Unpack[Options]) -> None:
     """Update one parameter in place by NAdam: Adam with Nesterov's momentum.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`), t = ``step``, and m and v as Adam's::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`), t = ``step``, and m and v as Adam's::
 
         μᵢ = β₁ · (1 − 0.96^(i · momentum_decay) / 2)      Π = μ₁ · … · μₜ
         p ← p · (1 − lr · decoupled_weight_decay)
             − lr · ((1 − μₜ) / (1 − Π) · g + μₜ₊₁ / (1 − Π · μₜ₊₁) · m) / (√v / √(1 − β₂ᵗ) + eps)
 
-    computed with √(1 − β₂ᵗ) drawn into the scalars, as in `fastopt.adam`.
+    computed with √(1 − β₂ᵗ) multiplied into the scalars, as in `fastopt.adam`.
 
     Parameters
     ----------
@@ -276,8 +259,8 @@ def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, mom
         As in `fastopt.adam`.
     momentum_decay : float
         ≥ 0.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -288,10 +271,9 @@ def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, mom
     -----
     Dozat 2016 in torch.optim's form. Same bits as ``fastopt.reference.nadam``.
     """
-    driver.apply(
-        _nadam_rule(step, lr, betas, eps, momentum_decay, weight_decay, decoupled_weight_decay, l1, maximize,
-                    grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, m, v),
+    apply(
+        _nadam_rule(step, lr, betas, eps, momentum_decay, check_options(nadam, options)),
+        param, grad, options.get("average"), m, v,
     )
 
 
@@ -302,8 +284,8 @@ class NAdam(Optimizer):
     ----------
     lr, betas, eps, momentum_decay
         As in `fastopt.nadam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -313,25 +295,22 @@ class NAdam(Optimizer):
     _rule = staticmethod(_nadam_rule)
     _state_names = ("m", "v")
 
-    def __init__(self, *, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3, **common):
-        super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), **common)
+    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 momentum_decay: float = 4e-3, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
 
 
-def _radam_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _ranges(step, beta1, beta2, eps)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adam.radam(step, lr, beta1, beta2, eps, common)
+def _radam_rule(step, lr, betas, eps, options):
+    beta1, beta2 = pair("betas", betas)
+    _ranges(step, lr, beta1, beta2, eps)
+    return dispatch.active.adam.radam(step, lr, beta1, beta2, eps, options)
 
 
-def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
-          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-          average_decay=None):
+def radam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """Update one parameter in place by RAdam: Adam with a rectified adaptive rate.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`), t = ``step``, and m and v as Adam's::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`), t = ``step``, and m and v as Adam's::
 
         ρ∞ = 2 / (1 − β₂) − 1                ρ = ρ∞ − 2 · t · β₂ᵗ / (1 − β₂ᵗ)
         p ← p · (1 − lr · decoupled_weight_decay) − α · m / (√v + eps)          if ρ > 5
@@ -346,8 +325,8 @@ def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
         Read only.
     step, lr, betas, eps
         As in `fastopt.adam`.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -358,10 +337,9 @@ def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
     -----
     Liu et al. 2019, arXiv:1908.03265, in torch.optim's form. Same bits as ``fastopt.reference.radam``.
     """
-    driver.apply(
-        _radam_rule(step, lr, betas, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                    average is not None, average_decay),
-        (param, grad, average, m, v),
+    apply(
+        _radam_rule(step, lr, betas, eps, check_options(radam, options)),
+        param, grad, options.get("average"), m, v,
     )
 
 
@@ -372,8 +350,8 @@ class RAdam(Optimizer):
     ----------
     lr, betas, eps
         As in `fastopt.radam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -383,5 +361,6 @@ class RAdam(Optimizer):
     _rule = staticmethod(_radam_rule)
     _state_names = ("m", "v")
 
-    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **common):
-        super().__init__(dict(lr=lr, betas=betas, eps=eps), **common)
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), options)

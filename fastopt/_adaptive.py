@@ -1,30 +1,30 @@
 """Adagrad, Adadelta, RMSprop: functions on one parameter and classes for a whole model."""
 
-from fastopt._common import check_common
-from fastopt._optimizer import Optimizer
-from fastopt._runtime import dispatch, driver
+from typing import Unpack
+
+from fastopt._optimizer import Optimizer, apply
+from fastopt._options import Array, ModelOptions, Options, Rate, check_options
+from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
-_adagrad_ranges = Ranges(step="int [1, 9e18]", lr_decay="[0, inf)", eps="[0, inf)", eps_inside_sqrt="bool")
-_adadelta_ranges = Ranges(rho="[0, 1)", eps="[0, inf)")
-_rmsprop_ranges = Ranges(alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)", centered="bool", eps_inside_sqrt="bool")
+_adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="[0, inf)", eps="[0, inf)",
+                         eps_inside_sqrt="bool")
+_adadelta_ranges = Ranges(lr="[0, inf)", rho="[0, 1)", eps="[0, inf)")
+_rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)", centered="bool",
+                         eps_inside_sqrt="bool")
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
-def _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1, maximize,
-                  grad_scale, clip_value, average, average_decay):
-    _adagrad_ranges(step, lr_decay, eps, eps_inside_sqrt)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adaptive.adagrad(step, lr, lr_decay, eps, eps_inside_sqrt, common)
+def _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, options):
+    _adagrad_ranges(step, lr, lr_decay, eps, eps_inside_sqrt)
+    return dispatch.active.adaptive.adagrad(step, lr, lr_decay, eps, eps_inside_sqrt, options)
 
 
-def adagrad(param, grad, h, *, step=1, lr=0.01, lr_decay=0.0, eps=1e-10, eps_inside_sqrt=False, weight_decay=0.0,
-            decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-            average_decay=None):
+def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0.01, lr_decay: float = 0.0,
+            eps: float = 1e-10, eps_inside_sqrt: bool = False, **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adagrad.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and t = ``step``::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and t = ``step``::
 
         h ← h + g²
         p ← p · (1 − lr · decoupled_weight_decay) − lr / (1 + (t − 1) · lr_decay) · g / (√h + eps)
@@ -36,13 +36,13 @@ def adagrad(param, grad, h, *, step=1, lr=0.01, lr_decay=0.0, eps=1e-10, eps_ins
     grad : float32 array of the same shape
         Read only.
     step : int
-        1 at the first update; only lr_decay looks at it.
+        1 at the first update; it matters only with lr_decay.
     lr, lr_decay, eps : float
         All ≥ 0.
     eps_inside_sqrt : bool
         Divide by √(h + eps): the form of Keras.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -53,10 +53,9 @@ def adagrad(param, grad, h, *, step=1, lr=0.01, lr_decay=0.0, eps=1e-10, eps_ins
     -----
     Duchi, Hazan and Singer 2011 in torch.optim's form. Same bits as ``fastopt.reference.adagrad``.
     """
-    driver.apply(
-        _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1, maximize,
-                      grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, h),
+    apply(
+        _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, check_options(adagrad, options)),
+        param, grad, options.get("average"), h,
     )
 
 
@@ -68,9 +67,9 @@ class Adagrad(Optimizer):
     lr, lr_decay, eps, eps_inside_sqrt
         As in `fastopt.adagrad`; lr may be a function of the step (1-based), see `fastopt.schedules`.
     initial_accumulator_value : float
-        What h is before the first step.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+        Every element of h before the first step, ≥ 0.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -79,10 +78,10 @@ class Adagrad(Optimizer):
 
     _state_names = ("h",)
 
-    def __init__(self, *, lr=0.01, lr_decay=0.0, eps=1e-10, eps_inside_sqrt=False, initial_accumulator_value=0.0,
-                 **common):
+    def __init__(self, *, lr: Rate = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, eps_inside_sqrt: bool = False,
+                 initial_accumulator_value: float = 0.0, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, lr_decay=lr_decay, eps=eps, eps_inside_sqrt=eps_inside_sqrt,
-                              initial_accumulator_value=initial_accumulator_value), **common)
+                              initial_accumulator_value=initial_accumulator_value), options)
 
     @staticmethod
     def _rule(initial_accumulator_value, **arguments):
@@ -94,19 +93,16 @@ class Adagrad(Optimizer):
         return hyper["initial_accumulator_value"]
 
 
-def _adadelta_rule(step, lr, rho, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                   average, average_decay):
-    _adadelta_ranges(rho, eps)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adaptive.adadelta(lr, rho, eps, common)
+def _adadelta_rule(step, lr, rho, eps, options):
+    _adadelta_ranges(lr, rho, eps)
+    return dispatch.active.adaptive.adadelta(lr, rho, eps, options)
 
 
-def adadelta(param, grad, v, u, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0,
-             maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
+             **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adadelta.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`)::
 
         v ← ρ · v + (1 − ρ) · g²
         d = √(u + eps) / √(v + eps) · g
@@ -122,8 +118,8 @@ def adadelta(param, grad, v, u, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, 
         Read only.
     lr, rho, eps : float
         Learning rate ≥ 0, ρ in [0, 1), eps ≥ 0.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -134,10 +130,9 @@ def adadelta(param, grad, v, u, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, 
     -----
     Zeiler 2012, arXiv:1212.5701, in torch.optim's form. Same bits as ``fastopt.reference.adadelta``.
     """
-    driver.apply(
-        _adadelta_rule(1, lr, rho, eps, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                       average is not None, average_decay),
-        (param, grad, average, v, u),
+    apply(
+        _adadelta_rule(1, lr, rho, eps, check_options(adadelta, options)),
+        param, grad, options.get("average"), v, u,
     )
 
 
@@ -148,8 +143,8 @@ class Adadelta(Optimizer):
     ----------
     lr, rho, eps
         As in `fastopt.adadelta`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -159,24 +154,21 @@ class Adadelta(Optimizer):
     _rule = staticmethod(_adadelta_rule)
     _state_names = ("v", "u")
 
-    def __init__(self, *, lr=1.0, rho=0.9, eps=1e-6, **common):
-        super().__init__(dict(lr=lr, rho=rho, eps=eps), **common)
+    def __init__(self, *, lr: Rate = 1.0, rho: float = 0.9, eps: float = 1e-6, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, rho=rho, eps=eps), options)
 
 
-def _rmsprop_rule(step, lr, alpha, eps, momentum, centered, eps_inside_sqrt, weight_decay, decoupled_weight_decay, l1,
-                  maximize, grad_scale, clip_value, average, average_decay):
-    _rmsprop_ranges(alpha, eps, momentum, centered, eps_inside_sqrt)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.adaptive.rmsprop(lr, alpha, eps, eps_inside_sqrt, centered, momentum, common)
+def _rmsprop_rule(step, lr, alpha, eps, momentum, centered, eps_inside_sqrt, options):
+    _rmsprop_ranges(lr, alpha, eps, momentum, centered, eps_inside_sqrt)
+    return dispatch.active.adaptive.rmsprop(lr, alpha, eps, eps_inside_sqrt, centered, momentum, options)
 
 
-def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0,
-            eps_inside_sqrt=False, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
-            grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, buf: Array | None = None, *,
+            lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+            eps_inside_sqrt: bool = False, **options: Unpack[Options]) -> None:
     """Update one parameter in place by RMSprop.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`)::
 
         v ← α · v + (1 − α) · g²
         ḡ ← α · ḡ + (1 − α) · g,  w = max(v − ḡ², 0)             centred; otherwise w = v
@@ -190,15 +182,15 @@ def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps
     grad : float32 array of the same shape
         Read only.
     grad_avg : float32 array, optional
-        The average ḡ of the gradients; given, RMSprop is centred.
+        The average ḡ of the gradients. If given, RMSprop is centred.
     buf : float32 array, optional
-        The momentum buffer (zeros before the first step); needed with momentum.
+        The momentum buffer (zeros before the first step), required with momentum.
     lr, alpha, eps, momentum : float
         Learning rate ≥ 0, α in [0, 1), eps ≥ 0, μ ≥ 0.
     eps_inside_sqrt : bool
         Divide by √(w + eps): the form of TensorFlow.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -208,13 +200,13 @@ def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps
     Notes
     -----
     Hinton 2012 (lecture 6e of Neural Networks for Machine Learning), centred: Graves 2013, arXiv:1308.0850;
-    torch.optim's form. There a centred w can be rounded below 0 and the step become NaN (constant gradients do it);
-    here w is 0 then. Same bits as ``fastopt.reference.rmsprop``.
+    torch.optim's form. In PyTorch a centred w can be rounded below 0 (with constant gradients, for example), and the
+    step becomes NaN; here w is then 0. Same bits as ``fastopt.reference.rmsprop``.
     """
-    driver.apply(
-        _rmsprop_rule(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt, weight_decay,
-                      decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, v, grad_avg, buf),
+    apply(
+        _rmsprop_rule(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt,
+                      check_options(rmsprop, options)),
+        param, grad, options.get("average"), v, grad_avg, buf,
     )
 
 
@@ -227,8 +219,8 @@ class RMSprop(Optimizer):
         As in `fastopt.rmsprop`; lr may be a function of the step (1-based), see `fastopt.schedules`.
     centered : bool
         Subtract the square of the gradients' average.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -238,10 +230,10 @@ class RMSprop(Optimizer):
     _rule = staticmethod(_rmsprop_rule)
     _state_names = ("v", "grad_avg", "buf")
 
-    def __init__(self, *, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False, eps_inside_sqrt=False,
-                 **common):
+    def __init__(self, *, lr: Rate = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+                 centered: bool = False, eps_inside_sqrt: bool = False, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered,
-                              eps_inside_sqrt=eps_inside_sqrt), **common)
+                              eps_inside_sqrt=eps_inside_sqrt), options)
 
     @staticmethod
     def _states(hyper):

@@ -1,29 +1,38 @@
 """LARS and LAMB: functions on one parameter and classes for a whole model."""
 
-from fastopt._common import check_common, check_pair
-from fastopt._optimizer import Optimizer
-from fastopt._runtime import dispatch, driver
+from typing import Unpack
+
+from fastopt._optimizer import Optimizer, apply
+from fastopt._options import (
+    Array,
+    ModelOptions,
+    ModelOptionsWithoutDecay,
+    Options,
+    OptionsWithoutDecay,
+    Rate,
+    check_options,
+    check_own_decay,
+    pair,
+)
+from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
-_lars_ranges = Ranges(momentum="[0, inf)", trust_coefficient="(0, inf)", eps="[0, inf)")
-_lamb_ranges = Ranges(**{"step": "int [1, 9e18]", "betas[0]": "[0, 1)", "betas[1]": "[0, 1)", "eps": "[0, inf)",
-                         "weight_decay": "[0, inf)"})
+_lars_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", trust_coefficient="(0, inf)", eps="[0, inf)")
+_lamb_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"},
+                      eps="[0, inf)", weight_decay="[0, inf)")
 
 
-def _lars_rule(step, lr, momentum, trust_coefficient, eps, weight_decay, decoupled_weight_decay, l1, maximize,
-               grad_scale, clip_value, average, average_decay):
-    _lars_ranges(momentum, trust_coefficient, eps)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.layerwise.lars(lr, momentum, trust_coefficient, eps, weight_decay, common)
+def _lars_rule(step, lr, momentum, trust_coefficient, eps, options):
+    _lars_ranges(lr, momentum, trust_coefficient, eps)
+    weight_decay = options[3]
+    return dispatch.active.layerwise.lars(lr, momentum, trust_coefficient, eps, weight_decay, options)
 
 
-def lars(param, grad, v, *, lr, momentum=0.9, trust_coefficient=1e-3, eps=1e-8, weight_decay=0.0,
-         decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-         average_decay=None):
+def lars(param: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.9, trust_coefficient: float = 1e-3,
+         eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """Update one parameter in place by LARS.
 
-    With the gradient g (scaled and clipped as in `fastopt.adam`) and λ = ``weight_decay``::
+    With the gradient g (scaled and clipped: `fastopt.Options`) and λ = ``weight_decay``::
 
         r = trust_coefficient · ‖p‖ / (‖g‖ + λ · ‖p‖ + eps), but 1 where ‖p‖ or ‖g‖ is 0
         v ← μ · v + lr · r · (g + λ · p + l1 · sign(p))
@@ -37,8 +46,8 @@ def lars(param, grad, v, *, lr, momentum=0.9, trust_coefficient=1e-3, eps=1e-8, 
         Read only.
     lr, momentum, trust_coefficient, eps : float
         Learning rate ≥ 0, μ ≥ 0, coefficient > 0, eps ≥ 0.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -50,10 +59,9 @@ def lars(param, grad, v, *, lr, momentum=0.9, trust_coefficient=1e-3, eps=1e-8, 
     You, Gitman and Ginsburg 2017, arXiv:1708.03888. Norms are sums in double in a fixed order. Same bits as
     ``fastopt.reference.lars``.
     """
-    driver.apply(
-        _lars_rule(1, lr, momentum, trust_coefficient, eps, weight_decay, decoupled_weight_decay, l1, maximize,
-                   grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, v),
+    apply(
+        _lars_rule(1, lr, momentum, trust_coefficient, eps, check_options(lars, options)),
+        param, grad, options.get("average"), v,
     )
 
 
@@ -64,8 +72,8 @@ class LARS(Optimizer):
     ----------
     lr, momentum, trust_coefficient, eps
         As in `fastopt.lars`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -75,22 +83,24 @@ class LARS(Optimizer):
     _rule = staticmethod(_lars_rule)
     _state_names = ("v",)
 
-    def __init__(self, *, lr, momentum=0.9, trust_coefficient=1e-3, eps=1e-8, **common):
-        super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), **common)
+    def __init__(self, *, lr: Rate, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), options)
 
 
-def _lamb_rule(step, lr, betas, eps, weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _lamb_ranges(step, beta1, beta2, eps, weight_decay)
-    common = check_common(lr, grad_scale, maximize, clip_value, 0.0, l1, 0.0, average_decay, average)
-    return dispatch.active.layerwise.lamb(step, lr, beta1, beta2, eps, weight_decay, common)
+def _lamb_rule(step, lr, betas, eps, weight_decay, options):
+    beta1, beta2 = pair("betas", betas)
+    _lamb_ranges(step, lr, beta1, beta2, eps, weight_decay)
+    return dispatch.active.layerwise.lamb(step, lr, beta1, beta2, eps, weight_decay, options)
 
 
-def lamb(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, l1=0.0, maximize=False,
-         grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def lamb(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
+         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6, weight_decay: float = 0.01,
+         **options: Unpack[OptionsWithoutDecay]) -> None:
     """Update one parameter in place by LAMB.
 
-    With the gradient g (scaled, clipped, plus l1 · sign(p)), m and v as Adam's, and their bias-corrected m̂ and v̂::
+    With the gradient g (scaled, clipped and regularised by l1: `fastopt.Options`), m and v as Adam's, and their
+    bias-corrected m̂ and v̂::
 
         d = m̂ / (√v̂ + eps) + weight_decay · p
         r = ‖p‖ / ‖d‖, but 1 where one of the two is 0
@@ -105,9 +115,9 @@ def lamb(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weig
     step, lr, betas, eps
         As in `fastopt.adam`.
     weight_decay : float
-        Part of the direction, as the paper has it.
-    l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+        Part of the direction, as in the paper.
+    **options
+        L1 regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -119,10 +129,9 @@ def lamb(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weig
     You et al. 2019, arXiv:1904.00962, algorithm 2 with φ the identity. Norms are sums in double in a fixed order.
     Same bits as ``fastopt.reference.lamb``.
     """
-    driver.apply(
-        _lamb_rule(step, lr, betas, eps, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
-                   average_decay),
-        (param, grad, average, m, v),
+    apply(
+        _lamb_rule(step, lr, betas, eps, weight_decay, check_own_decay(lamb, options)),
+        param, grad, options.get("average"), m, v,
     )
 
 
@@ -133,8 +142,9 @@ class LAMB(Optimizer):
     ----------
     lr, betas, eps, weight_decay
         As in `fastopt.lamb`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes (see `fastopt.Optimizer`) but decoupled_weight_decay, which weight_decay is here.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay: weight_decay is part of
+        the direction here.
 
     Notes
     -----
@@ -143,7 +153,8 @@ class LAMB(Optimizer):
 
     _rule = staticmethod(_lamb_rule)
     _state_names = ("m", "v")
-    _decoupled = False
+    _not_decoupled = "its weight_decay is part of the direction"
 
-    def __init__(self, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-6, weight_decay=0.01, **common):
-        super().__init__(dict(lr=lr, betas=betas, eps=eps), weight_decay=weight_decay, **common)
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+                 weight_decay: float = 0.01, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), options)

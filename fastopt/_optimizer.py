@@ -1,138 +1,144 @@
-"""What every optimizer class is: hyper-parameters, state, and one native call for a whole model."""
+"""The base of the optimizer classes: hyper-parameters, state, and one native call for a whole model."""
 
-import functools
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastopt._runtime import dispatch
+from fastopt._models import checked_state, paired
+from fastopt._options import (
+    DEFAULTS,
+    Array,
+    Grads,
+    ModelOptions,
+    Params,
+    Rate,
+    State,
+    UpdateInfo,
+    check_options,
+    check_own_decay,
+    grad_scale_range,
+    refuse_unknown,
+    with_grad_scale,
+)
+from fastopt._runtime import dispatch, driver
 from fastopt._runtime.binding import Binding, Counter
 from fastopt._runtime.hyper import Ranges
 
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
-_grad_scale_range = Ranges(grad_scale="(-inf, inf)")
-_step_count_range = Ranges(step_count="int [0, 9e18]")
 _skip_range = Ranges(skip_nonfinite="bool")
 
 
-class UpdateInfo(NamedTuple):
-    """What a call of `update` did."""
-
-    step: int
-    """The step's number, from 1; of a skipped one the number of the step before."""
-    lr: float
-    """The learning rate it used."""
-    grad_norm: float | None
-    """Euclidean norm of all gradients after grad_scale, before clipping; None unless something asked for it."""
-    skipped: bool
-    """Whether nothing was changed because a gradient held an inf or NaN."""
+def apply(rule: Any, param: Array, grad: Array, average: Array | None, *states: Array | None) -> None:
+    """Apply a kernel's rule to one parameter: every optimizer function ends here."""
+    driver.apply(rule, (param, grad, *states, average))
 
 
 class Group(NamedTuple):
-    """What parameters have in common that share a rule."""
+    """Parameters that share one rule."""
 
-    own: dict
-    """The hyper-parameters that `per_param` gave."""
+    own: dict[str, Any]
+    """The hyper-parameters that `per_param` returned for them."""
     late: int
-    """Steps of the optimizer in which they took no part: their own step is so much less."""
+    """The number of the optimizer's steps that they took no part in: their own step number is smaller by it."""
 
 
 class Bound(NamedTuple):
-    """A model's arrays as they were bound: what a step needs beside the gradients."""
+    """A model whose arrays are bound: all that a step needs besides the gradients."""
 
-    keys: list
-    params: list
-    groups: list
-    makers: list
-    """Of each group: makes its rule from step, lr and grad_scale."""
-    members: list
+    keys: list[Any]
+    params: list[Array]
+    groups: list[Group]
+    makers: list[Callable[..., Any]]
+    """For each group a function (step, lr, grad_scale) that makes its rule."""
+    members: list[int]
     """For each parameter the index of its group."""
-    state: dict
-    binding: Binding
+    state: State
+    binding: Any
 
 
 class Optimizer:
-    """Base of the optimizer classes; the keyword arguments here are what each of them takes beside its own.
+    """Base of the optimizer classes; the keyword arguments below are those that every class takes besides its own.
 
     Parameters
     ----------
-    weight_decay, l1 : float
-        L2 and L1 regularisation, added to the gradient: weight_decay · p and l1 · sign(p).
-    decoupled_weight_decay : float
-        The parameter shrinks by lr · decoupled_weight_decay before the step.
-    maximize : bool
-        Follow the gradient uphill.
-    clip_value : float, optional
-        Largest magnitude of a gradient's element.
+    own : dict
+        The hyper-parameters that the class defines, by name. Only subclasses pass it.
+    options : dict
+        The keyword arguments that follow. Only subclasses pass it as a dict.
+    weight_decay, decoupled_weight_decay, l1, maximize, clip_value
+        As in `fastopt.Options`.
     clip_norm : float, optional
-        Largest Euclidean norm of all gradients together: they are multiplied by clip_norm / (norm + 1e-6) where that
-        is below 1 (before clip_value). Costs one more read of the gradients; the norm is a sum in double in a fixed
-        order. If it is NaN nothing is clipped.
+        Largest Euclidean norm of all gradients together, > 0: where clip_norm / (norm + 1e-6) is below 1, the
+        gradients are multiplied by it, before clip_value applies. It costs one more pass over the gradients; the norm
+        is a sum in double precision in a fixed order. A norm of NaN clips nothing.
     skip_nonfinite : bool
-        Change nothing at all, the step count included, when a gradient holds an inf or NaN.
+        Change nothing, the step count included, when a gradient holds an inf or NaN.
     average_decay : float, optional
-        Keep an exponential moving average of every parameter (d · a + (1 − d) · p after each step, from the
-        parameter as it was before the first): see `averages`.
+        Keep an exponential moving average of every parameter in `averages`, updated after each step as in
+        `fastopt.Options`; it starts as the parameter before its first step.
     per_param : callable, optional
         ``per_param(key, array)`` returns a dict of the hyper-parameters that differ for that parameter ({} for
         none). Weight decay on matrices only: ``lambda key, p: {} if p.ndim > 1 else {"weight_decay": 0.0}``. It is
-        asked when arrays are bound, not at every step.
+        called when arrays are bound, not at every step.
 
     Attributes
     ----------
     lr : float or callable
-        Of all parameters but those to which `per_param` gives their own. Assign it to change it; a callable gets the
-        step's number (1-based).
+        The learning rate of all parameters for which `per_param` returns no other. It can be assigned; a callable
+        gets the step's number (1-based).
     step_count : int
         Steps taken.
     steps : dict
-        Steps that each parameter took part in, by key.
+        For each key the number of steps that its parameter took part in.
     state : dict
         The state arrays by key and name.
     """
 
-    _rule = None
-    """Makes the kernel's rule from the step and the hyper-parameters."""
-    _state_names = ()
-    """Every state array the optimizer can have, in its rule's order."""
-    _decoupled = True
-    """Whether decoupled_weight_decay is a hyper-parameter: elsewhere weight_decay is, or nothing multiplies it."""
+    _rule: ClassVar[Callable[..., Any]]
+    """Makes the kernel's rule from step, lr, the class's own hyper-parameters and the shared options, checked."""
+    _state_names: ClassVar[tuple[str, ...]] = ()
+    """Every state array that the optimizer can have, in the rule's order."""
+    _not_decoupled: ClassVar[str] = ""
+    """Why the class takes no decoupled_weight_decay; empty if it takes it."""
+    _decay: ClassVar[str] = "weight_decay"
+    """The shared option that the class's weight_decay is."""
 
-    def __init__(self, hyper, *, weight_decay=0.0, decoupled_weight_decay=None, l1=0.0, maximize=False,
-                 clip_value=None, clip_norm=None, skip_nonfinite=False, average_decay=None, per_param=None):
+    def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        if self._not_decoupled and "decoupled_weight_decay" in options:
+            raise TypeError(f"{type(self).__name__} takes no decoupled_weight_decay ({self._not_decoupled}), got "
+                            f"{options['decoupled_weight_decay']!r}")
+        if not options.keys() <= ModelOptions.__annotations__.keys():
+            refuse_unknown(type(self), options)
+        per_param = options.get("per_param")
         if per_param is not None and not callable(per_param):
             raise TypeError(f"per_param: expected a function (key, array) -> dict, got {type(per_param).__name__}")
-        self._hyper = dict(hyper, weight_decay=weight_decay, l1=l1, maximize=maximize, clip_value=clip_value,
-                           average_decay=average_decay)
-        if self._decoupled:
-            self._hyper["decoupled_weight_decay"] = 0.0 if decoupled_weight_decay is None else decoupled_weight_decay
-        elif decoupled_weight_decay is not None:
-            raise TypeError(f"decoupled_weight_decay: expected none for {type(self).__name__}, got "
-                            f"{decoupled_weight_decay!r}")
-        if clip_norm is not None:
-            _clip_norm_range(clip_norm)
-        self._clip_norm = clip_norm
-        _skip_range(skip_nonfinite)
-        self._skip_nonfinite = skip_nonfinite
+        left_out = {*own, *(["decoupled_weight_decay"] if self._not_decoupled else [])}
+        self._shared = tuple(name for name in DEFAULTS if name in ModelOptions.__annotations__.keys() - left_out)
+        self._hyper = {**own, **{name: options.get(name, DEFAULTS[name]) for name in self._shared}}
+        self._clip_norm = options.get("clip_norm")
+        if self._clip_norm is not None:
+            _clip_norm_range(self._clip_norm)
+        self._skip_nonfinite = options.get("skip_nonfinite", False)
+        _skip_range(self._skip_nonfinite)
         self._per_param = per_param
-        self._bound = None
+        self._bound: Bound | None = None
         self._counter = Counter()
-        self._steps = {}  # of the keys that are not bound now
-        self.state = {}
+        self._steps: dict[Any, int] = {}    # of the keys that are not bound now
+        self.state: State = {}
         self._check(1)
 
     @property
-    def step_count(self):
+    def step_count(self) -> int:
         return self._counter.value
 
     @property
-    def lr(self):
+    def lr(self) -> Rate:
         return self._hyper["lr"]
 
     @lr.setter
-    def lr(self, lr):
+    def lr(self, lr: Rate) -> None:
         before, self._hyper["lr"] = self._hyper["lr"], lr
         try:
             self._check(self.step_count + 1)
@@ -141,8 +147,8 @@ class Optimizer:
             raise
 
     @property
-    def steps(self):
-        """For each key the steps that it took part in: a parameter that joins later starts with its own step 1."""
+    def steps(self) -> dict[Any, int]:
+        """For each key the number of its own steps: a parameter that joins later starts with its own step 1."""
         bound = {}
         if self._bound is not None:
             late = [self._bound.groups[member].late for member in self._bound.members]
@@ -150,22 +156,23 @@ class Optimizer:
         return {**self._steps, **bound}
 
     @property
-    def averages(self):
-        """The averaged parameters by key, once there are any; empty without average_decay."""
+    def averages(self) -> dict[Any, Array]:
+        """The averaged parameters by key; empty before the first step and without average_decay."""
         return {key: state["average"] for key, state in self.state.items() if "average" in state}
 
-    def update(self, params, grads, *, grad_scale=1.0):
+    def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> UpdateInfo:
         """Take one step: update every parameter in place, in one native call.
 
         Parameters
         ----------
         params : dict, sequence or array
-            float32 C-contiguous arrays. They are bound at the first update and again whenever others come (and must
-            not be made read-only or reinterpreted in between); state is kept under the dict's keys or the positions.
-            They may be others than at the last step: each parameter has its own step count for what depends on it,
-            as in PyTorch; schedules see the optimizer's.
-        grads : the same with the same keys or length
-            Never written. A gradient of another float type or layout is converted (by index) into a temporary.
+            float32 C-contiguous arrays. They are bound at the first update, and again whenever others are given; in
+            between they must not be made read-only or reinterpreted. State is kept under the dict's keys or the
+            positions. The parameters may differ from the last step's: each has its own step count, on which bias
+            corrections depend, as in PyTorch; a schedule gets the optimizer's.
+        grads : dict, sequence or array
+            One gradient for each parameter, under the same keys or in the same order; never written. A gradient of
+            another float type or memory layout is converted into a temporary array.
         grad_scale : float
             Multiplies every gradient first (1 / loss scale, 1 / number of accumulated batches).
 
@@ -177,18 +184,18 @@ class Optimizer:
         Raises
         ------
         TypeError, ValueError
-            Any array or number that will not do. Nothing at all has changed then: not one parameter, nor the step.
+            An array or number that is not as described. Nothing has changed then, neither a parameter nor the step.
         """
         bound, before, keys = self._bound, self.step_count, None
         ordered = None if bound is None else bound.binding.gradients_of(params, grads)
         if ordered is None:
-            keys, params, ordered = _paired(params, grads)
+            keys, params, ordered = paired(params, grads)
         lr = self._lr_at(before + 1)
         if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(params)):
             bound = self._bind(keys, params, before + 1, lr)
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
-            _grad_scale_range(grad_scale)
+            grad_scale_range(grad_scale)
             norm = math.sqrt(self._squares(bound, ordered)) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(before, lr, norm, True)
@@ -200,13 +207,13 @@ class Optimizer:
                 self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
             self._step(bound, before + 1, lr, grad_scale, ordered)
         except BaseException:
-            if self.step_count == before:  # an interrupt can come just behind the native call too
+            if self.step_count == before:  # an interrupt may also arrive just after the native call
                 self._bound, self._steps, self.state = kept
             raise
         return UpdateInfo(before + 1, lr, norm, False)
 
-    def __getstate__(self):
-        """For pickle and copy: all but what is bound, which the next update binds anew; a count of one's own."""
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: a step count of its own, and nothing bound; the next update binds the arrays again."""
         counter = Counter()
         counter.value = self.step_count
         return {**self.__dict__, "_bound": None, "_steps": self.steps, "_counter": counter}
@@ -219,79 +226,59 @@ class Optimizer:
         """The sum of the gradients' squares; not finite if one of them is not."""
         return bound.binding.measure(dispatch.active.layerwise.squares(), grads)
 
-    def state_dict(self):
-        """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}, copies all.
+    def state_dict(self) -> dict[str, Any]:
+        """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}; the arrays are copies.
 
-        Hyper-parameters are the constructor's and not in it. `fastopt.save_state` writes it to a file.
+        It does not hold the hyper-parameters, which are the constructor's. `fastopt.save_state` writes it to a file.
         """
         state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in self.state.items()}
         return {"step_count": self.step_count, "steps": self.steps, "state": state}
 
-    def load_state_dict(self, state_dict):
-        """Continue from what `state_dict` returned: the arrays are copied; parameters are the caller's to restore.
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from what `state_dict` returned. The arrays are copied; the parameters are the caller's to restore.
 
         Raises
         ------
         TypeError, ValueError
             Anything but such a dict with this optimizer's state arrays. Nothing has changed then.
         """
-        if not (isinstance(state_dict, Mapping) and {"step_count", "steps", "state"} == set(state_dict)):
-            got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-            raise ValueError(f"state_dict: expected a dict of step_count, steps and state, got {got}")
-        count, steps = state_dict["step_count"], state_dict["steps"]
-        _step_count_range(count)
-        for name in ("steps", "state"):
-            if not isinstance(state_dict[name], Mapping):
-                raise TypeError(f"{name}: expected a dict, got {type(state_dict[name]).__name__}")
-        if steps.keys() != state_dict["state"].keys():
-            raise ValueError(f"steps: expected the keys of state, got {list(steps)}")
-        for key, taken in steps.items():
-            _step_count_range(taken)
-            if taken > count:
-                raise ValueError(f"steps[{key!r}]: expected at most step_count {count}, got {taken}")
-        state = {key: self._loaded(key, entry) for key, entry in state_dict["state"].items()}
-        self._counter.value = int(count)
-        self._bound, self._steps, self.state = None, {key: int(taken) for key, taken in steps.items()}, state
-
-    def _loaded(self, key, entry):
-        """Copies of one parameter's state arrays, checked by name, type and shape among themselves."""
-        allowed = {*self._state_names, "average"}
-        needed = set() if self._per_param else set(filter(None, self._states(self._hyper)))
-        if not isinstance(entry, Mapping) or not needed <= set(entry) <= allowed:
-            got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
-            raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {got}")
-        arrays = {}
-        for name, array in entry.items():
-            if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-                got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-                raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}")
-            arrays[name] = np.array(array, np.float32, order="C")
-        if len({array.shape for array in arrays.values()}) > 1:
-            raise ValueError(f"state[{key!r}]: expected arrays of one shape, got "
-                             f"{sorted({array.shape for array in arrays.values()})}")
-        return arrays
+        needed = () if self._per_param else tuple(filter(None, self._states(self._hyper)))
+        count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
+        self._counter.value, self._steps, self.state, self._bound = count, steps, state, None
 
     def _lr_at(self, step):
-        """The learning rate of one step; asked once a step, so that all groups and the info have the same."""
+        """The learning rate of one step. A schedule is called once a step, so that all groups and the info agree."""
         lr = self._hyper["lr"]
         return lr(step) if callable(lr) else lr
 
     def _hyper_at(self, step, own, lr=None):
-        """The hyper-parameters of one group at one step; `lr`: what `_lr_at` said, if it has been asked."""
+        """The hyper-parameters of one group at one step; `lr` is the result of `_lr_at`, if it is known."""
         hyper = {**self._hyper, "lr": self._lr_at(step) if lr is None else lr, **own}
         if "lr" in own and callable(own["lr"]):
             hyper["lr"] = own["lr"](step)
         return hyper
 
     def _check(self, step):
-        """Refuse hyper-parameters that would not do at this step."""
+        """Raise an error for hyper-parameters that are not valid at this step."""
         group = Group({}, 0)
         self._rules([group], [self._maker(group)], step, self._lr_at(step), 1.0)
 
     def _maker(self, group):
+        """A function (step, lr, grad_scale) that makes the group's rule."""
         hyper = {**self._hyper, **group.own}
         del hyper["lr"]
-        return functools.partial(self._rule, average=self._hyper["average_decay"] is not None, **hyper)
+        options = {name: hyper.pop(name) for name in self._shared}
+        if options["average_decay"] is not None:
+            options["average"] = True
+        if self._decay != "weight_decay":
+            checked = check_own_decay(type(self), options, options.pop("weight_decay"), self._decay)
+        else:
+            checked = check_options(type(self), options)
+
+        def make(step, lr, grad_scale):
+            return self._rule(step=step, lr=lr, **hyper, options=with_grad_scale(checked, grad_scale))
+
+        return make
 
     @staticmethod
     def _rules(groups, makers, step, lr, grad_scale):
@@ -303,7 +290,8 @@ class Optimizer:
         return rules
 
     def _bind(self, keys, params, step, lr):
-        """Bind these arrays, with the state they have or new state. The optimizer itself stays as it is."""
+        """Bind these arrays, with the state they have or new state. The optimizer itself is not changed."""
+        streams = (*self._state_names, "average")
         groups, members, state, arrays, steps = [], [], {}, [], self.steps
         for key, param in zip(keys, params, strict=True):
             group = Group(self._own(key, param), self.step_count - steps.get(key, 0))
@@ -314,8 +302,8 @@ class Optimizer:
             state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
             if hyper["average_decay"] is not None:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
-            arrays.append((param, None, *map(state[key].get, ("average", *self._state_names))))
-        binding = Binding(keys, arrays, self._state_names, members)
+            arrays.append((param, None, *map(state[key].get, streams)))
+        binding = Binding(keys, arrays, ("param", "grad", *streams), members)
         return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
 
     def _own(self, key, param):
@@ -343,34 +331,10 @@ class Optimizer:
 
     @classmethod
     def _states(cls, hyper):
-        """Names of the state arrays that these hyper-parameters need, in the rule's order; None: one left out."""
+        """Names of the state arrays that these hyper-parameters need, in the rule's order; None for one not needed."""
         return cls._state_names
 
     @staticmethod
     def _initial(name, hyper):
-        """What a state array holds before the first step."""
+        """The value of every element of a state array before the first step."""
         return 0.0
-
-
-def _paired(params, grads):
-    """Return keys, parameters and gradients as lists of one length."""
-    if isinstance(params, Mapping):
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"grads: expected a dict like params, got {type(grads).__name__}")
-        if params.keys() != grads.keys():
-            missing, extra = [key for key in params if key not in grads], [key for key in grads if key not in params]
-            raise ValueError("grads: expected the keys of params, got "
-                             + " and ".join([f"none for {key!r}" for key in missing]
-                                            + [f"{key!r}, which params has not" for key in extra]))
-        keys = list(params)
-        return keys, list(params.values()), [grads[key] for key in keys]
-    if isinstance(params, np.ndarray):
-        return [0], [params], [grads]
-    if not isinstance(params, Iterable):
-        raise TypeError(f"params: expected a dict, a sequence or an array, got {type(params).__name__}")
-    if isinstance(grads, (Mapping, np.ndarray)) or not isinstance(grads, Iterable):
-        raise TypeError(f"grads: expected a sequence like params, got {type(grads).__name__}")
-    params, grads = list(params), list(grads)
-    if len(params) != len(grads):
-        raise ValueError(f"grads: expected {len(params)} arrays, one for each of params, got {len(grads)}")
-    return list(range(len(params))), params, grads

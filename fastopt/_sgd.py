@@ -1,33 +1,31 @@
 """Gradient descent with and without momentum: functions on one parameter and classes for a whole model."""
 
-from fastopt._common import check_common
-from fastopt._optimizer import Optimizer
-from fastopt._runtime import dispatch, driver
+from typing import Unpack
+
+from fastopt._optimizer import Optimizer, apply
+from fastopt._options import Array, ModelOptions, Options, Rate, check_options
+from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
-_sgd_ranges = Ranges(step="int [1, 9e18]", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
-_momentum_ranges = Ranges(momentum="[0, inf)", nesterov="bool")
-_sgdm_ranges = Ranges(beta="[0, 1)")
-_asgd_ranges = Ranges(step="int [1, 9e18]", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
+_sgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
+_momentum_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", nesterov="bool")
+_sgdm_ranges = Ranges(lr="[0, inf)", beta="[0, 1)")
+_asgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
 
 
-def _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-              clip_value, average, average_decay):
-    _sgd_ranges(step, momentum, dampening, nesterov)
+def _sgd_rule(step, lr, momentum, dampening, nesterov, options):
+    _sgd_ranges(step, lr, momentum, dampening, nesterov)
     if nesterov and (momentum == 0.0 or dampening != 0.0):
         raise ValueError("nesterov: expected momentum > 0 and dampening = 0 with it, got "
                          f"momentum {momentum!r} and dampening {dampening!r}")
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, common)
+    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, options)
 
 
-def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=False, step=1, weight_decay=0.0,
-        decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-        average_decay=None):
+def sgd(param: Array, grad: Array, buf: Array | None = None, *, lr: float, momentum: float = 0.0,
+        dampening: float = 0.0, nesterov: bool = False, step: int = 1, **options: Unpack[Options]) -> None:
     """Update one parameter in place by gradient descent, torch.optim's form.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`)::
 
         b ← g at step 1, then μ · b + (1 − dampening) · g          if momentum μ > 0
         d = g  |  b  |  g + μ · b                                   without momentum | with | Nesterov
@@ -40,15 +38,15 @@ def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=Fals
     grad : float32 array of the same shape
         Read only.
     buf : float32 array of the same shape
-        The momentum buffer; needed with momentum. Its content before step 1 does not matter.
+        The momentum buffer, required with momentum. Its content before step 1 does not matter.
     lr : float
         Learning rate, ≥ 0.
     momentum, dampening, nesterov : float, float, bool
-        μ ≥ 0; Nesterov wants momentum and no dampening.
+        μ ≥ 0; Nesterov requires momentum > 0 and dampening = 0.
     step : int
         1 at the first update.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -61,10 +59,9 @@ def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=Fals
     scikit-learn). The two take the same steps only while lr is constant, and their states are not interchangeable.
     Same bits as ``fastopt.reference.sgd``.
     """
-    driver.apply(
-        _sgd_rule(step, lr, momentum, dampening, nesterov, weight_decay, decoupled_weight_decay, l1, maximize,
-                  grad_scale, clip_value, average is not None, average_decay),
-        (param, grad, average, buf),
+    apply(
+        _sgd_rule(step, lr, momentum, dampening, nesterov, check_options(sgd, options)),
+        param, grad, options.get("average"), buf,
     )
 
 
@@ -75,8 +72,8 @@ class SGD(Optimizer):
     ----------
     lr, momentum, dampening, nesterov
         As in `fastopt.sgd`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -86,27 +83,25 @@ class SGD(Optimizer):
     _rule = staticmethod(_sgd_rule)
     _state_names = ("buf",)
 
-    def __init__(self, *, lr=1e-3, momentum=0.0, dampening=0.0, nesterov=False, **common):
-        super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), **common)
+    def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
 
     @staticmethod
     def _states(hyper):
         return ("buf" if hyper["momentum"] else None,)
 
 
-def _momentum_rule(step, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-                   clip_value, average, average_decay):
-    _momentum_ranges(momentum, nesterov)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.sgd.momentum(lr, momentum, nesterov, common)
+def _momentum_rule(step, lr, momentum, nesterov, options):
+    _momentum_ranges(lr, momentum, nesterov)
+    return dispatch.active.sgd.momentum(lr, momentum, nesterov, options)
 
 
-def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_decay=0.0, decoupled_weight_decay=0.0,
-             l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum: float = 0.9, nesterov: bool = False,
+             **options: Unpack[Options]) -> None:
     """Update one parameter in place by momentum whose velocity carries the learning rate.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`)::
 
         v ← μ · v − lr · g
         p ← p · (1 − lr · decoupled_weight_decay) + v               Nesterov: + μ · v − lr · g with the new v
@@ -119,8 +114,8 @@ def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_de
         Read only.
     lr, momentum, nesterov : float, float, bool
         Learning rate ≥ 0, μ ≥ 0.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -132,11 +127,13 @@ def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_de
     The form of Keras, scikit-learn and the textbooks; `fastopt.sgd` is PyTorch's. Same bits as
     ``fastopt.reference.momentum``.
     """
-    driver.apply(
-        _momentum_rule(1, lr, momentum, nesterov, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-                       clip_value, average is not None, average_decay),
-        (param, grad, average, v),
+    apply(
+        _momentum_rule(1, lr, momentum, nesterov, check_options(_momentum, options)),
+        param, grad, options.get("average"), v,
     )
+
+
+_momentum = momentum    # whose argument of the same name hides it inside
 
 
 class Momentum(Optimizer):
@@ -146,8 +143,8 @@ class Momentum(Optimizer):
     ----------
     lr, momentum, nesterov
         As in `fastopt.momentum`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -157,23 +154,21 @@ class Momentum(Optimizer):
     _rule = staticmethod(_momentum_rule)
     _state_names = ("v",)
 
-    def __init__(self, *, lr=0.01, momentum=0.9, nesterov=False, **common):
-        super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), **common)
+    def __init__(self, *, lr: Rate = 0.01, momentum: float = 0.9, nesterov: bool = False,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
 
-def _sgdm_rule(step, lr, beta, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average,
-               average_decay):
-    _sgdm_ranges(beta)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.sgd.sgdm(lr, beta, common)
+def _sgdm_rule(step, lr, beta, options):
+    _sgdm_ranges(lr, beta)
+    return dispatch.active.sgd.sgdm(lr, beta, options)
 
 
-def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
-         grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float = 0.9,
+         **options: Unpack[Options]) -> None:
     """Update one parameter in place by gradient descent along an exponential average of the gradients.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`)::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`)::
 
         m ← β · m + (1 − β) · g
         p ← p · (1 − lr · decoupled_weight_decay) − lr · m
@@ -186,8 +181,8 @@ def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weigh
         Read only.
     lr, beta : float
         Learning rate ≥ 0, β in [0, 1).
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -199,10 +194,9 @@ def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weigh
     The form of courses that teach momentum as an exponentially weighted average. With lr / (1 − β) in place of lr
     `fastopt.momentum` takes the same steps while lr is constant. Same bits as ``fastopt.reference.sgdm``.
     """
-    driver.apply(
-        _sgdm_rule(1, lr, beta, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-                   average is not None, average_decay),
-        (param, grad, average, m),
+    apply(
+        _sgdm_rule(1, lr, beta, check_options(sgdm, options)),
+        param, grad, options.get("average"), m,
     )
 
 
@@ -213,8 +207,8 @@ class SGDM(Optimizer):
     ----------
     lr, beta
         As in `fastopt.sgdm`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -224,24 +218,20 @@ class SGDM(Optimizer):
     _rule = staticmethod(_sgdm_rule)
     _state_names = ("m",)
 
-    def __init__(self, *, lr=0.01, beta=0.9, **common):
-        super().__init__(dict(lr=lr, beta=beta), **common)
+    def __init__(self, *, lr: Rate = 0.01, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, beta=beta), options)
 
 
-def _asgd_rule(step, lr, lambd, alpha, t0, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value,
-               average, average_decay):
-    _asgd_ranges(step, lambd, alpha, t0)
-    common = check_common(lr, grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay,
-                          average_decay, average)
-    return dispatch.active.sgd.asgd(step, lr, lambd, alpha, t0, common)
+def _asgd_rule(step, lr, lambd, alpha, t0, options):
+    _asgd_ranges(step, lr, lambd, alpha, t0)
+    return dispatch.active.sgd.asgd(step, lr, lambd, alpha, t0, options)
 
 
-def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0,
-         decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-         average_decay=None):
+def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, lambd: float = 1e-4, alpha: float = 0.75,
+         t0: float = 1e6, **options: Unpack[Options]) -> None:
     """Update one parameter in place by averaged stochastic gradient descent.
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and t = ``step``::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and t = ``step``::
 
         η = lr / (1 + lambd · lr · (t − 1))^alpha          μ = 1 / max(1, t − 1 − t0)
         p ← p · (1 − lr · decoupled_weight_decay) · (1 − lambd · η) − η · g
@@ -257,8 +247,8 @@ def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weig
         1 at the first update.
     lr, lambd, alpha, t0 : float
         Learning rate, decay term, power of the rate's decay, step at which averaging starts; all ≥ 0.
-    weight_decay, decoupled_weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+    **options
+        Regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -267,13 +257,12 @@ def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weig
 
     Notes
     -----
-    Polyak and Juditsky 1992 in torch.optim's form. ax is its running mean; average, if given, the exponential one that
-    every optimizer offers. Same bits as ``fastopt.reference.asgd``.
+    Polyak and Juditsky 1992 in torch.optim's form. ax is the method's own running mean; the option `average` is the
+    exponential moving average that every optimizer offers. Same bits as ``fastopt.reference.asgd``.
     """
-    driver.apply(
-        _asgd_rule(step, lr, lambd, alpha, t0, weight_decay, decoupled_weight_decay, l1, maximize, grad_scale,
-                   clip_value, average is not None, average_decay),
-        (param, grad, average, ax),
+    apply(
+        _asgd_rule(step, lr, lambd, alpha, t0, check_options(asgd, options)),
+        param, grad, options.get("average"), ax,
     )
 
 
@@ -284,8 +273,8 @@ class ASGD(Optimizer):
     ----------
     lr, lambd, alpha, t0
         As in `fastopt.asgd`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes: see `fastopt.Optimizer`.
+    **options
+        Those of every optimizer class: see `fastopt.Optimizer`.
 
     Notes
     -----
@@ -295,5 +284,6 @@ class ASGD(Optimizer):
     _rule = staticmethod(_asgd_rule)
     _state_names = ("ax",)
 
-    def __init__(self, *, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, **common):
-        super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), **common)
+    def __init__(self, *, lr: Rate = 0.01, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), options)

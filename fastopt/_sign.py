@@ -1,27 +1,29 @@
 """Lion and Rprop: functions on one parameter and classes for a whole model."""
 
-from fastopt._common import check_common, check_lr, check_pair
-from fastopt._optimizer import Optimizer
-from fastopt._runtime import dispatch, driver
+from typing import Unpack
+
+from fastopt._optimizer import Optimizer, apply
+from fastopt._options import Array, ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate, check_own_decay, pair
+from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
-_lion_ranges = Ranges(**{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)", "weight_decay": "[0, inf)"})
+_lion_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
 _rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",
                           "step_sizes[1]": "[0, inf)"})
+_lr_range = Ranges(lr="[0, inf)")
 
 
-def _lion_rule(step, lr, betas, weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay):
-    beta1, beta2 = check_pair("betas", betas)
-    _lion_ranges(beta1, beta2, weight_decay)
-    common = check_common(lr, grad_scale, maximize, clip_value, 0.0, l1, weight_decay, average_decay, average)
-    return dispatch.active.sign.lion(lr, beta1, beta2, common)
+def _lion_rule(step, lr, betas, options):
+    beta1, beta2 = pair("betas", betas)
+    _lion_ranges(lr, beta1, beta2)
+    return dispatch.active.sign.lion(lr, beta1, beta2, options)
 
 
-def lion(param, grad, m, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0,
-         clip_value=None, average=None, average_decay=None):
+def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
+         weight_decay: float = 0.0, **options: Unpack[OptionsWithoutDecay]) -> None:
     """Update one parameter in place by Lion.
 
-    With the gradient g (scaled, clipped, plus l1 · sign(p))::
+    With the gradient g (scaled, clipped and regularised by l1: `fastopt.Options`)::
 
         c = β₁ · m + (1 − β₁) · g
         m ← β₂ · m + (1 − β₂) · g
@@ -36,9 +38,9 @@ def lion(param, grad, m, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0
     lr, betas : float, (float, float)
         Learning rate ≥ 0 (a third to a tenth of Adam's), β₁ and β₂ in [0, 1).
     weight_decay : float
-        Decoupled, as the paper has it.
-    l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+        Decoupled, as in the paper.
+    **options
+        L1 regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -49,10 +51,9 @@ def lion(param, grad, m, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0
     -----
     Chen et al. 2023, arXiv:2302.06675. Same bits as ``fastopt.reference.lion``.
     """
-    driver.apply(
-        _lion_rule(1, lr, betas, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
-                   average_decay),
-        (param, grad, average, m),
+    apply(
+        _lion_rule(1, lr, betas, check_own_decay(lion, options, weight_decay, "decoupled_weight_decay")),
+        param, grad, options.get("average"), m,
     )
 
 
@@ -63,8 +64,9 @@ class Lion(Optimizer):
     ----------
     lr, betas, weight_decay
         As in `fastopt.lion`; lr may be a function of the step (1-based), see `fastopt.schedules`.
-    **common
-        What every optimizer takes (see `fastopt.Optimizer`) but decoupled_weight_decay, which weight_decay is here.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay: weight_decay is
+        decoupled here.
 
     Notes
     -----
@@ -73,27 +75,29 @@ class Lion(Optimizer):
 
     _rule = staticmethod(_lion_rule)
     _state_names = ("m",)
-    _decoupled = False
+    _decay = "decoupled_weight_decay"
+    _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, **common):
-        super().__init__(dict(lr=lr, betas=betas), weight_decay=weight_decay, **common)
+    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas), dict(options, weight_decay=weight_decay))
 
 
-def _rprop_rule(step, etas, step_sizes, weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay):
-    eta_minus, eta_plus = check_pair("etas", etas)
-    least, most = check_pair("step_sizes", step_sizes)
+def _rprop_rule(etas, step_sizes, options):
+    eta_minus, eta_plus = pair("etas", etas)
+    least, most = pair("step_sizes", step_sizes)
     _rprop_ranges(eta_minus, eta_plus, least, most)
     if least > most:
-        raise ValueError(f"step_sizes: expected the least first, got {step_sizes!r}")
-    common = check_common(0.0, grad_scale, maximize, clip_value, weight_decay, l1, 0.0, average_decay, average)
-    return dispatch.active.sign.rprop(eta_minus, eta_plus, least, most, common)
+        raise ValueError(f"step_sizes: expected the smaller one first, got {step_sizes!r}")
+    return dispatch.active.sign.rprop(eta_minus, eta_plus, least, most, options)
 
 
-def rprop(param, grad, prev, step_size, *, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), weight_decay=0.0, l1=0.0,
-          maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def rprop(param: Array, grad: Array, prev: Array, step_size: Array, *, etas: tuple[float, float] = (0.5, 1.2),
+          step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
+          **options: Unpack[OptionsWithoutDecay]) -> None:
     """Update one parameter in place by Rprop (for full batches).
 
-    With the gradient g (scaled, clipped and regularised as in `fastopt.adam`) and the one before, g′::
+    With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and the previous one, g′::
 
         η ← η · η₊ where g · g′ > 0, η · η₋ where g · g′ < 0, kept within step_sizes
         g ← 0 where g · g′ < 0
@@ -103,16 +107,18 @@ def rprop(param, grad, prev, step_size, *, etas=(0.5, 1.2), step_sizes=(1e-6, 50
     Parameters
     ----------
     param, prev, step_size : float32 arrays of one shape
-        The parameter, the gradient before (zeros before the first step) and each element's step size (the learning
+        The parameter, the previous gradient (zeros before the first step) and each element's step size (the learning
         rate before the first step), C-contiguous, updated in place.
     grad : float32 array of the same shape
         Read only.
     etas : (float, float)
         η₋ in (0, 1) and η₊ > 1.
     step_sizes : (float, float)
-        Least and greatest step size.
-    weight_decay, l1, maximize, grad_scale, clip_value, average, average_decay
-        As in `fastopt.adam`.
+        Smallest and largest step size.
+    weight_decay : float
+        L2 regularisation, added to the gradient.
+    **options
+        L1 regularisation, clipping and averaging: see `fastopt.Options`.
 
     Raises
     ------
@@ -123,10 +129,9 @@ def rprop(param, grad, prev, step_size, *, etas=(0.5, 1.2), step_sizes=(1e-6, 50
     -----
     Riedmiller and Braun 1993 in torch.optim's form. Same bits as ``fastopt.reference.rprop``.
     """
-    driver.apply(
-        _rprop_rule(1, etas, step_sizes, weight_decay, l1, maximize, grad_scale, clip_value, average is not None,
-                    average_decay),
-        (param, grad, average, prev, step_size),
+    apply(
+        _rprop_rule(etas, step_sizes, check_own_decay(rprop, options, weight_decay)),
+        param, grad, options.get("average"), prev, step_size,
     )
 
 
@@ -137,10 +142,11 @@ class Rprop(Optimizer):
     ----------
     lr : float
         Every element's step size before the first step.
-    etas, step_sizes
+    etas, step_sizes, weight_decay
         As in `fastopt.rprop`.
-    **common
-        What every optimizer takes (see `fastopt.Optimizer`) but decoupled_weight_decay: no lr multiplies the step.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay: no learning rate
+        multiplies the step.
 
     Notes
     -----
@@ -148,14 +154,16 @@ class Rprop(Optimizer):
     """
 
     _state_names = ("prev", "step_size")
-    _decoupled = False
+    _not_decoupled = "no learning rate multiplies its step"
 
-    def __init__(self, *, lr=0.01, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), **common):
-        super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), **common)
+    def __init__(self, *, lr: Rate = 0.01, etas: tuple[float, float] = (0.5, 1.2),
+                 step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), dict(options, weight_decay=weight_decay))
 
     @staticmethod
-    def _rule(lr, **arguments):
-        check_lr(lr)
+    def _rule(step, lr, **arguments):
+        _lr_range(lr)
         return _rprop_rule(**arguments)
 
     @classmethod

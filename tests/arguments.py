@@ -1,12 +1,13 @@
 """One row per public function: what it takes and writes. test_bad_input.py runs every row against every defect.
 
-A new function gets all those tests by a row here.
+A new function gets all those tests by a row here, an optimizer by its row in optimizer_cases.py.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+from optimizer_cases import REFUSED, ROWS
 
 import fastopt
 
@@ -36,18 +37,6 @@ class Function:
     """Pairs of arguments that may be the same array."""
 
 
-COMMON_REFUSED = (
-    ("lr", -0.1), ("lr", float("nan")), ("lr", float("inf")), ("lr", "fast"), ("lr", None), ("lr", True),
-    ("weight_decay", -1e-3), ("decoupled_weight_decay", -1e-3), ("l1", -1.0), ("l1", [0.1]),
-    ("grad_scale", float("nan")), ("grad_scale", float("inf")), ("clip_value", 0.0), ("clip_value", -1.0),
-    ("average_decay", 1.5), ("average_decay", -0.1), ("average_decay", None),
-)
-STEP_REFUSED = (("step", 0), ("step", -1), ("step", 1.5), ("step", True), ("step", "1"), ("step", 2**63))
-BETAS_REFUSED = (
-    ("betas", (1.0, 0.9)), ("betas", (0.9, 1.0)), ("betas", (-0.1, 0.9)), ("betas", 0.9), ("betas", (0.9,)),
-    ("betas", ("a", 0.9)),
-)
-EPS_REFUSED = (("eps", -1e-8), ("eps", float("nan")))
 AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)),
                 ("axis", 10**5000))
 CROSS_ENTROPY_REFUSED = (
@@ -57,17 +46,17 @@ CROSS_ENTROPY_REFUSED = (
 )
 
 
-def optimizer(name, states, options, refused, lacks=()):
-    """The row of an optimizer: param, grad and its state, all of one shape, with an average."""
+def optimizer(row):
+    """The function of an optimizer: param, grad and all of its state, of one shape, with an average."""
+    states = [*row.states, *row.optional_states, "average"]
+    refused = {**{name: values for name, values in REFUSED.items() if name in row.taken}, **row.refused}
     return Function(
-        name,
-        lambda rng: {
-            "param": f32(rng, 3, 40), "grad": f32(rng, 3, 40),
-            **{state: positive(rng, 3, 40) for state in (*states, "average")},
-        },
-        written=("param", *states, "average"),
-        options={**options, "average_decay": 0.9},
-        refused=tuple(row for row in (*COMMON_REFUSED, *refused) if row[0] not in lacks),
+        row.function,
+        lambda rng: {"param": f32(rng, 3, 40), "grad": f32(rng, 3, 40),
+                     **{state: positive(rng, 3, 40) for state in states}},
+        written=("param", *states),
+        options={**({"step": 2} if "step" in row.taken else {}), **row.valid, "average_decay": 0.9},
+        refused=tuple((name, value) for name, values in refused.items() for value in values),
     )
 
 
@@ -84,27 +73,7 @@ def batch_norm_cache():
 
 
 FUNCTIONS = [
-    optimizer("sgd", ["buf"], {"lr": 0.1, "momentum": 0.9, "step": 2},
-              (*STEP_REFUSED, ("momentum", -0.1), ("dampening", float("nan")), ("momentum", "heavy"))),
-    optimizer("momentum", ["v"], {"lr": 0.1}, (("momentum", -0.1), ("momentum", float("inf")))),
-    optimizer("sgdm", ["m"], {}, (("beta", 1.0), ("beta", -0.1))),
-    optimizer("asgd", ["ax"], {"step": 2}, (*STEP_REFUSED, ("lambd", -1.0), ("alpha", -1.0), ("t0", -1.0))),
-    optimizer("adagrad", ["h"], {"step": 2}, (*STEP_REFUSED, *EPS_REFUSED, ("lr_decay", -0.1))),
-    optimizer("adadelta", ["v", "u"], {}, (*EPS_REFUSED, ("rho", 1.0), ("rho", -0.1))),
-    optimizer("rmsprop", ["v", "grad_avg", "buf"], {"momentum": 0.9},
-              (*EPS_REFUSED, ("alpha", 1.0), ("alpha", -0.1), ("momentum", -0.1))),
-    optimizer("adam", ["m", "v", "vmax"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
-    optimizer("adamax", ["m", "u"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
-    optimizer("nadam", ["m", "v"], {"step": 2},
-              (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED, ("momentum_decay", -0.1))),
-    optimizer("radam", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED)),
-    optimizer("lion", ["m"], {}, BETAS_REFUSED, lacks=["decoupled_weight_decay"]),
-    optimizer("rprop", ["prev", "step_size"], {},
-              (("etas", (1.0, 1.2)), ("etas", (0.5, 1.0)), ("etas", 0.5), ("step_sizes", (-1.0, 50.0)),
-               ("step_sizes", (1.0, 0.5))), lacks=["lr", "decoupled_weight_decay"]),
-    optimizer("lars", ["v"], {"lr": 0.1}, (*EPS_REFUSED, ("momentum", -0.1), ("trust_coefficient", 0.0))),
-    optimizer("lamb", ["m", "v"], {"step": 2}, (*STEP_REFUSED, *BETAS_REFUSED, *EPS_REFUSED),
-              lacks=["decoupled_weight_decay"]),
+    *(optimizer(row) for row in ROWS if row.calls),
     *(Function(name, lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
                overlap=(("out", "x"),), refused=AXIS_REFUSED)
       for name in ("log_softmax", "softmax", "hardmax")),

@@ -1,7 +1,5 @@
 """Every public function against every defect: an error that names the argument, and nothing written."""
 
-import inspect
-
 import numpy as np
 import pytest
 from arguments import FUNCTIONS
@@ -140,13 +138,6 @@ def test_wrong_number(function, rng):
     for argument, value in function.refused:
         arguments = {**function.arrays(rng), **function.options, argument: value}
         refused(function, arguments, (TypeError, ValueError), argument)
-
-
-@FUNCTION
-def test_the_reference_has_the_same_signature(function):
-    ours = inspect.signature(getattr(fastopt, function.name))
-    reference = inspect.signature(getattr(fastopt.reference, function.name))
-    assert ours == reference
 
 
 @pytest.mark.parametrize("name", ["m", "v"])

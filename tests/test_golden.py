@@ -25,39 +25,24 @@ def arguments(row):
     return ROWS[row][0], options, ROWS[row][2] if len(ROWS[row]) > 2 else "param"
 
 
-def trajectory64(row):
-    """Every position of the reference's formula with float64 arrays."""
+def trajectory(row, module, dtype):
+    """Every position from the start on."""
     name, options, what = arguments(row)
-    opt = getattr(fastopt.reference, name)(**options)
-    hyper, arrays = opt._hyper_at(1, {}), {"param": start()}
-    arrays |= {state: np.full_like(arrays["param"], opt._initial(state, hyper))
-               for state in opt._states(hyper) if state}
-    positions = [arrays[what].copy()]
-    for step, grad in enumerate(gradients(), 1):
-        state = {key: array for key, array in arrays.items() if key != "param"}
-        opt._function(arrays["param"], grad, **opt._arguments({**hyper, "grad_scale": 1.0, **state}, step))
-        positions.append(arrays[what].copy())
+    opt, param = getattr(module, name)(**options), start().astype(dtype)
+    positions = [param.copy()]
+    for grad in gradients().astype(dtype):
+        opt.update(param, grad)
+        positions.append((param if what == "param" else opt.state[0][what]).copy())
     return np.array(positions)
 
 
 def units(row):
     """For each recorded step and element the unit in which distances are counted."""
-    positions = trajectory64(row)
+    positions = trajectory(row, fastopt.reference, np.float64)
     path = np.cumsum(np.abs(np.diff(positions, axis=0)), axis=0)
     largest = np.maximum.accumulate(np.abs(positions), axis=0)[1:]
     at = np.array(STEPS) - 1
     return np.spacing(largest[at].astype(np.float32)) + 2.0**-23 * path[at]
-
-
-def trajectory32(row):
-    name, options, what = arguments(row)
-    opt = getattr(fastopt, name)(**options)
-    param, positions = start().astype(np.float32), []
-    for step, grad in enumerate(gradients().astype(np.float32), 1):
-        opt.update(param, grad)
-        if step in STEPS:
-            positions.append((param if what == "param" else opt.state[0][what]).copy())
-    return np.array(positions)
 
 
 def test_the_file_is_of_these_rows():
@@ -78,13 +63,14 @@ def test_the_problem_is_not_trivial():
 
 @each_row
 def test_formula_in_float64(row):
-    ours = trajectory64(row)[np.array(STEPS)]
+    ours = trajectory(row, fastopt.reference, np.float64)[np.array(STEPS)]
     np.testing.assert_allclose(ours, RECORDED64[row], rtol=1e-13, atol=1e-13)
 
 
 @each_row
 def test_rounding_in_float32(row, level):
     unit = units(row)
-    ours = (np.abs(trajectory32(row) - RECORDED64[row]) / unit).max(axis=1)
+    ours = trajectory(row, fastopt, np.float32)[np.array(STEPS)]
+    ours = (np.abs(ours - RECORDED64[row]) / unit).max(axis=1)
     theirs = (np.abs(RECORDED32[row] - RECORDED64[row]) / unit).max(axis=1)
     assert (ours <= 1.5 * theirs + 0.5).all()

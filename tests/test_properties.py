@@ -1,17 +1,16 @@
-"""Properties over models that hypothesis makes up: any shapes, options, threads and chunks, the reference's bits."""
+"""Properties over models that hypothesis generates: any shapes, options, threads and chunks, the reference's bits."""
 
 import numpy as np
 from helpers import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from optimizer_cases import ROWS
 
 import fastopt
 from fastopt._runtime import driver, parallel
 
 FLOATS = hnp.from_dtype(np.dtype(np.float32), allow_nan=True, allow_infinity=True, allow_subnormal=True)
-OPTIMIZERS = ("SGD", "SGDM", "Momentum", "ASGD", "Adagrad", "Adadelta", "RMSprop", "Adam", "AdamW", "Adamax", "NAdam",
-              "RAdam", "Lion", "Rprop", "LARS", "LAMB")
 RATES = st.sampled_from([0.0, 1e-3, 0.5])
 
 
@@ -26,19 +25,19 @@ def models(draw):
 
 
 @settings(max_examples=80, deadline=None)
-@given(model=models(), name=st.sampled_from(OPTIMIZERS), l1=RATES, weight_decay=RATES,
+@given(model=models(), row=st.sampled_from(ROWS), l1=RATES, weight_decay=RATES,
        clip_norm=st.sampled_from([None, 0.5, 1e3]), average_decay=st.sampled_from([None, 0.9]),
        special=FLOATS, threads=st.integers(1, 5), chunk=st.sampled_from([16, 64, 8192]))
-def test_any_model_gets_the_references_bits(model, name, l1, weight_decay, clip_norm, average_decay, special, threads,
+def test_any_model_gets_the_references_bits(model, row, l1, weight_decay, clip_norm, average_decay, special, threads,
                                             chunk):
     params, *steps = model
     for grads in steps:
         for grad in grads[:1]:
             grad.ravel()[:1] = special
-    if name in ("LARS", "LAMB") or clip_norm is not None:
-        chunk = 8192  # norms are sums in blocks of so many
-    lr = {"lr": 0.1} if name == "LARS" else {}
-    options = dict(lr, l1=l1, weight_decay=weight_decay, clip_norm=clip_norm, average_decay=average_decay)
+    if row.layerwise or clip_norm is not None:
+        chunk = 8192    # the blocks in which norms are summed
+    name = row.name
+    options = dict(row.settings[0], l1=l1, weight_decay=weight_decay, clip_norm=clip_norm, average_decay=average_decay)
     theirs = [param.copy() for param in params]
     ours, reference = getattr(fastopt, name)(**options), getattr(fastopt.reference, name)(**options)
     kept = driver.swap_chunk(chunk), parallel.swap_serial_below(0.0)

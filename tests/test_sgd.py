@@ -1,26 +1,9 @@
-"""Gradient descent with and without momentum against the reference and hand-computed steps."""
+"""Gradient descent with and without momentum against hand-computed steps."""
 
 import numpy as np
 import pytest
-from elementwise import Elementwise, Rule, pytest_generate_tests  # noqa: F401
 
 import fastopt
-
-RULES = [
-    Rule("sgd", ()),
-    Rule("sgd", ("buf",), {"momentum": 0.9}),
-    Rule("sgd", ("buf",), {"momentum": 0.9, "dampening": 0.3}),
-    Rule("sgd", ("buf",), {"momentum": 0.9, "nesterov": True}),
-    Rule("momentum", ("v",), stepped=False),
-    Rule("momentum", ("v",), {"momentum": 0.5, "nesterov": True}, stepped=False),
-    Rule("sgdm", ("m",), stepped=False),
-    Rule("asgd", ("ax",)),
-    Rule("asgd", ("ax",), {"t0": 500.0, "lambd": 0.1, "alpha": 0.5}),
-]
-
-
-class TestBits(Elementwise):
-    rules = RULES
 
 
 @pytest.mark.parametrize("form", ["sgd", "momentum"])

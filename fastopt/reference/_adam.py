@@ -1,52 +1,52 @@
 """Adam, AdamW, Adamax, NAdam and RAdam."""
 
 import math
+from typing import Unpack
 
 import numpy as np
 
-from fastopt import _adam
-from fastopt.reference._common import decayed, gradient, greater, update_average
-from fastopt.reference._optimizer import Reference, with_step
+from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, Rate
+from fastopt.reference._common import Array, complete, decayed, gradient, greater, update_average
+from fastopt.reference._optimizer import Optimizer
 
 
-def adam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, vmax=None, eps_hat=False,
-         weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None,
-         average=None, average_decay=None):
+def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
+         betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, vmax: Array | None = None, eps_hat: bool = False,
+         **options: Unpack[Options]) -> None:
     """See `fastopt.adam`."""
+    o = complete(adam, options)
     f = param.dtype.type
     beta1, beta2 = betas
     root = math.sqrt(1.0 - beta2**step)
     alpha = lr * root / (1.0 - beta1**step)
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     v[...] = f(beta2) * v + f(1.0 - beta2) * (g * g)
     u = v
     if vmax is not None:
         u = vmax[...] = greater(vmax, v)
     denominator = np.sqrt(u) + f(eps if eps_hat else eps * root)
-    param[...] = decayed(param, lr, decoupled_weight_decay) - f(alpha) * m / denominator
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(alpha) * m / denominator
+    update_average(param, o)
 
 
-def adamax(param, grad, m, u, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
-           decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-           average_decay=None):
+def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: float = 2e-3,
+           betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """See `fastopt.adamax`."""
+    o = complete(adamax, options)
     f = param.dtype.type
     beta1, beta2 = betas
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     u[...] = greater(f(beta2) * u, np.abs(g) + f(eps))
-    param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr / (1.0 - beta1**step)) * m / u
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr / (1.0 - beta1**step)) * m / u
+    update_average(param, o)
 
 
 def nadam_momenta(step, beta1, momentum_decay):
     """Return μₜ, μₜ₊₁ and μ₁ · … · μₜ, where μᵢ = β₁ · (1 − 0.96^(i · momentum_decay) / 2).
 
-    The product is taken for 0 once it can no longer change 1 − product.
+    The product becomes 0 once it can no longer change 1 − product.
     """
     product = 1.0
     for i in range(1, step + 1):
@@ -58,36 +58,35 @@ def nadam_momenta(step, beta1, momentum_decay):
     return mu, mu_next, product
 
 
-def nadam(param, grad, m, v, *, step, lr=2e-3, betas=(0.9, 0.999), eps=1e-8, momentum_decay=4e-3, weight_decay=0.0,
-          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-          average_decay=None):
+def nadam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 2e-3,
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, momentum_decay: float = 4e-3,
+          **options: Unpack[Options]) -> None:
     """See `fastopt.nadam`."""
+    o = complete(nadam, options)
     f = param.dtype.type
     beta1, beta2 = betas
     mu, mu_next, product = nadam_momenta(step, beta1, momentum_decay)
     root = math.sqrt(1.0 - beta2**step)
     gamma = lr * (1.0 - mu) / (1.0 - product) * root
     alpha = lr * mu_next / (1.0 - product * mu_next) * root
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     v[...] = f(beta2) * v + f(1.0 - beta2) * (g * g)
     d = (f(gamma) * g + f(alpha) * m) / (np.sqrt(v) + f(eps * root))
-    param[...] = decayed(param, lr, decoupled_weight_decay) - d
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - d
+    update_average(param, o)
 
 
-def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0,
-          decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-          average_decay=None):
+def radam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
+          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """See `fastopt.radam`."""
+    o = complete(radam, options)
     f = param.dtype.type
     beta1, beta2 = betas
     power = beta2**step
     rho_inf = 2.0 / (1.0 - beta2) - 1.0
     rho = rho_inf - 2.0 * step * power / (1.0 - power)
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     v[...] = f(beta2) * v + f(1.0 - beta2) * (g * g)
     if rho > 5.0:
@@ -96,49 +95,62 @@ def radam(param, grad, m, v, *, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, wei
         d = f(alpha) * m / (np.sqrt(v) + f(eps))
     else:
         d = f(lr / (1.0 - beta1**step)) * m
-    param[...] = decayed(param, lr, decoupled_weight_decay) - d
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - d
+    update_average(param, o)
 
 
-class Adam(Reference, _adam.Adam):
+class Adam(Optimizer):
     """See `fastopt.Adam`."""
 
     _function = staticmethod(adam)
 
-    @staticmethod
-    def _arguments(arguments, step):
-        del arguments["amsgrad"]  # said by vmax
-        return {**arguments, "step": step}
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 amsgrad: bool = False, eps_hat: bool = False, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
+
+    def _states(self, hyper):
+        return ("m", "v", "vmax") if hyper["amsgrad"] else ("m", "v")
 
 
-class AdamW(Reference, _adam.AdamW):
+class AdamW(Adam):
     """See `fastopt.AdamW`."""
 
-    _function = staticmethod(adam)
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 weight_decay: float = 0.01, amsgrad: bool = False, eps_hat: bool = False,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        Optimizer.__init__(self, dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
+                                      weight_decay=weight_decay), options)
 
-    @staticmethod
-    def _arguments(arguments, step):
-        del arguments["amsgrad"]
-        arguments["decoupled_weight_decay"] = arguments.pop("weight_decay")
-        return {**arguments, "step": step}
+    def _call(self, param, grad, arguments):
+        super()._call(param, grad, {**arguments, "weight_decay": 0.0,
+                                    "decoupled_weight_decay": arguments["weight_decay"]})
 
 
-class Adamax(Reference, _adam.Adamax):
+class Adamax(Optimizer):
     """See `fastopt.Adamax`."""
 
     _function = staticmethod(adamax)
-    _arguments = staticmethod(with_step)
+
+    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), options)
 
 
-class NAdam(Reference, _adam.NAdam):
+class NAdam(Optimizer):
     """See `fastopt.NAdam`."""
 
     _function = staticmethod(nadam)
-    _arguments = staticmethod(with_step)
+
+    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 momentum_decay: float = 4e-3, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
 
 
-class RAdam(Reference, _adam.RAdam):
+class RAdam(Optimizer):
     """See `fastopt.RAdam`."""
 
     _function = staticmethod(radam)
-    _arguments = staticmethod(with_step)
+
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps), options)

@@ -1,47 +1,48 @@
 """Steps divided by a root of the gradients' squares: Adagrad, Adadelta, RMSprop."""
 
+from typing import Unpack
+
 import numpy as np
 
-from fastopt import _adaptive
-from fastopt.reference._common import decayed, gradient, update_average
-from fastopt.reference._optimizer import Reference
+from fastopt._options import ModelOptions, Options, Rate
+from fastopt.reference._common import Array, complete, decayed, gradient, update_average
+from fastopt.reference._optimizer import Optimizer
 
 
-def adagrad(param, grad, h, *, step=1, lr=0.01, lr_decay=0.0, eps=1e-10, eps_inside_sqrt=False, weight_decay=0.0,
-            decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-            average_decay=None):
+def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0.01, lr_decay: float = 0.0,
+            eps: float = 1e-10, eps_inside_sqrt: bool = False, **options: Unpack[Options]) -> None:
     """See `fastopt.adagrad`."""
+    o = complete(adagrad, options)
     f = param.dtype.type
     inside, outside = (f(eps), f(0)) if eps_inside_sqrt else (f(0), f(eps))
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     h[...] = h + g * g
     rate = f(lr / (1.0 + (step - 1.0) * lr_decay))
-    param[...] = decayed(param, lr, decoupled_weight_decay) - rate * g / (np.sqrt(h + inside) + outside)
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - rate * g / (np.sqrt(h + inside) + outside)
+    update_average(param, o)
 
 
-def adadelta(param, grad, v, u, *, lr=1.0, rho=0.9, eps=1e-6, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0,
-             maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
+             **options: Unpack[Options]) -> None:
     """See `fastopt.adadelta`."""
+    o = complete(adadelta, options)
     f = param.dtype.type
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     v[...] = f(rho) * v + f(1.0 - rho) * (g * g)
     d = np.sqrt(u + f(eps)) / np.sqrt(v + f(eps)) * g
     u[...] = f(rho) * u + f(1.0 - rho) * (d * d)
-    param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr) * d
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * d
+    update_average(param, o)
 
 
-def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0,
-            eps_inside_sqrt=False, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
-            grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, buf: Array | None = None, *,
+            lr: float = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+            eps_inside_sqrt: bool = False, **options: Unpack[Options]) -> None:
     """See `fastopt.rmsprop`."""
+    o = complete(rmsprop, options)
     f = param.dtype.type
     inside, outside = (f(eps), f(0)) if eps_inside_sqrt else (f(0), f(eps))
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     v[...] = f(alpha) * v + f(1.0 - alpha) * (g * g)
     w = v
     if grad_avg is not None:
@@ -50,36 +51,46 @@ def rmsprop(param, grad, v, grad_avg=None, buf=None, *, lr=0.01, alpha=0.99, eps
         w = np.where(w < 0, f(0), w)
     root = np.sqrt(w + inside) + outside
     if momentum:
+        assert buf is not None
         buf[...] = f(momentum) * buf + g / root
-        param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr) * buf
+        param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * buf
     else:
-        param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr) * g / root
-    update_average(average, average_decay, param)
+        param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * g / root
+    update_average(param, o)
 
 
-class Adagrad(Reference, _adaptive.Adagrad):
+class Adagrad(Optimizer):
     """See `fastopt.Adagrad`."""
 
     _function = staticmethod(adagrad)
 
-    @staticmethod
-    def _arguments(arguments, step):
-        del arguments["initial_accumulator_value"]
-        return {**arguments, "step": step}
+    def __init__(self, *, lr: Rate = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, eps_inside_sqrt: bool = False,
+                 initial_accumulator_value: float = 0.0, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, lr_decay=lr_decay, eps=eps, eps_inside_sqrt=eps_inside_sqrt,
+                              initial_accumulator_value=initial_accumulator_value), options)
+
+    def _initial(self, hyper, name):
+        return hyper["initial_accumulator_value"]
 
 
-class Adadelta(Reference, _adaptive.Adadelta):
+class Adadelta(Optimizer):
     """See `fastopt.Adadelta`."""
 
     _function = staticmethod(adadelta)
 
+    def __init__(self, *, lr: Rate = 1.0, rho: float = 0.9, eps: float = 1e-6, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, rho=rho, eps=eps), options)
 
-class RMSprop(Reference, _adaptive.RMSprop):
+
+class RMSprop(Optimizer):
     """See `fastopt.RMSprop`."""
 
     _function = staticmethod(rmsprop)
 
-    @staticmethod
-    def _arguments(arguments, step):
-        del arguments["centered"]  # said by grad_avg
-        return arguments
+    def __init__(self, *, lr: Rate = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+                 centered: bool = False, eps_inside_sqrt: bool = False, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered,
+                              eps_inside_sqrt=eps_inside_sqrt), options)
+
+    def _states(self, hyper):
+        return ("v", *(["grad_avg"] if hyper["centered"] else []), *(["buf"] if hyper["momentum"] else []))

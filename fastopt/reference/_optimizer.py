@@ -1,32 +1,97 @@
-"""The optimizer classes in plain NumPy: one call of the family's function for each parameter."""
+"""The optimizer classes in plain NumPy: for each parameter one call of the class's function."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt.reference._common import add_in_order, block_squares
+from fastopt._options import DEFAULTS, Grads, ModelOptions, Params, Rate, UpdateInfo, options_of, refuse_unknown
+from fastopt.reference._common import Array, add_in_order, block_squares
 
 
-class Reference:
-    """Put before a class of `fastopt`: the same hyper-parameters and state, the arithmetic by `_function`."""
+class Optimizer:
+    """Base of the classes: hyper-parameters, state, and a step as `fastopt.Optimizer` describes them.
 
-    _function = None
+    Parameters may be float32 or float64; state has their type. Numbers and arrays are not checked.
+    """
 
-    def _step(self, bound, step, lr, grad_scale, grads):
-        for key, param, member, grad in zip(bound.keys, bound.params, bound.members, grads, strict=True):
-            own, late = bound.groups[member]
-            hyper = self._hyper_at(step, own, lr)
-            arguments = self._arguments({**hyper, "grad_scale": grad_scale, **bound.state[key]}, step - late)
-            self._function(param, grad.astype(param.dtype, copy=False), **arguments)
-        self._counter.value = step
+    _function: ClassVar[Callable[..., None]]
 
-    def _squares(self, bound, grads):
-        return add_in_order(block for grad in grads for block in block_squares(grad.astype(np.float32, copy=False)))
+    def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        refuse_unknown(type(self), options)
+        shared = {name: default for name, default in DEFAULTS.items() if name in ModelOptions.__annotations__}
+        given = {**shared, "clip_norm": None, "skip_nonfinite": False, "per_param": None, **options}
+        self._clip_norm, self._skip_nonfinite = given.pop("clip_norm"), given.pop("skip_nonfinite")
+        self._per_param: Callable[[Any, Array], Mapping[str, Any]] = given.pop("per_param") or (lambda key, param: {})
+        self._hyper = {**given, **own}
+        self.lr: Rate = self._hyper.pop("lr")
+        self._taken = {*inspect.signature(self._function).parameters, *options_of(self._function)}
+        self.step_count = 0
+        self.steps: dict[Any, int] = {}
+        self.state: dict[Any, dict[str, Array]] = {}
 
-    @staticmethod
-    def _arguments(arguments, step):
-        """The function's keyword arguments, given the hyper-parameters and state arrays by name."""
-        return arguments
+    @property
+    def averages(self) -> dict[Any, Array]:
+        """The averaged parameters by key."""
+        return {key: state["average"] for key, state in self.state.items() if "average" in state}
+
+    def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> UpdateInfo:
+        """Take one step: update every parameter in place."""
+        if isinstance(params, np.ndarray):
+            params, grads = [params], [grads]
+        if not isinstance(params, Mapping):
+            params, grads = dict(enumerate(params)), dict(enumerate(grads))
+        grads = {key: np.asarray(dict(grads)[key], param.dtype) for key, param in params.items()}
+        step, norm = self.step_count + 1, None
+        lr = _at(self.lr, step)
+        if self._clip_norm is not None or self._skip_nonfinite:
+            squares = add_in_order(block for grad in grads.values() for block in block_squares(grad))
+            norm = math.sqrt(squares) * abs(grad_scale)
+            if self._skip_nonfinite and not math.isfinite(norm):
+                return UpdateInfo(self.step_count, lr, norm, True)
+            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
+                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
+        for key, param in params.items():
+            hyper = {**self._hyper, "lr": lr, **self._per_param(key, param)}
+            hyper["lr"] = _at(hyper["lr"], step)
+            if key not in self.state:
+                self.state[key] = self._new_state(param, hyper)
+            self.steps[key] = self.steps.get(key, 0) + 1
+            self._call(param, grads[key], {**hyper, **self.state[key], "step": self.steps[key],
+                                           "grad_scale": grad_scale})
+        self.step_count = step
+        return UpdateInfo(step, lr, norm, False)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As `fastopt.Optimizer.state_dict`."""
+        state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in self.state.items()}
+        return {"step_count": self.step_count, "steps": dict(self.steps), "state": state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """As `fastopt.Optimizer.load_state_dict`."""
+        self.step_count, self.steps = state_dict["step_count"], dict(state_dict["steps"])
+        self.state = {key: {name: array.copy() for name, array in entry.items()}
+                      for key, entry in state_dict["state"].items()}
+
+    def _call(self, param, grad, arguments):
+        """Call the function with those of the arguments that it takes."""
+        self._function(param, grad, **{name: value for name, value in arguments.items() if name in self._taken})
+
+    def _new_state(self, param, hyper):
+        state = {name: np.full_like(param, self._initial(hyper, name)) for name in self._states(hyper)}
+        return state if hyper["average_decay"] is None else {**state, "average": param.copy()}
+
+    def _states(self, hyper):
+        """Names of the state arrays: the arrays that the function requires besides param and grad."""
+        parameters = inspect.signature(self._function).parameters.values()
+        return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty][2:]
+
+    def _initial(self, hyper, name):
+        """The value of every element of a state array before the first step."""
+        return 0.0
 
 
-def with_step(arguments, step):
-    """For functions that take the step."""
-    return {**arguments, "step": step}
+def _at(lr: Rate, step: int) -> float:
+    return lr(step) if callable(lr) else lr

@@ -1,82 +1,102 @@
 """Gradient descent with and without momentum."""
 
-from fastopt import _sgd
-from fastopt.reference._common import decayed, gradient, update_average
-from fastopt.reference._optimizer import Reference, with_step
+from typing import Unpack
+
+from fastopt._options import ModelOptions, Options, Rate
+from fastopt.reference._common import Array, complete, decayed, gradient, update_average
+from fastopt.reference._optimizer import Optimizer
 
 
-def sgd(param, grad, buf=None, *, lr, momentum=0.0, dampening=0.0, nesterov=False, step=1, weight_decay=0.0,
-        decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-        average_decay=None):
+def sgd(param: Array, grad: Array, buf: Array | None = None, *, lr: float, momentum: float = 0.0,
+        dampening: float = 0.0, nesterov: bool = False, step: int = 1, **options: Unpack[Options]) -> None:
     """See `fastopt.sgd`."""
+    o = complete(sgd, options)
     f = param.dtype.type
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     if momentum:
+        assert buf is not None
         buf[...] = g if step == 1 else f(momentum) * buf + f(1.0 - dampening) * g
         g = g + f(momentum) * buf if nesterov else buf
-    param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr) * g
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * g
+    update_average(param, o)
 
 
-def momentum(param, grad, v, *, lr=0.01, momentum=0.9, nesterov=False, weight_decay=0.0, decoupled_weight_decay=0.0,
-             l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum: float = 0.9, nesterov: bool = False,
+             **options: Unpack[Options]) -> None:
     """See `fastopt.momentum`."""
+    o = complete(_momentum, options)
     f = param.dtype.type
-    d = f(lr) * gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                         weight_decay=weight_decay, l1=l1)
+    d = f(lr) * gradient(param, grad, o)
     v[...] = f(momentum) * v - d
-    param[...] = decayed(param, lr, decoupled_weight_decay) + (f(momentum) * v - d if nesterov else v)
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) + (f(momentum) * v - d if nesterov else v)
+    update_average(param, o)
 
 
-def sgdm(param, grad, m, *, lr=0.01, beta=0.9, weight_decay=0.0, decoupled_weight_decay=0.0, l1=0.0, maximize=False,
-         grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+_momentum = momentum    # whose argument of the same name hides it inside
+
+
+def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float = 0.9,
+         **options: Unpack[Options]) -> None:
     """See `fastopt.sgdm`."""
+    o = complete(sgdm, options)
     f = param.dtype.type
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     m[...] = f(beta) * m + f(1.0 - beta) * g
-    param[...] = decayed(param, lr, decoupled_weight_decay) - f(lr) * m
-    update_average(average, average_decay, param)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * m
+    update_average(param, o)
 
 
-def asgd(param, grad, ax, *, step, lr=0.01, lambd=1e-4, alpha=0.75, t0=1e6, weight_decay=0.0,
-         decoupled_weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0, clip_value=None, average=None,
-         average_decay=None):
+def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, lambd: float = 1e-4, alpha: float = 0.75,
+         t0: float = 1e6, **options: Unpack[Options]) -> None:
     """See `fastopt.asgd`."""
+    o = complete(asgd, options)
     f = param.dtype.type
     before = step - 1.0
     eta = lr / (1.0 + lambd * lr * before) ** alpha
     mu = 1.0 / max(1.0, before - t0)
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
-    param[...] = decayed(param, lr, decoupled_weight_decay, 1.0 - lambd * eta) - f(eta) * g
+    g = gradient(param, grad, o)
+    param[...] = decayed(param, lr, o.decoupled_weight_decay, 1.0 - lambd * eta) - f(eta) * g
     ax[...] = param if mu == 1.0 else ax + f(mu) * (param - ax)
-    update_average(average, average_decay, param)
+    update_average(param, o)
 
 
-class SGD(Reference, _sgd.SGD):
+class SGD(Optimizer):
     """See `fastopt.SGD`."""
 
     _function = staticmethod(sgd)
-    _arguments = staticmethod(with_step)
+
+    def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
+
+    def _states(self, hyper):
+        return ("buf",) if hyper["momentum"] else ()
 
 
-class Momentum(Reference, _sgd.Momentum):
+class Momentum(Optimizer):
     """See `fastopt.Momentum`."""
 
     _function = staticmethod(momentum)
 
+    def __init__(self, *, lr: Rate = 0.01, momentum: float = 0.9, nesterov: bool = False,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
-class SGDM(Reference, _sgd.SGDM):
+
+class SGDM(Optimizer):
     """See `fastopt.SGDM`."""
 
     _function = staticmethod(sgdm)
 
+    def __init__(self, *, lr: Rate = 0.01, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, beta=beta), options)
 
-class ASGD(Reference, _sgd.ASGD):
+
+class ASGD(Optimizer):
     """See `fastopt.ASGD`."""
 
     _function = staticmethod(asgd)
-    _arguments = staticmethod(with_step)
+
+    def __init__(self, *, lr: Rate = 0.01, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), options)

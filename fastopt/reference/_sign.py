@@ -1,52 +1,63 @@
 """Steps by the sign of a gradient: Lion, Rprop."""
 
+from typing import Unpack
+
 import numpy as np
 
-from fastopt import _sign
-from fastopt.reference._common import decayed, gradient, update_average
-from fastopt.reference._optimizer import Reference
+from fastopt._options import ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate
+from fastopt.reference._common import Array, complete, decayed, gradient, update_average
+from fastopt.reference._optimizer import Optimizer
 
 
-def lion(param, grad, m, *, lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, l1=0.0, maximize=False, grad_scale=1.0,
-         clip_value=None, average=None, average_decay=None):
+def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
+         weight_decay: float = 0.0, **options: Unpack[OptionsWithoutDecay]) -> None:
     """See `fastopt.lion`."""
+    o = complete(lion, options)
     f = param.dtype.type
     beta1, beta2 = betas
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value, weight_decay=0.0, l1=l1)
+    g = gradient(param, grad, o)
     c = f(beta1) * m + f(1.0 - beta1) * g
     m[...] = f(beta2) * m + f(1.0 - beta2) * g
     param[...] = decayed(param, lr, weight_decay) - f(lr) * np.sign(c)
-    update_average(average, average_decay, param)
+    update_average(param, o)
 
 
-def rprop(param, grad, prev, step_size, *, etas=(0.5, 1.2), step_sizes=(1e-6, 50.0), weight_decay=0.0, l1=0.0,
-          maximize=False, grad_scale=1.0, clip_value=None, average=None, average_decay=None):
+def rprop(param: Array, grad: Array, prev: Array, step_size: Array, *, etas: tuple[float, float] = (0.5, 1.2),
+          step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
+          **options: Unpack[OptionsWithoutDecay]) -> None:
     """See `fastopt.rprop`."""
+    o = complete(rprop, options, weight_decay=weight_decay)
     f = param.dtype.type
     eta_minus, eta_plus = etas
     least, most = step_sizes
-    g = gradient(param, grad, grad_scale=grad_scale, maximize=maximize, clip_value=clip_value,
-                 weight_decay=weight_decay, l1=l1)
+    g = gradient(param, grad, o)
     turn = g * prev
     factor = np.select([turn > 0, turn < 0, turn == 0], [f(eta_plus), f(eta_minus), f(1)], turn)
     step_size[...] = np.clip(step_size * factor, f(least), f(most))
     prev[...] = np.where(turn < 0, f(0), g)
     param[...] = decayed(param, 0.0, 0.0) - step_size * np.sign(prev)
-    update_average(average, average_decay, param)
+    update_average(param, o)
 
 
-class Lion(Reference, _sign.Lion):
+class Lion(Optimizer):
     """See `fastopt.Lion`."""
 
     _function = staticmethod(lion)
 
+    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, weight_decay=weight_decay), options)
 
-class Rprop(Reference, _sign.Rprop):
+
+class Rprop(Optimizer):
     """See `fastopt.Rprop`."""
 
     _function = staticmethod(rprop)
 
-    @staticmethod
-    def _arguments(arguments, step):
-        del arguments["lr"]  # is in step_size
-        return arguments
+    def __init__(self, *, lr: Rate = 0.01, etas: tuple[float, float] = (0.5, 1.2),
+                 step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
+                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes, weight_decay=weight_decay), options)
+
+    def _initial(self, hyper, name):
+        return hyper["lr"] if name == "step_size" else 0.0

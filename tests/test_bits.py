@@ -1,60 +1,45 @@
-"""The checks that every elementwise optimizer goes through: the kernel's bits are the reference's.
-
-A family's test module lists its functions as Rule rows and inherits the checks:
-
-    RULES = [Rule("adam", ("m", "v"), {"step": 3}), …]
-    class TestBits(Elementwise):
-        rules = RULES
-"""
+"""Every optimizer function against the reference, bit by bit: the calls of optimizer_cases.py."""
 
 import itertools
-from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from helpers import SPECIAL, THREADS, assert_same_bits, random_bits, unaligned
+from optimizer_cases import CALLS
 
 import fastopt
 
 STEPS = (1, 2, 7, 987, 7067, 2**24 - 1, 2**24 + 1, 2**31 + 1)
-COMMON = (
+SHARED = (
     {},
     {"weight_decay": 0.01},
     {"l1": 0.003},
     {"weight_decay": 0.01, "l1": 0.003, "decoupled_weight_decay": 0.1, "clip_value": 0.5},
     {"maximize": True, "grad_scale": 0.37},
 )
-"""Option sets of what every optimizer has; the average is a state array and always on in half of the rules."""
+"""Sets of shared options; the average is one more state array."""
 
 
-@dataclass(frozen=True)
 class Rule:
-    """One function with one choice of its own options."""
+    """One call of one function, and the checks' inputs for it."""
 
-    name: str
-    states: tuple
-    options: dict = field(default_factory=dict)
-    stepped: bool = True
-    """Whether the function takes a step."""
-    lacks: tuple = ()
-    """Options of the other optimizers that this one does not take; the checks leave them out."""
+    def __init__(self, call):
+        self.call, self.name, self.states = call, call.row.function, call.states
+        self.stepped = "step" in call.row.taken
 
     def __str__(self):
-        return "-".join([self.name, *(f"{key}={value}" for key, value in self.options.items())])
+        return str(self.call)
 
-    def call(self, module, arrays, options):
-        options = {name: value for name, value in options.items() if name not in self.lacks}
-        getattr(module, self.name)(**arrays, **self.options, **options)
+    def run(self, module, arrays, options):
+        options = {name: value for name, value in options.items() if name in self.call.row.taken}
+        getattr(module, self.name)(**{**arrays, **options, **self.call.options})
 
     def kernel(self, arrays, **options):
-        self.call(fastopt, arrays, options)
+        self.run(fastopt, arrays, options)
 
     def reference(self, arrays, **options):
         with np.errstate(all="ignore"):
-            self.call(fastopt.reference, arrays, options)
-
-    def step(self, step):
-        return {"step": step} if self.stepped else {}
+            self.run(fastopt.reference, arrays, options)
 
     def random(self, rng, shape, average):
         names = ("param", "grad", *self.states, *(["average"] if average else []))
@@ -84,30 +69,30 @@ def averaging(average):
 
 
 def pytest_generate_tests(metafunc):
-    """For the family's module to import: `rule` runs over the class's rules."""
+    """`rule` runs over the class's rules."""
     if "rule" in metafunc.fixturenames:
         metafunc.parametrize("rule", metafunc.cls.rules, ids=str)
 
 
-class Elementwise:
-    rules = ()
+class TestElementwise:
+    rules = tuple(Rule(call) for call in CALLS if not call.row.layerwise)
 
     @pytest.mark.parametrize("average", [False, True])
-    @pytest.mark.parametrize("common", COMMON, ids=str)
-    def test_random_bits(self, rule, level, common, average, rng):
+    @pytest.mark.parametrize("shared", SHARED, ids=str)
+    def test_random_bits(self, rule, level, shared, average, rng):
         arrays = rule.random(rng, 5000, average)
         for step in STEPS if rule.stepped else (1,):
-            rule.check(arrays, f"step {step}", lr=0.01, **rule.step(step), **common, **averaging(average))
+            rule.check(arrays, f"step {step}", lr=0.01, step=step, **shared, **averaging(average))
 
-    @pytest.mark.parametrize("common", COMMON, ids=str)
-    def test_normal_values(self, rule, level, common, rng):
+    @pytest.mark.parametrize("shared", SHARED, ids=str)
+    def test_normal_values(self, rule, level, shared, rng):
         for n in (1, 1000):
-            rule.check(rule.normal(rng, n, True), lr=0.01, **rule.step(3), **common, **averaging(True))
+            rule.check(rule.normal(rng, n, True), lr=0.01, step=3, **shared, **averaging(True))
 
     def test_every_length_at_every_offset(self, rule, level, rng):
-        """Elementwise: the reference is computed once and its slices compared."""
+        """The step is elementwise: the reference is computed once and its slices compared."""
         arrays = rule.normal(rng, 300, True)
-        options = {"lr": 0.01, **rule.step(2), "weight_decay": 0.01, **averaging(True)}
+        options = {"lr": 0.01, "step": 2, "weight_decay": 0.01, **averaging(True)}
         expected = {name: array.copy() for name, array in arrays.items()}
         rule.reference(expected, **options)
         room = {name: unaligned(np.empty(300, np.float32), 0) for name in arrays}
@@ -130,7 +115,7 @@ class Elementwise:
         arrays = {name: np.ascontiguousarray(grid[i % len(grid)]) for i, name in enumerate(names)}
         for options in ({}, {"weight_decay": 0.1, "l1": 0.1}, {"clip_value": 1.0, "decoupled_weight_decay": 0.1}):
             for step in (1, 2):
-                rule.check(arrays, str(options), lr=0.1, **rule.step(step), **options)
+                rule.check(arrays, str(options), lr=0.1, step=step, **options)
 
     def test_trajectory(self, rule, level, rng):
         """A thousand steps with the state that they leave."""
@@ -141,7 +126,7 @@ class Elementwise:
         for step in range(1, 1001):
             grad = rng.standard_normal(67, dtype=np.float32)
             ours["grad"][...] = theirs["grad"][...] = grad
-            options = {"lr": 0.1 / step, **rule.step(step), "weight_decay": 1e-3, **averaging(True)}
+            options = {"lr": 0.1 / step, "step": step, "weight_decay": 1e-3, **averaging(True)}
             rule.kernel(ours, **options)
             rule.reference(theirs, **options)
         for name in ours:
@@ -152,7 +137,7 @@ class Elementwise:
     def test_threads_and_chunks(self, rule, level, rng, always_parallel, chunk):
         arrays = rule.normal(rng, 20011, True)
         expected = {name: array.copy() for name, array in arrays.items()}
-        options = {"lr": 0.01, **rule.step(5), "l1": 0.01, **averaging(True)}
+        options = {"lr": 0.01, "step": 5, "l1": 0.01, **averaging(True)}
         rule.reference(expected, **options)
         for size in self.chunks:
             chunk(size)
@@ -165,12 +150,13 @@ class Elementwise:
 
     def test_shapes(self, rule, level, rng):
         for shape in ((), (0,), (3, 0, 2), (1,), (5, 7), (2, 3, 4, 5)):
-            rule.check(rule.normal(rng, shape, True), str(shape), lr=0.01, **rule.step(1), **averaging(True))
+            rule.check(rule.normal(rng, shape, True), str(shape), lr=0.01, step=1, **averaging(True))
 
 
-class Layerwise(Elementwise):
-    """For rules that look at the tensor's norms: a slice's result is another, and a sum's order is by 8192."""
+class TestLayerwise(TestElementwise):
+    """Steps that depend on the tensor's norms: a slice has other norms, and sums are in blocks of 8192."""
 
+    rules = tuple(Rule(call) for call in CALLS if call.row.layerwise)
     chunks = (8192,)
 
     def test_every_length_at_every_offset(self, rule, level, rng):
@@ -178,4 +164,4 @@ class Layerwise(Elementwise):
             arrays = rule.normal(rng, n, True)
             for offset in (0, 1, 7):
                 rule.check({name: unaligned(array, offset) for name, array in arrays.items()}, f"n={n} offset={offset}",
-                           lr=0.01, **rule.step(2), weight_decay=0.01, **averaging(True))
+                           lr=0.01, step=2, weight_decay=0.01, **averaging(True))

@@ -1,0 +1,191 @@
+"""What all optimizers share: their options, with types, defaults, ranges and documentation, and what a step returns."""
+
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastopt._runtime.hyper import Ranges
+
+Array = NDArray[np.float32]
+Params = Mapping[Any, Array] | Iterable[Array] | Array
+Grads = Mapping[Any, Any] | Iterable[Any] | NDArray[Any]
+State = dict[Any, dict[str, Array]]
+Rate = float | Callable[[int], float]
+"""A learning rate, or a function of the step's number (1-based) that returns one: see `fastopt.schedules`."""
+
+
+class _Shared(TypedDict, total=False):
+    l1: float
+    maximize: bool
+    clip_value: float | None
+    average_decay: float | None
+
+
+class OptionsWithoutDecay(_Shared, total=False):
+    """`Options` without weight_decay and decoupled_weight_decay, for a function that defines its own weight_decay."""
+
+    grad_scale: float
+    average: Array | None
+
+
+class Options(OptionsWithoutDecay, total=False):
+    """Keyword arguments that every optimizer function takes besides its own: ``fastopt.adam(…, weight_decay=0.01)``.
+
+    Before the gradient g reaches an optimizer's formula, it is scaled, clipped and regularised, in this order::
+
+        g ← grad_scale · g                                  −grad_scale · g with maximize
+        g ← min(max(g, −clip_value), clip_value)
+        g ← g + weight_decay · p + l1 · sign(p)
+
+    Parameters
+    ----------
+    weight_decay, l1 : float
+        L2 and L1 regularisation, added to the gradient: ≥ 0, default 0.
+    decoupled_weight_decay : float
+        The parameter shrinks by the factor 1 − lr · decoupled_weight_decay before the step, as in AdamW: ≥ 0,
+        default 0.
+    maximize : bool
+        Follow the gradient uphill; default False.
+    grad_scale : float
+        Multiplies the gradient first (1 / loss scale, 1 / number of accumulated batches): finite, default 1.
+    clip_value : float, optional
+        Largest magnitude of a gradient's element: > 0, default None (no clipping).
+    average : float32 array of the parameter's shape, optional
+        Exponential moving average of the parameter, updated in place after the step:
+        a ← average_decay · a + (1 − average_decay) · p. Needs average_decay.
+    average_decay : float, optional
+        In [0, 1]. Needs average.
+
+    Notes
+    -----
+    `lion`, `lamb` and `rprop` define their own weight_decay and take no decoupled_weight_decay.
+    """
+
+    weight_decay: float
+    decoupled_weight_decay: float
+
+
+class ModelOptionsWithoutDecay(_Shared, total=False):
+    """What the constructor of an optimizer class takes that defines its own weight_decay: see `fastopt.Optimizer`."""
+
+    clip_norm: float | None
+    skip_nonfinite: bool
+    per_param: Callable[[Any, Array], Mapping[str, Any]] | None
+
+
+class ModelOptions(ModelOptionsWithoutDecay, total=False):
+    """What the constructor of every other optimizer class takes besides its own: see `fastopt.Optimizer`."""
+
+    weight_decay: float
+    decoupled_weight_decay: float
+
+
+class UpdateInfo(NamedTuple):
+    """What a call of an optimizer's `update` did."""
+
+    step: int
+    """The step's number, from 1; of a skipped step the number of the step before."""
+    lr: float
+    """The learning rate it used."""
+    grad_norm: float | None
+    """Euclidean norm of all gradients after grad_scale and before clipping; None unless an option needed it."""
+    skipped: bool
+    """Whether nothing was changed because a gradient held an inf or NaN."""
+
+
+grad_scale_range = Ranges(grad_scale="(-inf, inf)")
+_decay_range = Ranges(weight_decay="[0, inf)")
+_ranges = Ranges(
+    grad_scale="(-inf, inf)",
+    maximize="bool",
+    clip_value="(0, inf]",
+    weight_decay="[0, inf)",
+    l1="[0, inf)",
+    decoupled_weight_decay="[0, inf)",
+    average_decay="[0, 1]",
+)
+
+
+def _checked(*, grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.0, l1=0.0, decoupled_weight_decay=0.0,
+             average_decay=None, average=None):
+    """The shared options, in the order in which kernels unpack them. Their defaults are those of this signature."""
+    if (average_decay is None) != (average is None):
+        raise ValueError("average_decay: expected a number in [0, 1] together with average, got "
+                         + ("average alone" if average_decay is None else "average_decay alone"))
+    if clip_value is None:
+        clip_value = math.inf
+    if average_decay is None:
+        average_decay = 0.0
+    _ranges(grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay)
+    return (grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
+            average is not None)
+
+
+DEFAULTS: dict[str, Any] = dict(_checked.__kwdefaults__ or {})
+Checked = tuple[float, bool, float, float, float, float, float, bool]
+_default: Checked = _checked()
+
+
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> Checked:
+    """Return the shared options that were given to `function`, checked, and the defaults of the others."""
+    if not options:
+        return _default
+    try:
+        return _checked(**options)
+    except TypeError:
+        refuse_unknown(function, options)
+        raise
+
+
+def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], weight_decay: float = 0.0,
+                    meaning: str = "weight_decay") -> Checked:
+    """The same for a function that defines its own weight_decay, which becomes the shared option named `meaning`."""
+    if not options and type(weight_decay) is float and weight_decay == 0.0:
+        return _default
+    _decay_range(weight_decay)
+    if "decoupled_weight_decay" in options:
+        refuse_unknown(function, options)
+    return check_options(function, {**options, meaning: weight_decay} if weight_decay else options)
+
+
+def with_grad_scale(options: Checked, grad_scale: float) -> Checked:
+    """Checked options with another grad_scale."""
+    if type(grad_scale) is float and grad_scale == options[0]:
+        return options
+    grad_scale_range(grad_scale)
+    return grad_scale, *options[1:]
+
+
+@functools.cache
+def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of the keyword-only arguments that a function or class takes, its ``**options`` included."""
+    names: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            names.append(parameter.name)
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            names += [name for options in typing.get_args(parameter.annotation) for name in options.__annotations__]
+    return tuple(names)
+
+
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a TypeError if one of the options is none that `function` takes."""
+    taken = options_of(function)
+    for name in options:
+        if name not in taken:
+            raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
+
+
+def pair(name: str, values: Any) -> tuple[float, float]:
+    """Return the two members of a pair of numbers; the caller checks their ranges."""
+    try:
+        first, second = values
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected two numbers, got {values!r}") from None
+    return first, second
