@@ -186,7 +186,8 @@ class Optimizer:
         TypeError, ValueError
             An array or number that is not as described. Nothing has changed then, neither a parameter nor the step.
         """
-        bound, before, keys = self._bound, self.step_count, None
+        before, keys = self.step_count, None
+        bound: Any = self._bound
         ordered = None if bound is None else bound.binding.gradients_of(params, grads)
         if ordered is None:
             keys, params, ordered = paired(params, grads)
@@ -196,7 +197,8 @@ class Optimizer:
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
             grad_scale_range(grad_scale)
-            norm = math.sqrt(self._squares(bound, ordered)) * abs(grad_scale)
+            squares = bound.binding.measure(dispatch.active.layerwise.squares(), ordered)
+            norm = math.sqrt(squares) * abs(grad_scale)     # not finite if a gradient is not
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(before, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
@@ -205,7 +207,8 @@ class Optimizer:
         try:
             if bound is not self._bound:
                 self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
-            self._step(bound, before + 1, lr, grad_scale, ordered)
+            rules = self._rules(bound.groups, bound.makers, before + 1, lr, grad_scale)
+            bound.binding.apply(rules, ordered, self._counter)
         except BaseException:
             if self.step_count == before:  # an interrupt may also arrive just after the native call
                 self._bound, self._steps, self.state = kept
@@ -217,14 +220,6 @@ class Optimizer:
         counter = Counter()
         counter.value = self.step_count
         return {**self.__dict__, "_bound": None, "_steps": self.steps, "_counter": counter}
-
-    def _step(self, bound, step, lr, grad_scale, grads):
-        """Change parameters and state and count the step, or raise and change nothing."""
-        bound.binding.apply(self._rules(bound.groups, bound.makers, step, lr, grad_scale), grads, self._counter)
-
-    def _squares(self, bound, grads):
-        """The sum of the gradients' squares; not finite if one of them is not."""
-        return bound.binding.measure(dispatch.active.layerwise.squares(), grads)
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}; the arrays are copies.

@@ -41,25 +41,25 @@ class Optimizer:
         """Take one step: update every parameter in place."""
         if isinstance(params, np.ndarray):
             params, grads = [params], [grads]
-        if not isinstance(params, Mapping):
-            params, grads = dict(enumerate(params)), dict(enumerate(grads))
-        grads = {key: np.asarray(dict(grads)[key], param.dtype) for key, param in params.items()}
+        by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
+        given = dict(grads if isinstance(grads, Mapping) else enumerate(grads))
+        slopes = {key: np.asarray(given[key], param.dtype) for key, param in by_key.items()}
         step, norm = self.step_count + 1, None
         lr = _at(self.lr, step)
         if self._clip_norm is not None or self._skip_nonfinite:
-            squares = add_in_order(block for grad in grads.values() for block in block_squares(grad))
+            squares = add_in_order(block for grad in slopes.values() for block in block_squares(grad))
             norm = math.sqrt(squares) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(self.step_count, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
                 grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        for key, param in params.items():
+        for key, param in by_key.items():
             hyper = {**self._hyper, "lr": lr, **self._per_param(key, param)}
             hyper["lr"] = _at(hyper["lr"], step)
             if key not in self.state:
                 self.state[key] = self._new_state(param, hyper)
             self.steps[key] = self.steps.get(key, 0) + 1
-            self._call(param, grads[key], {**hyper, **self.state[key], "step": self.steps[key],
+            self._call(param, slopes[key], {**hyper, **self.state[key], "step": self.steps[key],
                                            "grad_scale": grad_scale})
         self.step_count = step
         return UpdateInfo(step, lr, norm, False)
