@@ -1,10 +1,12 @@
 """Adam, AdamW, Adamax, NAdam and RAdam: functions on one parameter and classes for a whole model."""
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
     Array,
+    Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
     Options,
@@ -21,7 +23,8 @@ _adam_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, in
 _nadam_ranges = Ranges(momentum_decay="[0, inf)")
 
 
-def _adam_rule(step, lr, betas, eps, amsgrad, eps_hat, options):
+def _adam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, eps_hat: bool,
+               options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _adam_ranges(step, lr, beta1, beta2, eps, amsgrad, eps_hat)
     return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, options)
@@ -108,7 +111,7 @@ class Adam(Optimizer):
         super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
 
     @staticmethod
-    def _states(hyper):
+    def _states(hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
         return ("m", "v", "vmax" if hyper["amsgrad"] else None)
 
 
@@ -140,7 +143,7 @@ class AdamW(Adam):
                          **options)
 
 
-def _adamax_rule(step, lr, betas, eps, options):
+def _adamax_rule(step: int, lr: float, betas: tuple[float, float], eps: float, options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _ranges(step, lr, beta1, beta2, eps)
     return dispatch.active.adam.adamax(step, lr, beta1, beta2, eps, options)
@@ -209,7 +212,7 @@ _last_momenta: dict[tuple[float, float], tuple[int, float]] = {}
 """For each (β₁, momentum_decay) the last step computed and its product, from which the next one follows."""
 
 
-def _nadam_momenta(step, beta1, momentum_decay):
+def _nadam_momenta(step: int, beta1: float, momentum_decay: float) -> tuple[float, float, float]:
     """Return μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product becomes 0 once it can no longer change 1 − product."""
     beta1, momentum_decay = float(beta1), float(momentum_decay)  # a 0-d array is not hashable
     last, product = _last_momenta.get((beta1, momentum_decay), (0, 1.0))
@@ -228,7 +231,8 @@ def _nadam_momenta(step, beta1, momentum_decay):
     return mu, mu_next, product
 
 
-def _nadam_rule(step, lr, betas, eps, momentum_decay, options):
+def _nadam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
+                options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _ranges(step, lr, beta1, beta2, eps)
     _nadam_ranges(momentum_decay)
@@ -300,7 +304,7 @@ class NAdam(Optimizer):
         super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
 
 
-def _radam_rule(step, lr, betas, eps, options):
+def _radam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _ranges(step, lr, beta1, beta2, eps)
     return dispatch.active.adam.radam(step, lr, beta1, beta2, eps, options)

@@ -1,9 +1,10 @@
 """Adagrad, Adadelta, RMSprop: functions on one parameter and classes for a whole model."""
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, ModelOptions, Options, Rate, check_options
+from fastopt._options import Array, Checked, ModelOptions, Options, Rate, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
@@ -15,7 +16,7 @@ _rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps="[0, inf)", momentum
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
-def _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, options):
+def _adagrad_rule(step: int, lr: float, lr_decay: float, eps: float, eps_inside_sqrt: bool, options: Checked) -> Any:
     _adagrad_ranges(step, lr, lr_decay, eps, eps_inside_sqrt)
     return dispatch.active.adaptive.adagrad(step, lr, lr_decay, eps, eps_inside_sqrt, options)
 
@@ -84,16 +85,16 @@ class Adagrad(Optimizer):
                               initial_accumulator_value=initial_accumulator_value), options)
 
     @staticmethod
-    def _rule(initial_accumulator_value, **arguments):
+    def _rule(initial_accumulator_value: float, **arguments: Any) -> Any:
         _accumulator_ranges(initial_accumulator_value)
         return _adagrad_rule(**arguments)
 
     @staticmethod
-    def _initial(name, hyper):
+    def _initial(name: str, hyper: Mapping[str, Any]) -> float:
         return hyper["initial_accumulator_value"]
 
 
-def _adadelta_rule(step, lr, rho, eps, options):
+def _adadelta_rule(step: int, lr: float, rho: float, eps: float, options: Checked) -> Any:
     _adadelta_ranges(lr, rho, eps)
     return dispatch.active.adaptive.adadelta(lr, rho, eps, options)
 
@@ -158,7 +159,8 @@ class Adadelta(Optimizer):
         super().__init__(dict(lr=lr, rho=rho, eps=eps), options)
 
 
-def _rmsprop_rule(step, lr, alpha, eps, momentum, centered, eps_inside_sqrt, options):
+def _rmsprop_rule(step: int, lr: float, alpha: float, eps: float, momentum: float, centered: bool,
+                  eps_inside_sqrt: bool, options: Checked) -> Any:
     _rmsprop_ranges(lr, alpha, eps, momentum, centered, eps_inside_sqrt)
     return dispatch.active.adaptive.rmsprop(lr, alpha, eps, eps_inside_sqrt, centered, momentum, options)
 
@@ -236,5 +238,5 @@ class RMSprop(Optimizer):
                               eps_inside_sqrt=eps_inside_sqrt), options)
 
     @staticmethod
-    def _states(hyper):
+    def _states(hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
         return "v", "grad_avg" if hyper["centered"] else None, "buf" if hyper["momentum"] else None

@@ -1,10 +1,11 @@
 """LARS and LAMB: functions on one parameter and classes for a whole model."""
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
     Array,
+    Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
     Options,
@@ -22,7 +23,7 @@ _lamb_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{"betas[0]": "[0, 1
                       eps="[0, inf)", weight_decay="[0, inf)")
 
 
-def _lars_rule(step, lr, momentum, trust_coefficient, eps, options):
+def _lars_rule(step: int, lr: float, momentum: float, trust_coefficient: float, eps: float, options: Checked) -> Any:
     _lars_ranges(lr, momentum, trust_coefficient, eps)
     weight_decay = options[3]
     return dispatch.active.layerwise.lars(lr, momentum, trust_coefficient, eps, weight_decay, options)
@@ -88,7 +89,8 @@ class LARS(Optimizer):
         super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), options)
 
 
-def _lamb_rule(step, lr, betas, eps, weight_decay, options):
+def _lamb_rule(step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
+               options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _lamb_ranges(step, lr, beta1, beta2, eps, weight_decay)
     return dispatch.active.layerwise.lamb(step, lr, beta1, beta2, eps, weight_decay, options)

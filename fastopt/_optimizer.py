@@ -187,13 +187,14 @@ class Optimizer:
             An array or number that is not as described. Nothing has changed then, neither a parameter nor the step.
         """
         before, keys = self.step_count, None
+        arrays: list[Array] = []
         bound: Any = self._bound
         ordered = None if bound is None else bound.binding.gradients_of(params, grads)
         if ordered is None:
-            keys, params, ordered = paired(params, grads)
+            keys, arrays, ordered = paired(params, grads)
         lr = self._lr_at(before + 1)
-        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(params)):
-            bound = self._bind(keys, params, before + 1, lr)
+        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(arrays)):
+            bound = self._bind(keys, arrays, before + 1, lr)
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
             grad_scale_range(grad_scale)
@@ -241,24 +242,24 @@ class Optimizer:
         count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
         self._counter.value, self._steps, self.state, self._bound = count, steps, state, None
 
-    def _lr_at(self, step):
+    def _lr_at(self, step: int) -> float:
         """The learning rate of one step. A schedule is called once a step, so that all groups and the info agree."""
         lr = self._hyper["lr"]
         return lr(step) if callable(lr) else lr
 
-    def _hyper_at(self, step, own, lr=None):
+    def _hyper_at(self, step: int, own: Mapping[str, Any], lr: float | None = None) -> dict[str, Any]:
         """The hyper-parameters of one group at one step; `lr` is the result of `_lr_at`, if it is known."""
         hyper = {**self._hyper, "lr": self._lr_at(step) if lr is None else lr, **own}
         if "lr" in own and callable(own["lr"]):
             hyper["lr"] = own["lr"](step)
         return hyper
 
-    def _check(self, step):
+    def _check(self, step: int) -> None:
         """Raise an error for hyper-parameters that are not valid at this step."""
         group = Group({}, 0)
         self._rules([group], [self._maker(group)], step, self._lr_at(step), 1.0)
 
-    def _maker(self, group):
+    def _maker(self, group: Group) -> Callable[..., Any]:
         """A function (step, lr, grad_scale) that makes the group's rule."""
         hyper = {**self._hyper, **group.own}
         del hyper["lr"]
@@ -269,14 +270,16 @@ class Optimizer:
             checked = check_own_decay(type(self), options, options.pop("weight_decay"), self._decay)
         else:
             checked = check_options(type(self), options)
+        rule = self._rule       # not self: the optimizer holds the function, and would be freed by a collection only
 
-        def make(step, lr, grad_scale):
-            return self._rule(step=step, lr=lr, **hyper, options=with_grad_scale(checked, grad_scale))
+        def make(step: int, lr: float, grad_scale: float) -> Any:
+            return rule(step=step, lr=lr, **hyper, options=with_grad_scale(checked, grad_scale))
 
         return make
 
     @staticmethod
-    def _rules(groups, makers, step, lr, grad_scale):
+    def _rules(groups: list[Group], makers: list[Callable[..., Any]], step: int, lr: float,
+               grad_scale: float) -> list[Any]:
         """The rule of each group."""
         rules = []
         for (own, late), make in zip(groups, makers, strict=True):
@@ -284,7 +287,7 @@ class Optimizer:
             rules.append(make(step=step - late, lr=rate(step) if callable(rate) else rate, grad_scale=grad_scale))
         return rules
 
-    def _bind(self, keys, params, step, lr):
+    def _bind(self, keys: list[Any], params: list[Array], step: int, lr: float) -> Bound:
         """Bind these arrays, with the state they have or new state. The optimizer itself is not changed."""
         streams = (*self._state_names, "average")
         groups, members, state, arrays, steps = [], [], {}, [], self.steps
@@ -301,7 +304,7 @@ class Optimizer:
         binding = Binding(keys, arrays, ("param", "grad", *streams), members)
         return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
 
-    def _own(self, key, param):
+    def _own(self, key: Any, param: Array) -> dict[str, Any]:
         """The hyper-parameters that differ for this parameter."""
         if self._per_param is None:
             return {}
@@ -315,7 +318,7 @@ class Optimizer:
                              f"got {', '.join(map(repr, unknown))}")
         return dict(own)
 
-    def _state_of(self, key, name, param, hyper):
+    def _state_of(self, key: Any, name: str, param: Array, hyper: Mapping[str, Any]) -> Array:
         """The state array kept under `key`, or a new one."""
         kept = self.state.get(key, {}).get(name)
         if kept is not None:
@@ -325,11 +328,11 @@ class Optimizer:
         return np.full(np.shape(param), self._initial(name, hyper), np.float32)
 
     @classmethod
-    def _states(cls, hyper):
+    def _states(cls, hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
         """Names of the state arrays that these hyper-parameters need, in the rule's order; None for one not needed."""
         return cls._state_names
 
     @staticmethod
-    def _initial(name, hyper):
+    def _initial(name: str, hyper: Mapping[str, Any]) -> float:
         """The value of every element of a state array before the first step."""
         return 0.0

@@ -15,6 +15,7 @@ from fastopt._runtime.hyper import Ranges
 Array = NDArray[np.float32]
 Params = Mapping[Any, Array] | Iterable[Array] | Array
 Grads = Mapping[Any, Any] | Iterable[Any] | NDArray[Any]
+Checked = tuple[float, bool, float, float, float, float, float, bool]
 State = dict[Any, dict[str, Array]]
 Rate = float | Callable[[int], float]
 """A learning rate, or a function of the step's number (1-based) that returns one: see `fastopt.schedules`."""
@@ -112,8 +113,9 @@ _ranges = Ranges(
 )
 
 
-def _checked(*, grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.0, l1=0.0, decoupled_weight_decay=0.0,
-             average_decay=None, average=None):
+def _checked(*, grad_scale: float = 1.0, maximize: bool = False, clip_value: float | None = None,
+             weight_decay: float = 0.0, l1: float = 0.0, decoupled_weight_decay: float = 0.0,
+             average_decay: float | None = None, average: Any = None) -> Checked:
     """The shared options, in the order in which kernels unpack them. Their defaults are those of this signature."""
     if (average_decay is None) != (average is None):
         raise ValueError("average_decay: expected a number in [0, 1] together with average, got "
@@ -128,7 +130,6 @@ def _checked(*, grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.
 
 
 DEFAULTS: dict[str, Any] = dict(_checked.__kwdefaults__ or {})
-Checked = tuple[float, bool, float, float, float, float, float, bool]
 _default: Checked = _checked()
 
 

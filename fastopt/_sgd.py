@@ -1,9 +1,10 @@
 """Gradient descent with and without momentum: functions on one parameter and classes for a whole model."""
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, ModelOptions, Options, Rate, check_options
+from fastopt._options import Array, Checked, ModelOptions, Options, Rate, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
@@ -13,7 +14,7 @@ _sgdm_ranges = Ranges(lr="[0, inf)", beta="[0, 1)")
 _asgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
 
 
-def _sgd_rule(step, lr, momentum, dampening, nesterov, options):
+def _sgd_rule(step: int, lr: float, momentum: float, dampening: float, nesterov: bool, options: Checked) -> Any:
     _sgd_ranges(step, lr, momentum, dampening, nesterov)
     if nesterov and (momentum == 0.0 or dampening != 0.0):
         raise ValueError("nesterov: expected momentum > 0 and dampening = 0 with it, got "
@@ -88,11 +89,11 @@ class SGD(Optimizer):
         super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
 
     @staticmethod
-    def _states(hyper):
+    def _states(hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
         return ("buf" if hyper["momentum"] else None,)
 
 
-def _momentum_rule(step, lr, momentum, nesterov, options):
+def _momentum_rule(step: int, lr: float, momentum: float, nesterov: bool, options: Checked) -> Any:
     _momentum_ranges(lr, momentum, nesterov)
     return dispatch.active.sgd.momentum(lr, momentum, nesterov, options)
 
@@ -159,7 +160,7 @@ class Momentum(Optimizer):
         super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
 
-def _sgdm_rule(step, lr, beta, options):
+def _sgdm_rule(step: int, lr: float, beta: float, options: Checked) -> Any:
     _sgdm_ranges(lr, beta)
     return dispatch.active.sgd.sgdm(lr, beta, options)
 
@@ -222,7 +223,7 @@ class SGDM(Optimizer):
         super().__init__(dict(lr=lr, beta=beta), options)
 
 
-def _asgd_rule(step, lr, lambd, alpha, t0, options):
+def _asgd_rule(step: int, lr: float, lambd: float, alpha: float, t0: float, options: Checked) -> Any:
     _asgd_ranges(step, lr, lambd, alpha, t0)
     return dispatch.active.sgd.asgd(step, lr, lambd, alpha, t0, options)
 

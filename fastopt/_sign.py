@@ -1,9 +1,10 @@
 """Lion and Rprop: functions on one parameter and classes for a whole model."""
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate, check_own_decay, pair
+from fastopt._options import Array, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate, check_own_decay, pair
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
@@ -13,7 +14,7 @@ _rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_size
 _lr_range = Ranges(lr="[0, inf)")
 
 
-def _lion_rule(step, lr, betas, options):
+def _lion_rule(step: int, lr: float, betas: tuple[float, float], options: Checked) -> Any:
     beta1, beta2 = pair("betas", betas)
     _lion_ranges(lr, beta1, beta2)
     return dispatch.active.sign.lion(lr, beta1, beta2, options)
@@ -83,7 +84,7 @@ class Lion(Optimizer):
         super().__init__(dict(lr=lr, betas=betas), dict(options, weight_decay=weight_decay))
 
 
-def _rprop_rule(etas, step_sizes, options):
+def _rprop_rule(etas: tuple[float, float], step_sizes: tuple[float, float], options: Checked) -> Any:
     eta_minus, eta_plus = pair("etas", etas)
     least, most = pair("step_sizes", step_sizes)
     _rprop_ranges(eta_minus, eta_plus, least, most)
@@ -162,10 +163,10 @@ class Rprop(Optimizer):
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), dict(options, weight_decay=weight_decay))
 
     @staticmethod
-    def _rule(step, lr, **arguments):
+    def _rule(step: int, lr: float, **arguments: Any) -> Any:
         _lr_range(lr)
         return _rprop_rule(**arguments)
 
     @classmethod
-    def _initial(cls, name, hyper):
+    def _initial(cls, name: str, hyper: Mapping[str, Any]) -> float:
         return hyper["lr"] if name == "step_size" else 0.0

@@ -5,6 +5,7 @@ import gc
 import pickle
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
@@ -118,6 +119,19 @@ def test_arrays_are_released(rng):
         assert tracemalloc.get_traced_memory()[0] - before < 20_000
     finally:
         tracemalloc.stop()
+
+
+def test_an_optimizer_is_freed_at_once():
+    """Without a collection: it holds the model's buffers."""
+    opt, param = fastopt.Adam(), np.ones(3, np.float32)
+    opt.update(param, np.ones(3, np.float32))
+    freed = weakref.ref(opt)
+    gc.disable()
+    try:
+        del opt
+        assert freed() is None
+    finally:
+        gc.enable()
 
 
 def test_initial_values():

@@ -1,7 +1,8 @@
 """Adam, AdamW, Adamax, NAdam and RAdam."""
 
 import math
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: floa
     update_average(param, o)
 
 
-def nadam_momenta(step, beta1, momentum_decay):
+def nadam_momenta(step: int, beta1: float, momentum_decay: float) -> tuple[float, float, float]:
     """Return μₜ, μₜ₊₁ and μ₁ · … · μₜ, where μᵢ = β₁ · (1 − 0.96^(i · momentum_decay) / 2).
 
     The product becomes 0 once it can no longer change 1 − product.
@@ -108,7 +109,7 @@ class Adam(Optimizer):
                  amsgrad: bool = False, eps_hat: bool = False, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
 
-    def _states(self, hyper):
+    def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         return ("m", "v", "vmax") if hyper["amsgrad"] else ("m", "v")
 
 
@@ -121,7 +122,7 @@ class AdamW(Adam):
         Optimizer.__init__(self, dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
                                       weight_decay=weight_decay), options)
 
-    def _call(self, param, grad, arguments):
+    def _call(self, param: Array, grad: Array, arguments: dict[str, Any]) -> None:
         super()._call(param, grad, {**arguments, "weight_decay": 0.0,
                                     "decoupled_weight_decay": arguments["weight_decay"]})
 

@@ -1,6 +1,7 @@
 """Steps divided by a root of the gradients' squares: Adagrad, Adadelta, RMSprop."""
 
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -69,7 +70,7 @@ class Adagrad(Optimizer):
         super().__init__(dict(lr=lr, lr_decay=lr_decay, eps=eps, eps_inside_sqrt=eps_inside_sqrt,
                               initial_accumulator_value=initial_accumulator_value), options)
 
-    def _initial(self, hyper, name):
+    def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         return hyper["initial_accumulator_value"]
 
 
@@ -92,5 +93,5 @@ class RMSprop(Optimizer):
         super().__init__(dict(lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered,
                               eps_inside_sqrt=eps_inside_sqrt), options)
 
-    def _states(self, hyper):
+    def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         return ("v", *(["grad_avg"] if hyper["centered"] else []), *(["buf"] if hyper["momentum"] else []))

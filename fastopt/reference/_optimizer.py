@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -75,20 +75,20 @@ class Optimizer:
         self.state = {key: {name: array.copy() for name, array in entry.items()}
                       for key, entry in state_dict["state"].items()}
 
-    def _call(self, param, grad, arguments):
+    def _call(self, param: Array, grad: Array, arguments: dict[str, Any]) -> None:
         """Call the function with those of the arguments that it takes."""
         self._function(param, grad, **{name: value for name, value in arguments.items() if name in self._taken})
 
-    def _new_state(self, param, hyper):
+    def _new_state(self, param: Array, hyper: Mapping[str, Any]) -> dict[str, Array]:
         state = {name: np.full_like(param, self._initial(hyper, name)) for name in self._states(hyper)}
         return state if hyper["average_decay"] is None else {**state, "average": param.copy()}
 
-    def _states(self, hyper):
+    def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         """Names of the state arrays: the arrays that the function requires besides param and grad."""
         parameters = inspect.signature(self._function).parameters.values()
         return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty][2:]
 
-    def _initial(self, hyper, name):
+    def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         """The value of every element of a state array before the first step."""
         return 0.0
 

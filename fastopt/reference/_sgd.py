@@ -1,6 +1,7 @@
 """Gradient descent with and without momentum."""
 
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 from fastopt._options import ModelOptions, Options, Rate
 from fastopt.reference._common import Array, complete, decayed, gradient, update_average
@@ -69,7 +70,7 @@ class SGD(Optimizer):
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
 
-    def _states(self, hyper):
+    def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         return ("buf",) if hyper["momentum"] else ()
 
 

@@ -1,6 +1,7 @@
 """Steps by the sign of a gradient: Lion, Rprop."""
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -59,5 +60,5 @@ class Rprop(Optimizer):
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes, weight_decay=weight_decay), options)
 
-    def _initial(self, hyper, name):
+    def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         return hyper["lr"] if name == "step_size" else 0.0

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Optimizers as a user's program calls them: mypy checks every type here against the installed package."""
 
 from typing import assert_type
