@@ -130,6 +130,7 @@ def _checked(*, grad_scale: float = 1.0, maximize: bool = False, clip_value: flo
 
 
 DEFAULTS: dict[str, Any] = dict(_checked.__kwdefaults__ or {})
+_POSITIONS = {name: position for position, name in enumerate(DEFAULTS)}
 _default: Checked = _checked()
 
 
@@ -152,7 +153,7 @@ def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], we
     _decay_range(weight_decay)
     if "decoupled_weight_decay" in options:
         refuse_unknown(function, options)
-    return check_options(function, {**options, meaning: weight_decay} if weight_decay else options)
+    return _replaced(check_options(function, options), meaning, weight_decay)
 
 
 def with_grad_scale(options: Checked, grad_scale: float) -> Checked:
@@ -160,7 +161,12 @@ def with_grad_scale(options: Checked, grad_scale: float) -> Checked:
     if type(grad_scale) is float and grad_scale == options[0]:
         return options
     grad_scale_range(grad_scale)
-    return grad_scale, *options[1:]
+    return _replaced(options, "grad_scale", grad_scale)
+
+
+def _replaced(options: Checked, name: str, value: float) -> Checked:
+    i = _POSITIONS[name]
+    return (*options[:i], value, *options[i + 1 :])     # type: ignore[return-value]
 
 
 @functools.cache
