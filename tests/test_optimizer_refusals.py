@@ -120,7 +120,7 @@ def test_a_defect_in_one_of_a_hundred_changes_nothing(k, defect, rng):
 
 
 @pytest.mark.parametrize(("name", "option"), [("SGD", "momentum"), ("RMSprop", "momentum")])
-def test_a_hyper_parameter_that_changes_behind_our_back_reaches_no_array_that_is_not_there(name, option):
+def test_a_hyper_parameter_changed_in_place_reaches_no_array_that_was_not_made(name, option):
     """A 0-d array is a number too, and can be written: the kernel would read a buffer that was never made."""
     value, param = np.array(0.0), np.ones(5, np.float32)
     opt = getattr(fastopt, name)(**{option: value})
@@ -267,7 +267,7 @@ def test_a_loaded_state_of_another_shape_is_refused_at_the_update():
     assert (param == 1.0).all()
 
 
-def test_bound_parameters_cannot_be_resized_under_our_feet():
+def test_bound_parameters_cannot_be_resized():
     params = [np.zeros(8, np.float32)]
     params[0].resize(4)  # the list holds the only reference
     opt = fastopt.Adam()

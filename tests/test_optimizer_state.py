@@ -41,20 +41,20 @@ def test_a_parameter_that_joins_or_pauses_has_its_own_step_count(setting, rng):
     """As if each had an optimizer of its own: bias corrections and first steps are by its own steps."""
     keys = ["a", "b", "c"]
     together = {key: rng.standard_normal(30).astype(np.float32) for key in keys}
-    apart = {key: param.copy() for key, param in together.items()}
+    alone = {key: param.copy() for key, param in together.items()}
     one, many = make(setting), {key: make(setting) for key in keys}
     for step, present in enumerate(("a", "a", "ab", "abc", "ac", "ac", "abc", "cb")):
         grads = {key: rng.standard_normal(30).astype(np.float32) for key in present}
         one.update({key: together[key] for key in present}, grads)
         for key in present:
-            many[key].update(apart[key], grads[key])
+            many[key].update(alone[key], grads[key])
         if step == 4:
             saved = one.state_dict()
             one = make(setting)
             one.load_state_dict(saved)
     assert one.steps == {key: opt.step_count for key, opt in many.items()} == {"a": 7, "b": 4, "c": 5}
     for key in keys:
-        assert_same_bits(together[key], apart[key], key)
+        assert_same_bits(together[key], alone[key], key)
 
 
 def test_averages():

@@ -38,16 +38,16 @@ def test_same_bits_as_the_reference(setting, common, level, rng, always_parallel
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_whole_model_equals_one_by_one(setting, level, rng):
-    together, apart = model(rng), None
-    apart = {key: param.copy() for key, param in together.items()}
+    together = model(rng)
+    alone = {key: param.copy() for key, param in together.items()}
     one, many = make(setting), {key: make(setting) for key in together}
     for _ in range(3):
         grads = model(rng)
         one.update(together, grads)
         for key, opt in many.items():
-            opt.update(apart[key], grads[key])
+            opt.update(alone[key], grads[key])
     for key in together:
-        assert_same_bits(together[key], apart[key], key)
+        assert_same_bits(together[key], alone[key], key)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7, 16])
