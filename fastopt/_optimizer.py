@@ -32,7 +32,7 @@ _skip_range = Ranges(skip_nonfinite="bool")
 
 def apply(rule: Any, param: Array, grad: Array, average: Array | None, *states: Array | None) -> None:
     """Apply a kernel's rule to one parameter: every optimizer function ends here."""
-    driver.apply(rule, (param, grad, *states, average))
+    driver.apply(rule, (param, grad, average, *states))
 
 
 class Group(NamedTuple):
@@ -289,7 +289,7 @@ class Optimizer:
 
     def _bind(self, keys: list[Any], params: list[Array], step: int, lr: float) -> Bound:
         """Bind these arrays, with the state they have or new state. The optimizer itself is not changed."""
-        streams = (*self._state_names, "average")
+        streams = ("average", *self._state_names)
         groups, members, state, arrays, steps = [], [], {}, [], self.steps
         for key, param in zip(keys, params, strict=True):
             group = Group(self._own(key, param), self.step_count - steps.get(key, 0))
@@ -301,7 +301,7 @@ class Optimizer:
             if hyper["average_decay"] is not None:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
             arrays.append((param, None, *map(state[key].get, streams)))
-        binding = Binding(keys, arrays, ("param", "grad", *streams), members)
+        binding = Binding(keys, arrays, self._state_names, members)
         return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
 
     def _own(self, key: Any, param: Array) -> dict[str, Any]:

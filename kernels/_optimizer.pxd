@@ -46,7 +46,7 @@ ctypedef float (*element_fn)(const void* scalars, float param, float grad, float
 
 
 cdef inline int set_common(Rule rule, double lr, object values, double shrink=1.0) except -1:
-    """Set what all optimizers share from the sequence that fastopt._common.check_common returns.
+    """Set what all optimizers share from what fastopt._options.check_options returns.
 
     Every scalar is computed in double and rounded once. `shrink` is a further factor of the parameter, from an
     optimizer's own decay.
