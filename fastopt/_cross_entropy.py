@@ -1,28 +1,32 @@
 """Softmax cross-entropy: loss and gradient in one pass over the logits."""
 
+from typing import Any, Literal, SupportsFloat, SupportsIndex
+
 import numpy as np
 from numpy.ma import MaskedArray
+from numpy.typing import NDArray
 
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
+from fastopt._runtime.hyper import Ranges, integer
+from fastopt._softmax import Float32Array
 
-_ranges = Ranges(ignore_index="int [-9.3e18, 9.3e18]", label_smoothing="[0, 1)")
+Reduction = Literal["mean", "sum", "none"]
+
+_ranges = Ranges(label_smoothing="[0, 1)")
 
 
 def check_options(reduction, ignore_index, label_smoothing):
-    """ignore_index as an int, all three checked."""
+    """Validate the options; return ignore_index as an int."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
-    _ranges(ignore_index, label_smoothing)
-    ignore_index = int(ignore_index)
-    if not -2**63 <= ignore_index < 2**63 - 1:      # the largest int64 stands for all larger labels
-        raise ValueError(f"ignore_index: expected an int in [-2**63, 2**63 - 1), got {ignore_index}")
-    return ignore_index
+    _ranges(label_smoothing)
+    # 2**63 − 1 is what integer_labels makes of every larger uint64 label
+    return integer(ignore_index, "ignore_index", -2**63, 2**63 - 1)
 
 
 def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=False):
-    """Labels as a C-contiguous int64 array, each one valid; None for what may be distributions."""
+    """A validated C-contiguous int64 copy of labels; None if they may be distributions."""
     masked = isinstance(labels, MaskedArray)
     if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
         if (or_distributions and isinstance(labels, np.ndarray) and not masked and labels.dtype.kind not in "iu"
@@ -31,8 +35,8 @@ def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=Fals
         raise _refusal(labels, rows, classes, or_distributions)
     given = labels
     if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
-        labels = np.minimum(labels, 2**63 - 1)      # what does not fit int64 must not come round to a valid label
-    labels = np.array(labels, np.int64, order="C")  # our own: no other thread may change them once they are checked
+        labels = np.minimum(labels, 2**63 - 1)      # the cast to int64 must not wrap around to a valid label
+    labels = np.array(labels, np.int64, order="C")  # a copy, which no other thread can change after validation
     wrong = dispatch.active.cross_entropy.first_wrong_label(Array(labels, "labels", kind="q"), classes, ignore_index)
     if wrong >= 0:
         index = ", ".join(str(i) for i in np.unravel_index(wrong, rows))
@@ -52,14 +56,8 @@ def _refusal(labels, rows, classes, or_distributions):
     return (ValueError if integers else TypeError)(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
 
 
-def require_apart(labels, name, out):
-    """Refuse an output over the caller's labels (the kernel reads a copy of them)."""
-    if np.may_share_memory(out, labels):
-        raise ValueError(f"{name}: expected memory of its own, got an array that overlaps labels")
-
-
 def check_weight(class_weight, classes):
-    """class_weight as an Array, checked, or None."""
+    """class_weight as a validated Array, or None."""
     if class_weight is None:
         return None
     array = Array(class_weight, "class_weight", shape=(classes,))
@@ -70,7 +68,7 @@ def check_weight(class_weight, classes):
     return array
 
 
-def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight, count_correct, out,
+def _cross_entropy(logits, labels, *, reduction, ignore_index, label_smoothing, class_weight, count_correct, out=None,
                    gradient):
     """(loss, gradient or None, correct)"""
     x = Array(logits, "logits")
@@ -79,7 +77,6 @@ def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, cla
         raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     rows, classes = shape[:-1], shape[-1]
-    count = x.size // classes
     label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
     target = None
     if label is None:
@@ -95,20 +92,24 @@ def _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, cla
         slope = Array(d, "out", writable=True, shape=shape)
         require_disjoint(None if out is logits else x, target, weight, slope)
         if label is not None and out is not None:
-            require_apart(labels, "out", d)
+            require_disjoint_from_copied(d, "out", labels, "labels")
+    kernel = dispatch.active.cross_entropy
     divisor = 1.0
     if reduction == "mean":
-        divisor = (float(count) if label is None
-                   else dispatch.active.cross_entropy.normaliser(label, ignore_index, weight))
+        divisor = (float(x.size // classes) if label is None
+                   else kernel.normaliser(label, weight, ignore_index=ignore_index))
     losses = np.empty(rows, np.float32) if reduction == "none" else None
-    loss, correct = dispatch.active.cross_entropy.cross_entropy(
-        x, label, target, weight, slope, None if losses is None else Array(losses, "loss", writable=True),
-        count, classes, divisor, ignore_index, label_smoothing, bool(count_correct))
+    loss, correct = kernel.cross_entropy(
+        x, labels=label, targets=target, weight=weight, gradient=slope,
+        row_losses=None if losses is None else Array(losses, "loss", writable=True), divisor=divisor,
+        ignore_index=ignore_index, smoothing=label_smoothing, count_correct=bool(count_correct))
     return loss if losses is None else losses, d, correct
 
 
-def softmax_cross_entropy(logits, labels, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                          class_weight=None, count_correct=False, out=None):
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
+                          ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
+                          class_weight: Float32Array | None = None, count_correct: bool = False,
+                          out: Float32Array | None = None) -> tuple[Any, ...]:
     """Cross-entropy of the softmax of logits, and its gradient with respect to the logits.
 
     With a row's target weights τⱼ = wⱼ · ((1 − ε) · yⱼ + ε / n), where y is one-hot or a distribution::
@@ -119,77 +120,83 @@ def softmax_cross_entropy(logits, labels, *, reduction="mean", ignore_index=-100
     Parameters
     ----------
     logits : float32 array, C-contiguous
-        Scores; the last axis is the classes'.
+        Scores, with the classes along the last axis, of which there is at least one.
     labels : integer array of shape logits.shape[:-1], or float32 array of logits' shape
-        Classes (any integer type, any layout, read-only or not), or one distribution a row (one-hot, soft).
+        Classes (of any integer type and layout), or one distribution per row (one-hot or soft).
     reduction : "mean", "sum" or "none"
         The mean divides by the number of labels that are not ignored, with class_weight by the sum of their weights,
-        with distributions by the number of rows. "none" gives one loss a row and the gradient of their sum.
+        with distributions by the number of rows. "none" returns one loss per row and the gradient of their sum.
     ignore_index : int
-        Rows with this label have loss 0 and gradient 0, and count in no mean.
+        Rows with this label have loss 0 and gradient 0 and are not counted in the mean.
     label_smoothing : float
-        ε in [0, 1): so much of each target is spread evenly over the classes.
+        ε in [0, 1), the part of each target that is distributed evenly over the classes.
     class_weight : float32 array of shape (classes,), optional
         Finite weights w ≥ 0.
     count_correct : bool
-        Return also how many labels are their row's largest logit (the first of them, as numpy.argmax).
+        Also return the number of labels that are numpy.argmax of their row.
     out : float32 array of logits' shape, optional
-        Receives the gradient. May be `logits` itself, which the gradient then overwrites: no second array is needed.
+        Receives the gradient. May be `logits` itself, which the gradient then overwrites.
 
     Returns
     -------
     loss : float, or float32 array for reduction="none"
-        NaN for a mean over nothing: no rows, or all of them ignored.
+        NaN for the mean of no rows, or of ignored ones only.
     dlogits : float32 array
         `out`, or a new array.
     correct : int
-        With count_correct only.
+        Only with count_correct.
 
     Raises
     ------
     TypeError, ValueError
-        An argument that is not as described, a label out of range among them; nothing has been written then.
+        If an argument is not as described; so is a label out of range. Nothing has been written then.
 
     Notes
     -----
-    The form of torch.nn.functional.cross_entropy, smoothing and weights included. A target of 0 asks nothing of its
-    logit: 0 · −inf counts as 0 here, and is NaN in PyTorch.
+    The form of torch.nn.functional.cross_entropy, including smoothing and weights. One difference: a target of 0 with a
+    logit of −inf contributes 0 to the loss, where PyTorch returns NaN.
 
-    With class labels, the loss is within 2 units in the last place of the exact result and the gradient within 2.5 (2.0
-    is the most that was seen); at the label of a confident row it is −Σ of the others and not a rounded softmax − 1.
-    With distributions and smoothing, two
-    terms are subtracted that may be near each other: there the unit is that of the larger one. A logit more than 125
-    below its row's largest counts as 125 below it: visible where reduction="sum" meets class weights of 1e10 and more,
-    as a gradient of 1e-55 times the weight.
+    With class labels, the error of the loss is at most 2 units in the last place and that of the gradient 2.5
+    (measured: 2.0), also at the label of a confident row, where softmax − 1 would be rounded to 0. With distributions
+    or smoothing, the gradient is a difference that may cancel; the unit is then that of the larger term. A logit more
+    than 125 below the largest of its row is treated as 125 below it, which can only be seen with reduction="sum" and
+    class weights above 1e10, as a gradient of 1e-55 times the weight.
     """
-    loss, d, correct = _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight,
-                                      count_correct, out, True)
+    loss, d, correct = _cross_entropy(
+        logits, labels, reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        class_weight=class_weight, count_correct=count_correct, out=out, gradient=True)
     return (loss, d, correct) if count_correct else (loss, d)
 
 
-def softmax_cross_entropy_loss(logits, labels, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                               class_weight=None, count_correct=False):
-    """The loss of `fastopt.softmax_cross_entropy` alone: no gradient is computed or written.
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
+                               ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
+                               class_weight: Float32Array | None = None, count_correct: bool = False) -> Any:
+    """The loss of `fastopt.softmax_cross_entropy`, without the gradient.
+
+    ::
+
+        loss = −Σⱼ τⱼ · log softmax(x)ⱼ
 
     Parameters
     ----------
     logits, labels, reduction, ignore_index, label_smoothing, class_weight, count_correct
-        As there.
+        As in `fastopt.softmax_cross_entropy`.
 
     Returns
     -------
     loss : float, or float32 array for reduction="none"
-        With count_correct a pair (loss, correct).
+        With count_correct, a pair (loss, correct).
 
     Raises
     ------
     TypeError, ValueError
-        As there.
+        As in `fastopt.softmax_cross_entropy`.
 
     Notes
     -----
-    The same bits as the other function's loss.
+    The same bits as the loss of that function.
     """
-    loss, _, correct = _cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight,
-                                      count_correct, None, False)
+    loss, _, correct = _cross_entropy(
+        logits, labels, reduction=reduction, ignore_index=ignore_index, label_smoothing=label_smoothing,
+        class_weight=class_weight, count_correct=count_correct, gradient=False)
     return (loss, correct) if count_correct else loss

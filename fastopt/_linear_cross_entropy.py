@@ -1,19 +1,22 @@
-"""Cross-entropy of a final linear layer, without the whole of its logits in memory."""
+"""Cross-entropy of a final linear layer, with the logits of one chunk of rows in memory at a time."""
 
-import operator
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastopt._cross_entropy import check_options, check_weight, integer_labels, require_apart
+from fastopt._cross_entropy import Reduction, check_options, check_weight, integer_labels
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint
+from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
+from fastopt._runtime.hyper import integer
+from fastopt._softmax import Float32Array
 
-_LOGITS = 1 << 23       # elements of a chunk of logits that is not asked for otherwise: 32 MiB
-_PRODUCT = 1 << 20      # elements of a product on its way into dweight: 4 MiB
+_LOGITS = 1 << 23       # elements of the logits of a default chunk: 32 MiB
+_PRODUCT = 1 << 20      # elements of a matrix product before it is added to dweight: 4 MiB
 
 
 def _outputs(out, arrays):
-    """The gradients' arrays, new or given, each validated and disjoint from every input."""
+    """The gradients' arrays, new or given, and their Arrays."""
     names = [f"d{array.name}" for array in arrays]
     if out is None:
         out = tuple(np.empty(array.shape, np.float32) for array in arrays)
@@ -24,26 +27,34 @@ def _outputs(out, arrays):
     return out, held
 
 
-def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                         class_weight=None, count_correct=False, chunk=None, out=None):
-    """Softmax cross-entropy of the linear layer x · weightᵀ + bias, and the gradients of x, weight and bias.
+def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[Any], bias: Float32Array | None = None,
+                         *, reduction: Reduction = "mean", ignore_index: SupportsIndex = -100,
+                         label_smoothing: SupportsFloat = 0.0, class_weight: Float32Array | None = None,
+                         count_correct: bool = False, chunk: SupportsIndex | None = None,
+                         out: tuple[Float32Array, ...] | None = None) -> tuple[Any, ...]:
+    """Softmax cross-entropy of a linear layer's output, and the gradients of its input, weight and bias.
 
-    The same as a matrix product, `fastopt.softmax_cross_entropy` and two more products, but in chunks of rows, so that
-    the (rows, classes) logits never exist at once.
+    ::
+
+        logits = x · weightᵀ + bias
+        loss, dlogits = softmax_cross_entropy(logits, labels)
+        dx = dlogits · weight,  dweight = dlogitsᵀ · x,  dbias = Σ dlogits over the rows
+
+    This is computed in chunks of rows, so that the (rows, classes) logits are never in memory as a whole.
 
     Parameters
     ----------
     x : float32 array of shape (rows, features), C-contiguous
         The layer's input.
     weight : float32 array of shape (classes, features), C-contiguous
-        As torch.nn.Linear has it: one row a class.
+        One row per class, as in torch.nn.Linear.
     labels : integer array of shape (rows,)
         Classes, as in `fastopt.softmax_cross_entropy`.
     bias : float32 array of shape (classes,), optional
     reduction, ignore_index, label_smoothing, class_weight, count_correct
         As in `fastopt.softmax_cross_entropy`.
     chunk : int, optional
-        Rows at a time. By default as many as make 32 MiB of logits, at least one.
+        Rows in a chunk, at least 1. By default the logits of a chunk take 32 MiB, or are one row.
     out : tuple of float32 arrays (dx, dweight) or (dx, dweight, dbias), optional
         Receive the gradients.
 
@@ -53,21 +64,21 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
     dx, dweight : float32 arrays
         Those of `out`, or new ones; with bias also dbias.
     correct : int
-        With count_correct only, last.
+        Only with count_correct; the last one.
 
     Raises
     ------
     TypeError, ValueError
-        An argument that is not as described; nothing has been written then.
+        If an argument is not as described. Nothing has been written then.
 
     Notes
     -----
-    Memory beside arguments and results: chunk · classes + max(2²⁰, features) float32 and 16 bytes a row, whatever the
-    number of rows. With 50 257 classes the default chunk is 166 rows, 32 MiB, where the logits of 8192 rows would
-    be 1.5 GiB, and their gradient as much again.
+    Beside arguments and results this needs chunk · classes + max(2²⁰, features) float32 and 16 bytes per row. With
+    50 257 classes the default chunk is 166 rows, 32 MiB, where the logits of 8192 rows would take 1.5 GiB and their
+    gradient as much again.
 
-    The matrix products are NumPy's: their bits are its BLAS's, and depend on the chunk. The sum over chunks is in
-    float32, in order.
+    The matrix products are NumPy's, so their bits depend on its BLAS and on the chunk. Chunks are added in float32, in
+    order.
     """
     source, weights = Array(x, "x"), Array(weight, "weight")
     if len(source.shape) != 2:
@@ -80,28 +91,23 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     if chunk is None:
         chunk = max(1, _LOGITS // classes)
-    elif isinstance(chunk, bool) or not hasattr(chunk, "__index__"):
-        raise TypeError(f"chunk: expected an int ≥ 1, got {type(chunk).__name__}")
-    elif chunk < 1:
-        raise ValueError(f"chunk: expected an int ≥ 1, got {chunk}")
-    else:
-        chunk = operator.index(chunk)       # start + chunk would come round in NumPy's small integers
+    chunk = integer(chunk, "chunk", 1)
     label = integer_labels(labels, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
     gradients, held = _outputs(out, given)
     names = ["x", "weight", "bias", *(f"out[{i}]" for i in range(len(gradients)))]
     for array, name in zip((x, weight, bias, *gradients), names, strict=True):
-        if array is not None and not isinstance(array, np.ndarray):     # NumPy's own products are made of them
+        if array is not None and not isinstance(array, np.ndarray):     # needed for the matrix products
             raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     require_disjoint(*given, scale, *held)
     for gradient in gradients:
-        require_apart(labels, "out", gradient)
+        require_disjoint_from_copied(gradient, "out", labels, "labels")
 
     kernel = dispatch.active.cross_entropy
     divisor = 1.0
     if reduction == "mean":
-        divisor = kernel.normaliser(Array(label, "labels", kind="q"), ignore_index, scale)
+        divisor = kernel.normaliser(Array(label, "labels", kind="q"), scale, ignore_index=ignore_index)
     losses = np.empty(rows, np.float32) if reduction == "none" else None
     chunk = min(chunk, max(rows, 1))
     logits = np.empty((chunk, classes), np.float32)
@@ -118,9 +124,10 @@ def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", igno
             z += bias
         slope = Array(z, "logits", writable=True)
         part_loss, part_correct = kernel.cross_entropy(
-            slope, Array(label[start : start + chunk], "labels", kind="q"), None, scale, slope,
-            None if losses is None else Array(losses[start : start + chunk], "loss", writable=True),
-            len(part), classes, divisor, ignore_index, label_smoothing, bool(count_correct))
+            slope, labels=Array(label[start : start + chunk], "labels", kind="q"), targets=None, weight=scale,
+            gradient=slope, divisor=divisor, ignore_index=ignore_index, smoothing=label_smoothing,
+            row_losses=None if losses is None else Array(losses[start : start + chunk], "loss", writable=True),
+            count_correct=bool(count_correct))
         loss += part_loss
         correct += part_correct
         np.matmul(z, weight, out=gradients[0][start : start + chunk])

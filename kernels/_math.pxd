@@ -1,32 +1,17 @@
-# exp and log1p as straight lines of arithmetic, so that gcc vectorises the loops they stand in, with the same bits at
-# every level: no libm call, no table, no fused multiply-add. scripts/exp_table.py measures them over all 2³² inputs.
+# exp and log1p in branch-free arithmetic, so that gcc vectorises the loops that use them: no call of libm, no table, no
+# fused multiply-add, and the same bits at every level. scripts/exp_table.py measures them over all 2³² inputs.
 #
 # exp, after Cody and Waite (Software Manual for the Elementary Functions, 1980):
 #     k = round(x / ln 2),  r = x − k · ln 2 with ln 2 in two parts,  exp(x) = 2ᵏ · (1 + r + r² · q(r))
-# q is a minimax fit of relative error 3.2e-9 on |r| ≤ 0.3475. 2²³ + 2²² added to k leaves k in the sum's low bits: a
-# shift by 23 makes them the exponent of 2ᵏ.
+# q is a minimax polynomial; the relative error is 3.2e-9 for |r| ≤ 0.3475. Adding 2²³ + 2²² to x / ln 2 rounds it to k
+# and leaves k in the low bits of the sum; shifted left by 23 they are the exponent of 2ᵏ.
 #
-# log1p: 1 + x = 2ᵏ · (1 + f) with 1 + f in [√½, √2), log(1 + f) = 2 artanh(f / (2 + f)) by its series, in double. Where
-# k = 0, f is x itself, exact, so that a tiny x loses nothing.
+# log1p: 1 + x = 2ᵏ · (1 + f) with 1 + f in [√½, √2), and log(1 + f) = 2 artanh(f / (2 + f)) by its series, in double.
+# For k = 0, f is x itself, exactly, so that a tiny x keeps its precision.
 
 from libc.math cimport INFINITY, NAN
 
-cdef extern from *:
-    """
-    #include <stdint.h>
-    #include <string.h>
-    static CYTHON_INLINE float fastopt_float(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
-    static CYTHON_INLINE uint32_t fastopt_bits(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
-    static CYTHON_INLINE double fastopt_double(uint64_t bits) { double x; memcpy(&x, &bits, 8); return x; }
-    static CYTHON_INLINE uint64_t fastopt_bits64(double x) { uint64_t bits; memcpy(&bits, &x, 8); return bits; }
-
-    #define FASTOPT_MAGIC 12582912.0f           /* 2^23 + 2^22 */
-    #define FASTOPT_LOG2E 1.44269504f
-    #define FASTOPT_LN2_HI 0x1.62e8p-1f         /* 13 bits: times an integer below 2^11 it is exact */
-    #define FASTOPT_LN2_LO -0x1.e8082ep-16f
-    #define FASTOPT_ROOT_HALF 0x3FE6A09E667F3BCDu   /* the bits of 1 / sqrt(2) as a double */
-    #define FASTOPT_TWO52 0x4330000000000000u       /* and of 2^52, whose last bit is worth 1 */
-    """
+cdef extern from "_math.h":
     ctypedef unsigned int uint32_t
     ctypedef unsigned long long uint64_t
     float as_float "fastopt_float"(uint32_t bits) noexcept nogil
@@ -47,7 +32,7 @@ cdef inline float exp_reduced(float x, float k) noexcept nogil:
 
 
 cdef inline float expm1_near(float r) noexcept nogil:
-    """exp(r) − 1 for |r| ≤ 0.3475: r + r² · q(r), in an order with as many steps side by side as there can be."""
+    """exp(r) − 1 for |r| ≤ 0.3475: r + r² · q(r), evaluated by Estrin's scheme, which shortens the dependency chain."""
     cdef float s = r * r
     cdef float low = <float> 0.4999999403953552 + <float> 0.1666652113199234 * r
     cdef float high = <float> 0.04166829213500023 + <float> 0.008368715643882751 * r
@@ -66,28 +51,28 @@ cdef inline float exp_part(float x, float k) noexcept nogil:
 
 
 cdef inline float exp_scaled(float x, float magic) noexcept nogil:
-    """2ᵉ · exp(x), where magic = MAGIC + 127 + e. For |x| < 700 and a result between 2⁻¹²⁶ and 2¹²⁷; NaN stays."""
+    """2ᵉ · exp(x), where magic = MAGIC + 127 + e. |x| < 700, and the result must be in [2⁻¹²⁶, 2¹²⁷]; NaN gives NaN."""
     cdef float z = x * LOG2E + magic
     return exp_part(x, z - magic) * as_float(as_bits(z) << 23)
 
 
 cdef inline float exp32(float x) noexcept nogil:
-    """exp(x) for every float32: subnormal results, 0, inf and NaN as IEEE 754 would have them."""
+    """exp(x) for every float32, with subnormal results, underflow to 0, overflow to inf, and NaN."""
     cdef float t = x, z
     cdef uint32_t n, half
     t = <float> -104.0 if t < <float> -104.0 else t         # exp(−104) rounds to 0
     t = <float> 89.0 if t > <float> 89.0 else t             # exp(89) rounds to inf
     z = t * LOG2E + (MAGIC + <float> 256.0)
-    n = as_bits(z) & 511                                    # k + 256, in two factors: 2ᵏ itself may not be normal
+    n = as_bits(z) & 511                                    # k + 256; two factors: 2ᵏ may be subnormal or overflow
     half = n >> 1
     return (exp_part(t, z - (MAGIC + <float> 256.0)) * as_float((half - 1) << 23)) * as_float((n - half - 1) << 23)
 
 
 cdef inline double exp_split(float x, double* whole) noexcept nogil:
-    """exp(x) − whole in double, with float32's relative precision; whole is 1 where x is near 0, else 0."""
+    """exp(x) − whole as a double with float32's relative precision; whole is 1 if x is near 0, else 0."""
     cdef float t = x, z, k
     cdef double two_k
-    t = <float> -700.0 if t < <float> -700.0 else t         # as far as doubles go
+    t = <float> -700.0 if t < <float> -700.0 else t         # so that 2ᵏ is a normal double
     t = <float> 700.0 if t > <float> 700.0 else t
     z = t * LOG2E + MAGIC
     k = z - MAGIC
@@ -104,7 +89,7 @@ cdef inline float expm1_32(float x) noexcept nogil:
 
 
 cdef inline double log1p64(double x) noexcept nogil:
-    """log(1 + x) for x > −1 with a relative error below 1e-11; x = inf and NaN stay."""
+    """log(1 + x) for x > −1 with a relative error below 1e-11; inf and NaN are returned as they are."""
     cdef double u = 1.0 + x
     cdef uint64_t octaves = (as_bits64(u) - ROOT_HALF) >> 52        # k, modulo 2¹²
     cdef double k = as_double(((octaves + 2048) & 4095) | TWO52) - (4503599627370496.0 + 2048.0)
@@ -121,14 +106,14 @@ cdef inline double log1p64(double x) noexcept nogil:
 
 
 cdef inline float log1p32(float x) noexcept nogil:
-    """log(1 + x) for every float32: −inf at −1, NaN below, inf and NaN as they are."""
+    """log(1 + x) for every float32: −inf at −1, NaN below −1, inf at inf, NaN at NaN."""
     cdef double y = log1p64(<double> x)
     y = -INFINITY if x == <float> -1.0 else y
     return <float> (NAN if x < <float> -1.0 else y)
 
 
 cdef inline double exp_near(double x) noexcept nogil:
-    """exp(x) for |x| < 0.4 with a relative error below 1e-11: its series, in double."""
+    """exp(x) for |x| < 0.4 with a relative error below 1e-11: the Taylor series in double."""
     cdef double s = x * x, q = s * s
     cdef double low = (1.0 + x) + (0.5 + 1.0 / 6.0 * x) * s
     cdef double middle = (1.0 / 24.0 + 1.0 / 120.0 * x) + (1.0 / 720.0 + 1.0 / 5040.0 * x) * s

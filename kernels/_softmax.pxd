@@ -1,59 +1,63 @@
-# What log-softmax, softmax and cross-entropy share: the largest element m of each row, the sum over the others of
-# exp(x − m), and its logarithm.
+# The method of log-softmax, softmax and cross-entropy: for each row its largest element m, the sum of exp(x − m) over
+# the other elements, and the logarithm.
 #
-# Method
-# ------
-# log softmax(x)ⱼ = (xⱼ − m) − log1p(rest), rest = Σ exp(xⱼ − m) over all but one of the largest elements, whose term
-# is exactly 1. Both parts are ≤ 0, so nothing cancels, and on a confident row, where rest is tiny, nothing is lost: a
-# sum with the 1 in it would round rest away. exp is float32, the sum double, and a result is rounded at its end.
+# log softmax(x)ⱼ = (xⱼ − m) − log1p(rest), where rest = Σ exp(xⱼ − m) over all elements but one of the largest, whose
+# term is exactly 1. Both parts are ≤ 0, so there is no cancellation. On a confident row, rest is tiny and keeps its
+# full precision; in 1 + rest it would be rounded away. exp is float32, sums are double, results are rounded once.
 #
-# A float32 xⱼ − m can be off by 2⁻¹⁸ at −80, a relative error of 2⁻¹⁸ in its exp. So the base is not m but c:
-#     |m| < 512: c = 0, and exp's own reduction by k · ln 2 is exact;   otherwise: c = m, and x − m is exact (Sterbenz)
-# for every x near enough to m to matter. Terms are kept as e = exp(x − c) · 2^(64 − k(m)), so that they neither
-# overflow nor become subnormal where they matter, and divided by the largest one's exact value, in double, once a row.
-# Terms below m − 125 count as exp(−125): 262 144 of them are less than half of the smallest subnormal.
+# x − m rounded to float32 has an error of up to 2⁻¹⁸ near −80, hence exp(x − m) a relative error of 2⁻¹⁸. So we
+# subtract a base c instead:
+#     |m| < 512: c = 0; exp's argument reduction is accurate.  Otherwise: c = m; x − m is exact (Sterbenz) for every x
+#     close enough to m to contribute.
+# A term is e = exp(x − c) · 2^(64 − k(m)), k as in _math.pxd: the scale keeps terms that contribute from overflow and
+# underflow. Once per row it is divided out, in double. Terms below exp(m − 125) are raised to that value: 262 144 of
+# them sum to less than half of the smallest subnormal.
 #
-# The largest element is left out without knowing where it is: its term is known, bit for bit.
+# The position of the largest element is not needed to exclude it from the sum: the bits of its term are known.
 #
-# Rows are worked on in groups, so that what is done once a row (exp, log1p, a division, in double) is done with vectors
-# too. Rows of more than NARROW elements are read along the row (_softmax_rows.pxd); narrower ones are transposed into a
-# local block, one lane a row, which is how the rows of any other axis lie already (_softmax_lanes.pxd).
+# Rows are processed in groups, so that the work per row (exp, log1p, a division, in double) is vectorised over the
+# rows. Rows of more than NARROW elements are vectorised along the row (_softmax_rows.pxd). Narrower ones are transposed
+# into a local block, one row per lane, which is how rows along any axis but the last are stored anyway
+# (_softmax_lanes.pxd).
 
 from libc.math cimport NAN
 
-from _memory cimport IN, INOUT
+from _memory cimport IN, IN64, INOUT, INOUT64
 from _math cimport LOG2E, MAGIC, exp_near, exp_scaled, log1p64
-from _memory cimport IN64, INOUT64
+
+cdef extern from "_softmax.h":
+    enum:
+        NARROW "FASTOPT_NARROW"             # elements of a narrow row, at most
+        MAX_ROWS "FASTOPT_MAX_ROWS"         # rows in a group, at most
 
 cdef enum:
-    LANES = 64          # rows in a group, at most
-    NARROW = 32
+    TASK_ELEMENTS = 4096    # elements of a task, about, unless one row has more: small enough to balance the threads
 
-# A group of rows: what is known of each.
+# A group of rows.
 cdef struct Rows:
-    float m[LANES]              # largest element; −inf where there is no number
-    float base[LANES]           # c
-    float magic[LANES]          # for exp_scaled: 2^(64 − k(m))
-    float lowest[LANES]         # x − c at which terms are cut
-    float top[LANES]            # the largest element's term
-    double sum[LANES]           # Σ of the others
-    double rest[LANES]          # Σ exp(x − m) over all but one of the largest
-    double log_sum[LANES]       # log1p(rest)
-    double factor[LANES]        # softmax(x)ⱼ = eⱼ · factor
-    float high[LANES]           # m + log1p(rest) in two parts: log softmax(x)ⱼ = (xⱼ − high) − low
-    float low[LANES]
-    float largest[LANES]        # softmax of the largest element, 1 / (1 + rest)
-    Py_ssize_t top_block        # of a row of several blocks: the start of the one with the largest element
+    float m[MAX_ROWS]           # largest element; −inf if the row has no number
+    float base[MAX_ROWS]        # c
+    float magic[MAX_ROWS]       # for exp_scaled: the scale 2^(64 − k(m))
+    float lowest[MAX_ROWS]      # lower bound of x − c
+    float top[MAX_ROWS]         # the largest element's term
+    double sum[MAX_ROWS]        # sum of the other terms
+    double rest[MAX_ROWS]       # Σ exp(x − m) over all elements but one of the largest
+    double log_sum[MAX_ROWS]    # log1p(rest)
+    double factor[MAX_ROWS]     # softmax(x)ⱼ = eⱼ · factor
+    float high[MAX_ROWS]        # m + log1p(rest) as the sum of two floats: log softmax(x)ⱼ = (xⱼ − high) − low
+    float low[MAX_ROWS]
+    float largest[MAX_ROWS]     # softmax of the largest element, 1 / (1 + rest)
+    Py_ssize_t top_block        # for a row of several blocks: where the block with the largest element starts
 
 
-cdef inline float larger(float a, float b) noexcept nogil:
-    """The larger one; b if one is NaN."""
+cdef inline float max_or_second(float a, float b) noexcept nogil:
+    """a if a > b, else b: the larger one, and b if either is NaN."""
     return a if a > b else b
 
 
 cdef inline float term(float x, float base, float magic, float lowest) noexcept nogil:
-    """exp(x − c) · 2^(64 − k(m)); NaN stays."""
-    return exp_scaled(larger(lowest, x - base), magic)
+    """exp(x − c) · 2^(64 − k(m)); NaN if x is NaN."""
+    return exp_scaled(max_or_second(lowest, x - base), magic)
 
 
 cdef inline void base_loop(IN maximum, INOUT base, int rows) noexcept nogil:
@@ -80,7 +84,8 @@ cdef inline void choose_base(Rows* s, int rows) noexcept nogil:
     scale_loop(s.m, s.base, s.magic, s.lowest, s.top, rows)
 
 
-# finish() is three loops: one alone is a chain of a hundred operations, longer than a processor looks ahead.
+# finish() is three loops, because one loop would be a dependency chain of a hundred operations, longer than the window
+# of out-of-order execution.
 
 cdef inline void rest_loop(IN maximum, IN base, IN magic, IN64 others, INOUT64 rest, INOUT64 inverse,
                            int rows) noexcept nogil:
@@ -91,7 +96,7 @@ cdef inline void rest_loop(IN maximum, IN base, IN magic, IN64 others, INOUT64 r
         k = (MAGIC + <float> (127 + 64)) - magic[lane]
         scale = exp_near(k * 0.6931471805599453 - (m - <double> base[lane])) * (1.0 / 18446744073709551616.0)   # 2⁻⁶⁴
         r = others[lane] * scale
-        r = 0.0 if r < 1.0e-46 else r                   # less than half of the smallest subnormal, even times 2
+        r = 0.0 if r < 1.0e-46 else r                   # below half of the smallest subnormal, even times 2
         rest[lane] = r if m - m == 0.0 else NAN
         inverse[lane] = scale
 
@@ -107,7 +112,7 @@ cdef inline void log_loop(IN maximum, IN64 rest, INOUT64 log_sum, INOUT high, IN
 
 
 cdef inline void quotient_loop(IN64 rest, INOUT64 factor, INOUT largest, int rows) noexcept nogil:
-    """factor: what was `inverse`."""
+    """`factor` is the `inverse` of rest_loop on entry."""
     cdef int lane
     cdef double y
     for lane in range(rows):
@@ -117,9 +122,9 @@ cdef inline void quotient_loop(IN64 rest, INOUT64 factor, INOUT largest, int row
 
 
 cdef inline void finish(Rows* s, int rows, bint logarithm, bint quotient) noexcept nogil:
-    """From m and the sum to rest and what is asked for: log_sum, high and low; factor and largest.
+    """Compute rest from m and sum; with `logarithm` log_sum, high and low; with `quotient` factor and largest.
 
-    A row whose largest element is infinite becomes NaN.
+    All are NaN for a row whose largest element is infinite.
     """
     rest_loop(s.m, s.base, s.magic, s.sum, s.rest, s.factor, rows)
     if logarithm:

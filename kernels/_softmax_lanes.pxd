@@ -1,29 +1,26 @@
-# Rows side by side, for the method of _softmax.pxd: element j of row `lane` is x[j · stride + lane]. Every loop runs
-# over the lanes.
+# The method of _softmax.pxd with one row per lane: element j of row `lane` is x[j · stride + lane]. Every inner loop
+# runs over the lanes.
 
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from _memory cimport IN, IN64, INOUT, INOUT64, INOUT_INT
-from _softmax cimport LANES, Rows, choose_base, larger, term
+from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, max_or_second, term
 
-cdef extern from *:
-    """
-    typedef FASTOPT_LINE struct { float v[2048]; } fastopt_narrow;
-    """
-    ctypedef struct Narrow "fastopt_narrow":        # a group of narrow rows: NARROW · LANES
-        float v[2048]
+cdef extern from "_softmax.h":
+    ctypedef struct NarrowBlock "fastopt_narrow_block":     # a group of narrow rows
+        float v[NARROW * MAX_ROWS]
 
 
 cdef inline void max_loop(INOUT m, IN x, int lanes) noexcept nogil:
     cdef int lane
     for lane in range(lanes):
-        m[lane] = larger(x[lane], m[lane])
+        m[lane] = max_or_second(x[lane], m[lane])
 
 
 cdef inline void lanes_loop(IN x, INOUT e, INOUT64 acc, INOUT_INT count, IN base, IN magic, IN lowest, IN top,
                             int lanes, bint in_place, bint keep) noexcept nogil:
-    """Add the terms; those equal to the largest are counted instead."""
+    """Add the terms of one element of each row to acc; terms equal to the largest are counted instead."""
     cdef int lane
     cdef float v
     for lane in range(lanes):
@@ -35,7 +32,7 @@ cdef inline void lanes_loop(IN x, INOUT e, INOUT64 acc, INOUT_INT count, IN base
 
 
 cdef inline void others_loop(INOUT64 sums, IN top, INOUT_INT count, int lanes) noexcept nogil:
-    """All but one of the largest are others."""
+    """Add the largest terms but one of each row."""
     cdef int lane
     for lane in range(lanes):
         sums[lane] += <double> (count[lane] - 1) * <double> top[lane]
@@ -43,8 +40,8 @@ cdef inline void others_loop(INOUT64 sums, IN top, INOUT_INT count, int lanes) n
 
 cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride, Py_ssize_t n, int lanes,
                            bint keep) noexcept nogil:
-    """m, base and sum of all lanes. With `keep` the terms go to e, which may be x itself."""
-    cdef int count[LANES]
+    """Compute m, the base and the sum of each row. With `keep`, store the terms in e, which may be x."""
+    cdef int count[MAX_ROWS]
     cdef Py_ssize_t j
     cdef int lane
     for lane in range(lanes):
@@ -62,7 +59,7 @@ cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride,
 
 
 cdef inline void scale_lanes(INOUT e, IN top, IN64 factor, IN largest, int lanes) noexcept nogil:
-    """As scale_row, for all lanes."""
+    """scale_row of _softmax_rows.pxd for one element of each row."""
     cdef int lane
     cdef float v
     for lane in range(lanes):
@@ -70,10 +67,10 @@ cdef inline void scale_lanes(INOUT e, IN top, IN64 factor, IN largest, int lanes
         e[lane] = largest[lane] if e[lane] == top[lane] else v
 
 
-# Narrow rows, 16 or 64 of them, are transposed by two or three shuffles: the quarters of a block are dealt out in turn,
-# which makes the two highest bits of an index its lowest ones. Each is one loop of vectors.
+# A group of 16 or 64 narrow rows is transposed by two or three perfect 4-way shuffles: a shuffle interleaves the four
+# quarters of a block, which rotates the bits of an element's index by two. Each one is a single vectorised loop.
 
-cdef inline void deal(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
+cdef inline void shuffle(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(quarter):
         y[4 * i] = x[i]
@@ -82,7 +79,7 @@ cdef inline void deal(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
         y[4 * i + 3] = x[3 * quarter + i]
 
 
-cdef inline void collect(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
+cdef inline void unshuffle(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(quarter):
         y[i] = x[4 * i]
@@ -92,44 +89,45 @@ cdef inline void collect(IN x, INOUT y, Py_ssize_t quarter) noexcept nogil:
 
 
 cdef inline int narrow_group(Py_ssize_t rows) noexcept nogil:
-    """Of so many rows left: how many make the next group."""
-    return <int> min(rows, LANES if rows > LANES // 2 else LANES // 4)
+    """How many of the remaining rows form the next group."""
+    return <int> min(rows, MAX_ROWS if rows > MAX_ROWS // 2 else MAX_ROWS // 4)
 
 
 cdef inline int lanes_for(int rows) noexcept nogil:
-    return LANES if rows > LANES // 4 else LANES // 4
+    """Lanes of a group of narrow rows, padding included."""
+    return MAX_ROWS if rows > MAX_ROWS // 4 else MAX_ROWS // 4
 
 
-cdef inline void transpose_in(float* block, float* room, const float* x, Py_ssize_t n, int rows) noexcept nogil:
-    """block[j · lanes_for(rows) + row] = x[row · n + j]; lanes without a row are 0. `room` is as large."""
+cdef inline void transpose_in(float* block, float* scratch, const float* x, Py_ssize_t n, int rows) noexcept nogil:
+    """block[j · lanes_for(rows) + row] = x[row · n + j]; lanes without a row are 0. `scratch` is as large as block."""
     cdef int lanes = lanes_for(rows)
-    cdef bint three = lanes == LANES
+    cdef bint three = lanes == MAX_ROWS
     cdef Py_ssize_t quarter = lanes // 4 * n
     cdef const float* source = x
-    cdef float* padded = room if three else block
+    cdef float* padded = scratch if three else block
     if rows < lanes:
         memcpy(padded, x, rows * n * sizeof(float))
         memset(padded + rows * n, 0, (lanes - rows) * n * sizeof(float))
         source = padded
     if three:
-        deal(source, block, quarter)
+        shuffle(source, block, quarter)
         source = block
-    deal(source, room, quarter)
-    deal(room, block, quarter)
+    shuffle(source, scratch, quarter)
+    shuffle(scratch, block, quarter)
 
 
-cdef inline void transpose_out(float* y, float* block, float* room, Py_ssize_t n, int rows) noexcept nogil:
-    """The inverse; block is used up."""
+cdef inline void transpose_out(float* y, float* block, float* scratch, Py_ssize_t n, int rows) noexcept nogil:
+    """The inverse of transpose_in; overwrites block."""
     cdef int lanes = lanes_for(rows)
     cdef Py_ssize_t quarter = lanes // 4 * n
-    cdef float* source = room
+    cdef float* source = scratch
     cdef float* free = block
-    collect(block, room, quarter)
-    if lanes == LANES:
-        collect(room, block, quarter)
-        source, free = block, room
+    unshuffle(block, scratch, quarter)
+    if lanes == MAX_ROWS:
+        unshuffle(scratch, block, quarter)
+        source, free = block, scratch
     if rows == lanes:
-        collect(source, y, quarter)
+        unshuffle(source, y, quarter)
     else:
-        collect(source, free, quarter)
+        unshuffle(source, free, quarter)
         memcpy(y, free, rows * n * sizeof(float))

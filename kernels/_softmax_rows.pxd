@@ -1,65 +1,61 @@
-# Rows of consecutive elements, more than NARROW of them, for the method of _softmax.pxd.
+# The method of _softmax.pxd for rows of more than NARROW consecutive elements.
 #
-# A row has SUMS lanes, each with a maximum and a sum of its own; those of a group of rows are folded together, pair by
-# pair, with vectors: the same bits at every level. Terms stay in a local block, which starts at a cache line (vectors
-# that straddle two cost twice), until they are summed; a row longer than that is a group of its own, block by block.
+# Element i of a row belongs to lane i mod ROW_LANES; each lane has its own maximum and sum. The lanes are then reduced
+# pairwise, for a group of rows at once, with the same bits at every level. Terms are kept in a local block until they
+# are summed; the block starts at a cache line, since vectors that straddle two cost twice as much. A row longer than
+# BLOCK is a group of its own and is processed block by block.
 #
-# The largest element's term is subtracted from the sum of its block, in double, where that leaves at least 2⁻¹² of it:
-# with at most BLOCK terms it costs no more than 2⁻³² of what is left. Elsewhere, on confident rows, the block is added
-# again without it.
+# The largest element's term is excluded by subtracting it from the sum of its block, in double, if at least 2⁻¹² of the
+# term remains: with at most BLOCK terms the relative error of the remainder is then below 2⁻³². Otherwise, on confident
+# rows, the block is summed again without it.
 #
-# A loop of vectors takes as long as its operations do, two in a cycle: at v4, in cycles for 16 elements, maximum 1,
-# terms 12, sums 4, and 2 for a logarithm's result.
+# The loops are bound by arithmetic throughput, two vector operations a cycle. At v4, 16 elements take 1 cycle for the
+# maximum, 12 for the terms, 4 for the sums and 2 for the results of a log-softmax.
 
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from _memory cimport IN, INOUT
+from _memory cimport IN, IN64, INOUT, INOUT64, prefetch_for_writing, unknown
 from _math cimport exp_scaled
-from _memory cimport IN64, INOUT64, prefetch_for_writing, unknown
-from _softmax cimport Rows, larger, term
+from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, max_or_second, term
 
-cdef extern from *:
-    """
-    typedef FASTOPT_LINE struct { float v[3072]; } fastopt_terms;
-    typedef FASTOPT_LINE struct { float v[256]; } fastopt_fold;
-    typedef FASTOPT_LINE struct { double v[128]; } fastopt_fold64;
-    """
-    ctypedef struct Terms "fastopt_terms":          # BLOCK
-        float v[3072]
-    ctypedef struct Fold "fastopt_fold":            # GROUP · SUMS
-        float v[256]
-    ctypedef struct Fold64 "fastopt_fold64":        # GROUP · SUMS / 2
-        double v[128]
+cdef extern from "_softmax.h":
+    enum:
+        LONG_ROWS "FASTOPT_LONG_ROWS"       # rows in a group, at most
+        ROW_LANES "FASTOPT_ROW_LANES"       # lanes over the elements of a row
+        BLOCK "FASTOPT_BLOCK"               # elements in a block, at most
+    ctypedef struct Terms "fastopt_terms":          # of a block
+        float v[BLOCK]
+    ctypedef struct Maxima "fastopt_maxima":        # lanes of a group
+        float v[LONG_ROWS * ROW_LANES]
+    ctypedef struct Sums "fastopt_sums":            # lanes of a group, added in pairs
+        double v[LONG_ROWS * ROW_LANES // 2]
 
 cdef enum:
-    GROUP = 16          # rows in a group, at most
-    SUMS = 16           # lanes of a row
-    BLOCK = 3072
-    STEP = 256          # elements between two times that lines to be written are asked for
+    PREFETCH_STEP = 256     # elements whose output lines are prefetched at a time
 
 
 cdef inline void max_64(IN x, INOUT m) noexcept nogil:
     cdef int lane
     cdef float a, b
-    for lane in range(SUMS):
-        a = larger(x[lane], x[SUMS + lane])
-        b = larger(x[2 * SUMS + lane], x[3 * SUMS + lane])
-        m[lane] = larger(larger(a, b), m[lane])
+    for lane in range(ROW_LANES):
+        a = max_or_second(x[lane], x[ROW_LANES + lane])
+        b = max_or_second(x[2 * ROW_LANES + lane], x[3 * ROW_LANES + lane])
+        m[lane] = max_or_second(max_or_second(a, b), m[lane])
 
 
 cdef inline void max_lanes(IN x, INOUT m, Py_ssize_t n) noexcept nogil:
-    """The largest element of each of SUMS lanes of n ≥ SUMS elements; −inf if there is none. Among NaN, any number."""
+    """Largest element of each lane, n ≥ ROW_LANES; −inf if a lane has none. NaN is ignored."""
     cdef Py_ssize_t i
-    cdef int lane, lanes = unknown(SUMS)
+    cdef int lane, lanes = unknown(ROW_LANES)
     for lane in range(lanes):
         m[lane] = -INFINITY
     if n < 64:
-        for i in range(n // SUMS):
+        for i in range(n // ROW_LANES):
             for lane in range(lanes):
-                m[lane] = larger(x[i * SUMS + lane], m[lane])
-        for lane in range(lanes):           # the last elements, some of them seen twice
-            m[lane] = larger(x[n - SUMS + lane], m[lane])
+                m[lane] = max_or_second(x[i * ROW_LANES + lane], m[lane])
+        for lane in range(lanes):           # may overlap the vector before it
+            m[lane] = max_or_second(x[n - ROW_LANES + lane], m[lane])
         return
     for i in range(n // 64):
         max_64(x + i * 64, m)
@@ -69,7 +65,7 @@ cdef inline void max_lanes(IN x, INOUT m, Py_ssize_t n) noexcept nogil:
 cdef inline void max_pairs(IN x, INOUT y, int n) noexcept nogil:
     cdef int i
     for i in range(n):
-        y[i] = larger(x[2 * i + 1], x[2 * i])
+        y[i] = max_or_second(x[2 * i + 1], x[2 * i])
 
 
 cdef inline void add_pairs(IN64 x, INOUT64 y, int n) noexcept nogil:
@@ -79,20 +75,20 @@ cdef inline void add_pairs(IN64 x, INOUT64 y, int n) noexcept nogil:
 
 
 cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t start) noexcept nogil:
-    """Of the block of a row that starts here; the last one must not be shorter than a vector."""
-    if 0 < n - start - BLOCK < SUMS:
+    """Length of the block at `start`, chosen so that the last one is not shorter than ROW_LANES."""
+    if 0 < n - start - BLOCK < ROW_LANES:
         return BLOCK // 2
     return min(BLOCK, n - start)
 
 
 cdef inline int padded_group(int rows) noexcept nogil:
-    """What is done once a row is done for whole vectors of rows."""
-    return unknown(1 if rows == 1 else 8 if rows <= 8 else GROUP)
+    """`rows` padded to whole vectors, for the work per row."""
+    return unknown(1 if rows == 1 else 8 if rows <= 8 else LONG_ROWS)
 
 
 cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexcept nogil:
-    """m of a group; of a row longer than BLOCK, which is a group, the block where it is first."""
-    cdef Fold a, b
+    """Compute m of a group; for a row longer than BLOCK also top_block."""
+    cdef Maxima a, b
     cdef int up = padded_group(rows), row
     cdef Py_ssize_t start = 0, length
     cdef float m = -INFINITY
@@ -100,7 +96,7 @@ cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexc
         if rows < up:
             memset(a.v, 0, sizeof(a.v))
         for row in range(rows):
-            max_lanes(x + row * n, a.v + row * SUMS, n)
+            max_lanes(x + row * n, a.v + row * ROW_LANES, n)
         max_pairs(a.v, b.v, 8 * up)
         max_pairs(b.v, a.v, 4 * up)
         max_pairs(a.v, b.v, 2 * up)
@@ -113,8 +109,8 @@ cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexc
         max_pairs(a.v, b.v, 8)
         max_pairs(b.v, a.v, 4)
         max_pairs(a.v, b.v, 2)
-        if larger(b.v[0], b.v[1]) > m:
-            m = larger(b.v[0], b.v[1])
+        if max_or_second(b.v[0], b.v[1]) > m:
+            m = max_or_second(b.v[0], b.v[1])
             s.top_block = start
         start += length
     s.m[0] = m
@@ -124,7 +120,7 @@ cdef inline void terms_loop(IN x, INOUT e, Py_ssize_t n, float base, float magic
     cdef Py_ssize_t i
     if base == <float> 0.0:
         for i in range(n):
-            e[i] = exp_scaled(larger(lowest, x[i]), magic)
+            e[i] = exp_scaled(max_or_second(lowest, x[i]), magic)
     else:
         for i in range(n):
             e[i] = term(x[i], base, magic, lowest)
@@ -132,40 +128,44 @@ cdef inline void terms_loop(IN x, INOUT e, Py_ssize_t n, float base, float magic
 
 cdef inline void terms_of(const Rows* s, int row, const float* x, float* e, Py_ssize_t n,
                           const float* later) noexcept nogil:
-    """Terms of n ≥ SUMS elements, and terms of 0 up to the next multiple of SUMS. `later`, or NULL: written soon."""
-    cdef Py_ssize_t whole = n // SUMS * SUMS, i, length
-    cdef Py_ssize_t last = (n + SUMS - 1) // SUMS * SUMS - whole        # SUMS or 0, not that the compiler knows
+    """Terms of n ≥ ROW_LANES elements, padded with 0 to a multiple of ROW_LANES.
+
+    The lines at `later` (unless it is NULL) are prefetched: they are written next.
+    """
+    cdef Py_ssize_t whole = n // ROW_LANES * ROW_LANES, i, length
+    # ROW_LANES or 0, which the compiler cannot tell.
+    cdef Py_ssize_t last = (n + ROW_LANES - 1) // ROW_LANES * ROW_LANES - whole
     cdef int lane
     if whole < n:
-        for lane in range(SUMS):
+        for lane in range(ROW_LANES):
             e[whole + lane] = 0.0
-        terms_loop(x + n - SUMS, e + n - SUMS, last, s.base[row], s.magic[row], s.lowest[row])
-    for i in range((whole + STEP - 1) // STEP):
-        length = min(STEP, whole - i * STEP)
+        terms_loop(x + n - ROW_LANES, e + n - ROW_LANES, last, s.base[row], s.magic[row], s.lowest[row])
+    for i in range((whole + PREFETCH_STEP - 1) // PREFETCH_STEP):
+        length = min(PREFETCH_STEP, whole - i * PREFETCH_STEP)
         if later != NULL:
             for lane in range(<int> ((length + 15) // 16)):
-                prefetch_for_writing(later + i * STEP + lane * 16)
-        terms_loop(x + i * STEP, e + i * STEP, length, s.base[row], s.magic[row], s.lowest[row])
+                prefetch_for_writing(later + i * PREFETCH_STEP + lane * 16)
+        terms_loop(x + i * PREFETCH_STEP, e + i * PREFETCH_STEP, length, s.base[row], s.magic[row], s.lowest[row])
 
 
 cdef inline void add_terms(IN e, INOUT64 sums, Py_ssize_t n) noexcept nogil:
-    """Σ e in SUMS / 2 lanes. Pairs first: half the additions wait for one another."""
-    cdef double acc[SUMS]
+    """Σ e in ROW_LANES / 2 lanes. Adding pairs of vectors first halves the dependency chain."""
+    cdef double acc[ROW_LANES]
     cdef Py_ssize_t i
     cdef int lane
-    for lane in range(SUMS):
+    for lane in range(ROW_LANES):
         acc[lane] = 0.0
-    for i in range(n // (2 * SUMS)):
-        for lane in range(SUMS):
-            acc[lane] += <double> e[i * 2 * SUMS + lane] + <double> e[i * 2 * SUMS + SUMS + lane]
-    if n // SUMS % 2:
-        for lane in range(SUMS):
-            acc[lane] += e[n - SUMS + lane]
-    for lane in range(SUMS // 2):
-        sums[lane] = acc[lane] + acc[lane + SUMS // 2]
+    for i in range(n // (2 * ROW_LANES)):
+        for lane in range(ROW_LANES):
+            acc[lane] += <double> e[i * 2 * ROW_LANES + lane] + <double> e[i * 2 * ROW_LANES + ROW_LANES + lane]
+    if n // ROW_LANES % 2:
+        for lane in range(ROW_LANES):
+            acc[lane] += e[n - ROW_LANES + lane]
+    for lane in range(ROW_LANES // 2):
+        sums[lane] = acc[lane] + acc[lane + ROW_LANES // 2]
 
 
-cdef inline void drop(INOUT e, Py_ssize_t n, float value) noexcept nogil:
+cdef inline void clear_equal(INOUT e, Py_ssize_t n, float value) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
         e[i] = <float> 0.0 if e[i] == value else e[i]
@@ -179,21 +179,21 @@ cdef inline double lane_sum(double* acc) noexcept nogil:
 
 
 cdef inline double without_largest(double total, float* e, Py_ssize_t padded, float top) noexcept nogil:
-    """The sum of a block that has the row's largest element, without that one."""
-    cdef Fold64 acc
+    """The sum `total` of the block with the row's largest element, without that element."""
+    cdef Sums acc
     cdef double others = total - <double> top
-    if others < <double> top * (1.0 / 4096.0):          # then there is one of them: two would leave a whole top
-        drop(e, padded, top)
+    if others < <double> top * (1.0 / 4096.0):          # then only one element is the largest
+        clear_equal(e, padded, top)
         add_terms(e, acc.v, padded)
         others = lane_sum(acc.v)
     return others
 
 
 cdef inline void sum_rows(Rows* s, const float* x, float* e, Py_ssize_t n, int rows, bint keep) noexcept nogil:
-    """The sums of a group; with `keep` their terms go to e, which may be x itself. Needs m and the base."""
+    """Compute the sums of a group from m and the base. With `keep`, store the terms in e, which may be x."""
     cdef Terms block
-    cdef Fold64 a, b
-    cdef Py_ssize_t padded = (n + SUMS - 1) // SUMS * SUMS, start = 0, length
+    cdef Sums a, b
+    cdef Py_ssize_t padded = (n + ROW_LANES - 1) // ROW_LANES * ROW_LANES, start = 0, length
     cdef int row, up = padded_group(rows)
     cdef double total
     if n <= BLOCK:
@@ -204,7 +204,7 @@ cdef inline void sum_rows(Rows* s, const float* x, float* e, Py_ssize_t n, int r
         for row in range(rows):
             if keep:
                 memcpy(e + row * n, block.v + row * padded, n * sizeof(float))
-            add_terms(block.v + row * padded, a.v + row * (SUMS // 2), padded)
+            add_terms(block.v + row * padded, a.v + row * (ROW_LANES // 2), padded)
         add_pairs(a.v, b.v, 4 * up)
         add_pairs(b.v, a.v, 2 * up)
         add_pairs(a.v, s.sum, up)
@@ -214,7 +214,7 @@ cdef inline void sum_rows(Rows* s, const float* x, float* e, Py_ssize_t n, int r
     s.sum[0] = 0.0
     while start < n:
         length = block_length(n, start)
-        padded = (length + SUMS - 1) // SUMS * SUMS
+        padded = (length + ROW_LANES - 1) // ROW_LANES * ROW_LANES
         terms_of(s, 0, x + start, block.v, length, NULL if e == NULL else e + start)
         if keep:
             memcpy(e + start, block.v, length * sizeof(float))
@@ -225,12 +225,18 @@ cdef inline void sum_rows(Rows* s, const float* x, float* e, Py_ssize_t n, int r
 
 
 cdef inline int group_of(Py_ssize_t n) noexcept nogil:
-    """Rows in a group of rows of n > NARROW elements: their terms fit a block."""
-    return <int> max(min(GROUP, BLOCK // ((n + SUMS - 1) // SUMS * SUMS)), 1)
+    """Rows in a group, n > NARROW: their terms fit in one block."""
+    return <int> max(min(LONG_ROWS, BLOCK // ((n + ROW_LANES - 1) // ROW_LANES * ROW_LANES)), 1)
+
+
+cdef inline Py_ssize_t rows_per_task(Py_ssize_t n) noexcept nogil:
+    """Rows of n elements in a task: whole groups of about TASK_ELEMENTS elements."""
+    cdef Py_ssize_t group = MAX_ROWS if n <= NARROW else group_of(n)
+    return max(TASK_ELEMENTS // (n * group), 1) * group
 
 
 cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, double factor, float largest) noexcept nogil:
-    """Terms to softmax, times what is in factor; the largest element's is known better: largest."""
+    """Replace the terms by e · factor, and the largest element's by `largest`, which is more accurate."""
     cdef Py_ssize_t j
     cdef float v
     for j in range(n):

@@ -2,40 +2,33 @@
 #
 # With a row's target weights τ (one-hot or a distribution, smoothed, times the class weights) and T = Σ τⱼ:
 #
-#     loss = −Σⱼ τⱼ · log softmax(x)ⱼ = T · log1p(rest) + Σⱼ τⱼ · (m − xⱼ)         every term ≥ 0
+#     loss = −Σⱼ τⱼ · log softmax(x)ⱼ = T · log1p(rest) + Σⱼ τⱼ · (m − xⱼ)         all terms ≥ 0
 #     d loss / d xⱼ = T · softmax(x)ⱼ − τⱼ
 #
-# For the largest element, softmax is 1 / (1 + rest), and where it is the label that would be subtracted from 1: there
-# the gradient is (T − τⱼ) − T · rest / (1 + rest), which on a confident row is the tiny −rest and not a rounded 0.
+# The largest element's softmax is 1 / (1 + rest), so there the gradient is computed as (T − τⱼ) − T · rest / (1 +
+# rest): at the label of a confident row, T − τⱼ = 0, and the gradient is about −rest, where softmax − 1 would round to
+# 0.
 #
-# Label smoothing and class weights are torch.nn.functional.cross_entropy's: τⱼ = wⱼ · ((1 − ε) · yⱼ + ε / n).
+# Label smoothing and class weights are those of torch.nn.functional.cross_entropy: τⱼ = wⱼ · ((1 − ε) · yⱼ + ε / n).
 
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from _memory cimport IN, INOUT
-from _softmax cimport LANES, NARROW, Rows, choose_base, finish, term
-from _softmax_lanes cimport Narrow, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
-from _softmax_rows cimport SUMS, group_of, max_rows, padded_group, scale_row, sum_rows
+from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
+from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
+from _softmax_rows cimport ROW_LANES, group_of, max_rows, padded_group, rows_per_task, scale_row, sum_rows
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
-cdef enum:
-    TASK = 4096             # elements of a task, about, unless a row is longer: enough that threads share evenly
-
-cdef enum:                  # reductions
-    NONE = 0
-    MEAN = 1
-    SUM = 2
-
-cdef struct Job:
+cdef struct CrossEntropyJob:
     const float* x
-    float* gradient             # NULL: the loss alone
-    const long long* labels     # NULL: targets
+    float* gradient             # NULL: the loss only
+    const long long* labels     # NULL if targets is given
     const float* targets
-    const float* weight         # of each class, or NULL
-    double* loss                # of each row
-    Py_ssize_t* correct         # of each task, or NULL
+    const float* weight         # per class, or NULL
+    double* loss                # per row
+    Py_ssize_t* correct         # per task, or NULL
     Py_ssize_t rows
     Py_ssize_t n
     Py_ssize_t task             # rows in a task
@@ -43,21 +36,21 @@ cdef struct Job:
     double kept                 # 1 − ε
     double spread               # ε / n
     double scale                # of the gradient
-    bint dense                  # τ has more than the label's entry
+    bint dense                  # τ may be nonzero beside the label
 
-# What the targets say about a group of rows.
+# The targets of a group of rows.
 cdef struct Targets:
-    float x[LANES]              # the label's logit
-    double part[LANES]          # the label's own weight (1 − ε) · w; 0 without a label
-    double tau[LANES]           # τ at the label
-    double total[LANES]         # T
-    double cost[LANES]          # Σ τⱼ · (m − xⱼ) without the label's own part
-    double loss[LANES]
-    double slope[LANES]         # the gradient at the label
-    int hit[LANES]              # whether the label is the first of the largest elements, as numpy.argmax has it
+    float x[MAX_ROWS]              # the label's logit
+    double part[MAX_ROWS]          # the label's own part of τ, (1 − ε) · w; 0 without a label
+    double tau[MAX_ROWS]           # τ at the label
+    double total[MAX_ROWS]         # T
+    double cost[MAX_ROWS]          # Σ τⱼ · (m − xⱼ), τ without the label's own part
+    double loss[MAX_ROWS]
+    double slope[MAX_ROWS]         # the gradient at the label
+    int hit[MAX_ROWS]              # whether the label is the first largest element, as for numpy.argmax
 
 
-cdef inline double tau(const Job* job, const float* y, Py_ssize_t j) noexcept nogil:
+cdef inline double tau(const CrossEntropyJob* job, const float* y, Py_ssize_t j) noexcept nogil:
     """τⱼ without the label's own part."""
     cdef double t = job.spread
     if y != NULL:
@@ -65,38 +58,38 @@ cdef inline double tau(const Job* job, const float* y, Py_ssize_t j) noexcept no
     return t if job.weight == NULL else t * job.weight[j]
 
 
-cdef inline void add_targets(const Job* job, const float* x, const float* y, float m, double* total,
+cdef inline void add_targets(const CrossEntropyJob* job, const float* x, const float* y, float m, double* total,
                              double* cost) noexcept nogil:
-    cdef double sums[SUMS]
-    cdef double costs[SUMS]
+    cdef double sums[ROW_LANES]
+    cdef double costs[ROW_LANES]
     cdef double t
     cdef Py_ssize_t i
     cdef int lane
-    for lane in range(SUMS):
+    for lane in range(ROW_LANES):
         sums[lane], costs[lane] = 0.0, 0.0
-    for i in range(job.n // SUMS):
-        for lane in range(SUMS):
-            t = tau(job, y, i * SUMS + lane)
+    for i in range(job.n // ROW_LANES):
+        for lane in range(ROW_LANES):
+            t = tau(job, y, i * ROW_LANES + lane)
             sums[lane] += t
-            costs[lane] += 0.0 if t == 0.0 else t * (<double> m - <double> x[i * SUMS + lane])
-    for i in range(job.n // SUMS * SUMS, job.n):
+            costs[lane] += 0.0 if t == 0.0 else t * (<double> m - <double> x[i * ROW_LANES + lane])
+    for i in range(job.n // ROW_LANES * ROW_LANES, job.n):
         t = tau(job, y, i)
-        sums[i % SUMS] += t
-        costs[i % SUMS] += 0.0 if t == 0.0 else t * (<double> m - <double> x[i])
+        sums[i % ROW_LANES] += t
+        costs[i % ROW_LANES] += 0.0 if t == 0.0 else t * (<double> m - <double> x[i])
     total[0], cost[0] = 0.0, 0.0
-    for lane in range(SUMS):
+    for lane in range(ROW_LANES):
         total[0] += sums[lane]
         cost[0] += costs[lane]
 
 
-cdef inline const float* targets_of(const Job* job, Py_ssize_t row) noexcept nogil:
+cdef inline const float* targets_of(const CrossEntropyJob* job, Py_ssize_t row) noexcept nogil:
     """The row's distribution, or NULL."""
     if job.targets == NULL:
         return NULL
     return job.targets + row * job.n
 
 
-cdef inline bint ignored(const Job* job, Py_ssize_t row) noexcept nogil:
+cdef inline bint ignored(const CrossEntropyJob* job, Py_ssize_t row) noexcept nogil:
     return job.labels != NULL and job.labels[row] == job.ignore
 
 
@@ -108,8 +101,9 @@ cdef inline int contains(IN x, Py_ssize_t n, float value) noexcept nogil:
     return found
 
 
-cdef inline void read_targets(const Job* job, Targets* t, const Rows* s, Py_ssize_t first, int rows) noexcept nogil:
-    """What is needed of the logits, before the gradient may overwrite them."""
+cdef inline void read_targets(const CrossEntropyJob* job, Targets* t, const Rows* s, Py_ssize_t first,
+                              int rows) noexcept nogil:
+    """Fill `t` from the logits, which the gradient may overwrite afterwards."""
     cdef Py_ssize_t label
     cdef int r
     cdef const float* x
@@ -133,8 +127,8 @@ cdef inline void read_targets(const Job* job, Targets* t, const Rows* s, Py_ssiz
                 t.hit[r] = not contains(x, label, s.m[r])
 
 
-cdef inline void losses(const Job* job, Targets* t, const Rows* s, int rows) noexcept nogil:
-    """Loss and the gradient at the label."""
+cdef inline void losses(const CrossEntropyJob* job, Targets* t, const Rows* s, int rows) noexcept nogil:
+    """Compute the losses and the gradients at the labels."""
     cdef int lane
     cdef double share, softmax, distance, part, slope
     for lane in range(rows):
@@ -148,9 +142,9 @@ cdef inline void losses(const Job* job, Targets* t, const Rows* s, int rows) noe
         t.slope[lane] = job.scale * slope
 
 
-cdef inline void slope_row(const Job* job, INOUT e, const float* y, double total, double factor, double rest,
-                           float top) noexcept nogil:
-    """Terms to gradient where τ has many entries."""
+cdef inline void slope_row(const CrossEntropyJob* job, INOUT e, const float* y, double total, double factor,
+                           double rest, float top) noexcept nogil:
+    """Replace the terms by the gradient, for a dense τ."""
     cdef Py_ssize_t j
     cdef double t, slope, share = total * (rest / (1.0 + rest))
     for j in range(job.n):
@@ -159,22 +153,22 @@ cdef inline void slope_row(const Job* job, INOUT e, const float* y, double total
         e[j] = <float> (job.scale * slope)
 
 
-cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* block, float* room,
+cdef inline Py_ssize_t finish_group(const CrossEntropyJob* job, Rows* s, Targets* t, float* block, float* scratch,
                                     Py_ssize_t first, int rows, int lanes) noexcept nogil:
-    """From sums to losses and gradient; returns how many labels were hit.
+    """Compute losses and gradients from the sums; return the number of correct labels.
 
-    Terms are in `block`, transposed, or in the gradient itself where block is NULL. `lanes`: rows and what pads them.
+    The terms are in `block`, transposed, or in the gradient if block is NULL. `lanes` is `rows` with padding.
     """
     cdef Py_ssize_t n = job.n, correct = 0, j
     cdef int r
     cdef float* d
-    cdef double factor[LANES]
-    cdef float largest[LANES]
+    cdef double factor[MAX_ROWS]
+    cdef float largest[MAX_ROWS]
     finish(s, lanes, True, True)
     losses(job, t, s, rows)
     for r in range(rows):
         job.loss[first + r] = 0.0 if ignored(job, first + r) else t.loss[r]
-        correct += t.hit[r] & (s.rest[r] == s.rest[r])      # a row of NaN has no largest element
+        correct += t.hit[r] & (s.rest[r] == s.rest[r])      # a NaN row has no largest element
     if job.gradient == NULL:
         return correct
     for r in range(rows):
@@ -184,7 +178,7 @@ cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* 
         if not job.dense:
             for j in range(n):
                 scale_lanes(block + j * lanes, s.top, factor, largest, rows)
-        transpose_out(job.gradient + first * n, block, room, n, rows)
+        transpose_out(job.gradient + first * n, block, scratch, n, rows)
     for r in range(rows):
         d = job.gradient + (first + r) * n
         if ignored(job, first + r):
@@ -200,21 +194,21 @@ cdef inline Py_ssize_t finish_group(const Job* job, Rows* s, Targets* t, float* 
 
 
 cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
-    cdef const Job* job = <const Job*> context
+    cdef const CrossEntropyJob* job = <const CrossEntropyJob*> context
     cdef Rows s
     cdef Targets t
-    cdef Narrow block, room
+    cdef NarrowBlock block, scratch
     cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.rows, i + job.task)
     cdef int rows, lanes
     cdef Py_ssize_t correct = 0
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            transpose_in(block.v, room.v, job.x + i * n, n, rows)
+            transpose_in(block.v, scratch.v, job.x + i * n, n, rows)
             lanes = lanes_for(rows)
             sum_lanes(&s, block.v, block.v, lanes, n, lanes, True)
             read_targets(job, &t, &s, i, rows)
-            correct += finish_group(job, &s, &t, block.v, room.v, i, rows, lanes)
+            correct += finish_group(job, &s, &t, block.v, scratch.v, i, rows, lanes)
         else:
             rows = <int> min(group_of(n), last - i)
             max_rows(&s, job.x + i * n, n, rows)
@@ -242,7 +236,7 @@ cdef inline int wrong_labels(const long long* labels, Py_ssize_t rows, Py_ssize_
     return wrong
 
 
-cdef inline double label_weights(const Job* job) noexcept nogil:
+cdef inline double label_weights(const CrossEntropyJob* job) noexcept nogil:
     cdef Py_ssize_t i
     cdef double total = 0.0
     for i in range(job.rows):
@@ -252,24 +246,24 @@ cdef inline double label_weights(const Job* job) noexcept nogil:
 
 
 cdef inline double row_sum(const double* loss, Py_ssize_t rows) noexcept nogil:
-    cdef double acc[SUMS]
+    cdef double acc[ROW_LANES]
     cdef double total = 0.0
     cdef Py_ssize_t i
     cdef int lane
-    for lane in range(SUMS):
+    for lane in range(ROW_LANES):
         acc[lane] = 0.0
-    for i in range(rows // SUMS):
-        for lane in range(SUMS):
-            acc[lane] += loss[i * SUMS + lane]
-    for lane in range(SUMS):
+    for i in range(rows // ROW_LANES):
+        for lane in range(ROW_LANES):
+            acc[lane] += loss[i * ROW_LANES + lane]
+    for lane in range(ROW_LANES):
         total += acc[lane]
-    for i in range(rows // SUMS * SUMS, rows):
+    for i in range(rows // ROW_LANES * ROW_LANES, rows):
         total += loss[i]
     return total
 
 
 def first_wrong_label(Array labels not None, Py_ssize_t n, long long ignore_index):
-    """The index of the first label that is neither in [0, n) nor ignore_index; −1 if there is none."""
+    """Index of the first label that is neither in [0, n) nor ignore_index; −1 if all are valid."""
     cdef const long long* label = <const long long*> labels.data
     cdef Py_ssize_t i, used
     if wrong_labels(label, labels.size, n, ignore_index, &used):
@@ -279,9 +273,9 @@ def first_wrong_label(Array labels not None, Py_ssize_t n, long long ignore_inde
     return -1
 
 
-def normaliser(Array labels not None, long long ignore_index, Array weight):
-    """What a mean divides by: the number of labels that are not ignored, or the sum of their classes' weights."""
-    cdef Job job
+def normaliser(Array labels not None, Array weight, *, long long ignore_index):
+    """The divisor of a mean: the number of labels that are not ignored, or the sum of their class weights."""
+    cdef CrossEntropyJob job
     cdef Py_ssize_t used
     job.labels, job.rows, job.ignore = <const long long*> labels.data, labels.size, ignore_index
     if weight is not None:
@@ -291,14 +285,17 @@ def normaliser(Array labels not None, long long ignore_index, Array weight):
     return <double> used
 
 
-def cross_entropy(Array x not None, Array labels, Array targets, Array weight, Array gradient, Array row_losses,
-                  Py_ssize_t rows, Py_ssize_t n, double divisor, long long ignore_index, double smoothing, bint count):
-    """Return (Σ loss / divisor, number of correct labels); the gradient too is divided.
+def cross_entropy(Array x not None, *, Array labels, Array targets, Array weight, Array gradient, Array row_losses,
+                  double divisor, long long ignore_index, double smoothing, bint count_correct):
+    """Return (Σ loss / divisor, number of correct labels, 0 unless count_correct); the gradient is divided too.
 
-    Exactly one of labels (int64, valid) and targets is given; gradient and row_losses may be None. gradient may be x.
+    x: logits, at least one class along the last axis. Exactly one of labels (int64, validated) and targets
+    (distributions) is given; weight, gradient (which may be x) and row_losses may be None.
     """
-    cdef Job job
-    cdef Py_ssize_t tasks, i, group, correct = 0
+    cdef Py_ssize_t n = x.view.shape[x.view.ndim - 1]
+    cdef Py_ssize_t rows = x.size // n
+    cdef CrossEntropyJob job
+    cdef Py_ssize_t tasks, i, correct = 0
     cdef double loss
     cdef float* each
     job.x = <const float*> x.data
@@ -312,22 +309,21 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
     if weight is not None:
         job.weight = <const float*> weight.data
     job.rows, job.n, job.ignore = rows, n, ignore_index
-    job.kept, job.spread = 1.0 - smoothing, smoothing / <double> max(n, 1)
+    job.kept, job.spread = 1.0 - smoothing, smoothing / <double> n
     job.scale = 1.0 / divisor
     job.dense = targets is not None or smoothing != 0.0
-    group = LANES if n <= NARROW else group_of(n)
-    job.task = max(TASK // (n * group), 1) * group
+    job.task = rows_per_task(n)
     tasks = (rows + job.task - 1) // job.task
     job.loss = <double*> malloc(max(rows, 1) * sizeof(double))
-    job.correct = <Py_ssize_t*> malloc(max(tasks, 1) * sizeof(Py_ssize_t)) if count else NULL
-    if job.loss == NULL or (count and job.correct == NULL):
+    job.correct = <Py_ssize_t*> malloc(max(tasks, 1) * sizeof(Py_ssize_t)) if count_correct else NULL
+    if job.loss == NULL or (count_correct and job.correct == NULL):
         free(job.loss)
         free(job.correct)
         raise MemoryError
     with nogil:
         parallel_for(cross_entropy_task, &job, tasks, threads_for(1.0 * <double> x.size))
         loss = row_sum(job.loss, rows)
-        if count:
+        if count_correct:
             for i in range(tasks):
                 correct += job.correct[i]
         if row_losses is not None:

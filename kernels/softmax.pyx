@@ -1,29 +1,27 @@
-# log-softmax, softmax, hardmax and the backwards of the first two, along any axis. The method is in _softmax.pxd.
+# log-softmax, softmax, hardmax, and the gradients of the first two, along any axis. The method is in _softmax.pxd.
 #
 #     log softmax(x)ⱼ = xⱼ − log Σₖ exp(xₖ)                   backward: dxⱼ = dyⱼ − exp(yⱼ) · Σₖ dyₖ
 #     softmax(x)ⱼ = exp(xⱼ) / Σₖ exp(xₖ)                      backward: dxⱼ = yⱼ · (dyⱼ − Σₖ dyₖ · yₖ)
 #     hardmax(x)ⱼ = 1 for the first largest element, else 0
 #
-# Where exp(yⱼ) is near 1, the first backward is computed as (dyⱼ − Σ) − (exp(yⱼ) − 1) · Σ: where a confident label's dy
-# is the row's whole sum, what is left is all in exp(y) − 1. Sums are double; a result is rounded once.
+# Where exp(yⱼ) is near 1, the first gradient is computed as (dyⱼ − Σ) − (exp(yⱼ) − 1) · Σ: if dy is nonzero only at a
+# confident label, dyⱼ − Σ is 0 there and the result is the second part. Sums are double; a result is rounded once.
 #
-# Each function is written twice: for one row of consecutive elements, and for rows side by side (`lanes`), which is how
-# any axis but the last one lies, and the last one too once narrow rows are transposed.
+# Each function exists twice: along rows of consecutive elements (`_row`, `_rows`), and with one row per lane
+# (`_lanes`), for any axis but the last, and for narrow rows of the last axis after a transposition.
 
 from libc.math cimport NAN
 from libc.string cimport memcpy, memset
 
-from _memory cimport IN, INOUT
 from _math cimport exp_split
-from _memory cimport INOUT64
-from _softmax cimport LANES, NARROW, Rows, choose_base, finish
-from _softmax_lanes cimport Narrow, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
-from _softmax_rows cimport BLOCK, SUMS, group_of, lane_sum, max_lanes, max_rows, padded_group, scale_row, sum_rows
+from _memory cimport IN, INOUT, INOUT64
+from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
+from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
+from _softmax_rows cimport (
+    BLOCK, ROW_LANES, group_of, lane_sum, max_lanes, max_rows, padded_group, rows_per_task, scale_row, sum_rows,
+)
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 from fastopt._runtime.slices cimport Slices
-
-cdef enum:
-    TASK = 4096             # elements of a task, about, unless a row is longer: enough that threads share evenly
 
 cdef enum:                  # what to compute
     LOG_SOFTMAX = 0
@@ -32,16 +30,16 @@ cdef enum:                  # what to compute
     LOG_SOFTMAX_BACKWARD = 3
     SOFTMAX_BACKWARD = 4
 
-# Arrays seen as (outer, n, inner), reduced along n. Forward: x to out. Backward: x is dy, and y the forward's result.
-cdef struct Job:
+# Arrays of shape (outer, n, inner), reduced along n. Backward: x is dy, and y is the result of the forward function.
+cdef struct SoftmaxJob:
     const float* x
     const float* y
     float* out
     Py_ssize_t outer
     Py_ssize_t n
     Py_ssize_t inner
-    Py_ssize_t task             # rows, or blocks of LANES columns, in a task
-    Py_ssize_t columns          # blocks of columns in one of the outer slices
+    Py_ssize_t task             # rows, or column blocks, in a task
+    Py_ssize_t columns          # column blocks, of MAX_ROWS of the `inner` columns, per outer index
 
 
 cdef inline void shift(IN x, INOUT y, Py_ssize_t n, float high, float low) noexcept nogil:
@@ -57,7 +55,7 @@ cdef inline void shift_in_place(INOUT y, Py_ssize_t n, float high, float low) no
 
 
 cdef inline void softmax_rows(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
-    """log-softmax or softmax of a group."""
+    """log-softmax or softmax of a group of rows."""
     cdef Rows s
     cdef int r, padded = padded_group(rows)
     max_rows(&s, x, n, rows)
@@ -82,12 +80,12 @@ cdef inline int any_nan(IN x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n) noexcept nogil:
-    cdef float lanes[SUMS]
+    cdef float lanes[ROW_LANES]
     cdef float m
     cdef int lane
     max_lanes(x, lanes, n)
     m = lanes[0]
-    for lane in range(1, SUMS):
+    for lane in range(1, ROW_LANES):
         m = max(m, lanes[lane])
     cdef Py_ssize_t i, first = 0
     if any_nan(x, n):
@@ -101,26 +99,27 @@ cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n) noexcept 
 
 
 cdef inline double row_sum(IN x, IN y, Py_ssize_t n, bint product) noexcept nogil:
-    """Σ x or Σ x · y in SUMS lanes."""
-    cdef double acc[SUMS]
+    """Σ x, or Σ x · y with `product`, in ROW_LANES lanes."""
+    cdef double acc[ROW_LANES]
     cdef Py_ssize_t i
     cdef int lane
-    for lane in range(SUMS):
+    for lane in range(ROW_LANES):
         acc[lane] = 0.0
-    for i in range(n // SUMS):
-        for lane in range(SUMS):
+    for i in range(n // ROW_LANES):
+        for lane in range(ROW_LANES):
             if product:
-                acc[lane] += <double> x[i * SUMS + lane] * <double> y[i * SUMS + lane]
+                acc[lane] += <double> x[i * ROW_LANES + lane] * <double> y[i * ROW_LANES + lane]
             else:
-                acc[lane] += <double> x[i * SUMS + lane]
-    for i in range(n // SUMS * SUMS, n):
-        acc[i % SUMS] += <double> x[i] * <double> y[i] if product else <double> x[i]
-    for lane in range(SUMS // 2):
-        acc[lane] += acc[lane + SUMS // 2]
+                acc[lane] += <double> x[i * ROW_LANES + lane]
+    for i in range(n // ROW_LANES * ROW_LANES, n):
+        acc[i % ROW_LANES] += <double> x[i] * <double> y[i] if product else <double> x[i]
+    for lane in range(ROW_LANES // 2):
+        acc[lane] += acc[lane + ROW_LANES // 2]
     return lane_sum(acc)
 
 
 cdef inline float slope(float dy, float y, double total, int what) noexcept nogil:
+    """The gradient of one element; `total` is the row's sum."""
     if what == SOFTMAX_BACKWARD:
         return <float> (y * (dy - total))
     cdef double whole
@@ -141,7 +140,7 @@ cdef inline void backward_row(const float* dy, const float* y, float* out, Py_ss
     while start < n:
         length = min(BLOCK, n - start)
         slopes(dy + start, y + start, block, length, total, what)
-        memcpy(out + start, block, length * sizeof(float))      # which may be dy or y
+        memcpy(out + start, block, length * sizeof(float))      # out may be dy or y
         start += length
 
 
@@ -167,9 +166,9 @@ cdef inline void softmax_lanes(const float* x, float* out, Py_ssize_t stride, Py
 
 
 cdef inline void hardmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes) noexcept nogil:
-    cdef float m[LANES]
-    cdef float other[LANES]             # 0, or NaN in a row of NaN
-    cdef Py_ssize_t first[LANES]
+    cdef float m[MAX_ROWS]
+    cdef float other[MAX_ROWS]             # 0, or NaN if the row has a NaN
+    cdef Py_ssize_t first[MAX_ROWS]
     cdef Py_ssize_t j
     cdef int lane
     for lane in range(lanes):
@@ -201,8 +200,8 @@ cdef inline void slope_lanes(IN dy, IN y, INOUT out, INOUT64 total, int lanes, i
 
 cdef inline void backward_lanes(const float* dy, const float* y, float* out, Py_ssize_t stride, Py_ssize_t n,
                                 int lanes, int what) noexcept nogil:
-    cdef double total[LANES]
-    cdef float v[LANES]
+    cdef double total[MAX_ROWS]
+    cdef float v[MAX_ROWS]
     cdef Py_ssize_t j
     cdef int lane
     for lane in range(lanes):
@@ -224,20 +223,20 @@ cdef inline void lanes_of(const float* x, const float* y, float* out, Py_ssize_t
         backward_lanes(x, y, out, stride, n, lanes, what)
 
 
-cdef inline void last_axis(const Job* job, Py_ssize_t index, int what) noexcept nogil:
-    """One task: rows of consecutive elements."""
-    cdef Narrow x, y, room
+cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) noexcept nogil:
+    """One task of job.task rows of consecutive elements."""
+    cdef NarrowBlock x, y, scratch
     cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.outer, i + job.task)
     cdef int rows, lanes, r
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            transpose_in(x.v, room.v, job.x + i * n, n, rows)
+            transpose_in(x.v, scratch.v, job.x + i * n, n, rows)
             if what >= LOG_SOFTMAX_BACKWARD:
-                transpose_in(y.v, room.v, job.y + i * n, n, rows)
+                transpose_in(y.v, scratch.v, job.y + i * n, n, rows)
             lanes = lanes_for(rows)
             lanes_of(x.v, y.v, x.v, lanes, n, lanes, what)
-            transpose_out(job.out + i * n, x.v, room.v, n, rows)
+            transpose_out(job.out + i * n, x.v, scratch.v, n, rows)
         else:
             rows = <int> min(group_of(n), last - i)
             if what == LOG_SOFTMAX or what == SOFTMAX:
@@ -251,17 +250,17 @@ cdef inline void last_axis(const Job* job, Py_ssize_t index, int what) noexcept 
         i += rows
 
 
-cdef inline void other_axis(const Job* job, Py_ssize_t index, int what) noexcept nogil:
-    """One task: blocks of LANES columns."""
+cdef inline void other_axis(const SoftmaxJob* job, Py_ssize_t index, int what) noexcept nogil:
+    """One task of job.task column blocks."""
     cdef Py_ssize_t i, first, start
     for i in range(index * job.task, min((index + 1) * job.task, job.outer * job.columns)):
-        first = i % job.columns * LANES
+        first = i % job.columns * MAX_ROWS
         start = i // job.columns * job.n * job.inner + first
-        lanes_of(job.x + start, job.y + start, job.out + start, job.inner, job.n, <int> min(LANES, job.inner - first),
-                 what)
+        lanes_of(job.x + start, job.y + start, job.out + start, job.inner, job.n,
+                 <int> min(MAX_ROWS, job.inner - first), what)
 
 
-cdef inline void task_of(const Job* job, Py_ssize_t index, int what) noexcept nogil:
+cdef inline void task_of(const SoftmaxJob* job, Py_ssize_t index, int what) noexcept nogil:
     if job.inner == 1:
         last_axis(job, index, what)
     else:
@@ -269,45 +268,44 @@ cdef inline void task_of(const Job* job, Py_ssize_t index, int what) noexcept no
 
 
 cdef void log_softmax_task(void* job, Py_ssize_t index) noexcept nogil:
-    task_of(<const Job*> job, index, LOG_SOFTMAX)
+    task_of(<const SoftmaxJob*> job, index, LOG_SOFTMAX)
 
 
 cdef void softmax_task(void* job, Py_ssize_t index) noexcept nogil:
-    task_of(<const Job*> job, index, SOFTMAX)
+    task_of(<const SoftmaxJob*> job, index, SOFTMAX)
 
 
 cdef void hardmax_task(void* job, Py_ssize_t index) noexcept nogil:
-    task_of(<const Job*> job, index, HARDMAX)
+    task_of(<const SoftmaxJob*> job, index, HARDMAX)
 
 
 cdef void log_softmax_backward_task(void* job, Py_ssize_t index) noexcept nogil:
-    task_of(<const Job*> job, index, LOG_SOFTMAX_BACKWARD)
+    task_of(<const SoftmaxJob*> job, index, LOG_SOFTMAX_BACKWARD)
 
 
 cdef void softmax_backward_task(void* job, Py_ssize_t index) noexcept nogil:
-    task_of(<const Job*> job, index, SOFTMAX_BACKWARD)
+    task_of(<const SoftmaxJob*> job, index, SOFTMAX_BACKWARD)
 
 
 ctypedef void (*task_type)(void* job, Py_ssize_t index) noexcept nogil
 
 
 cdef int run(task_type task, Slices arrays) except -1:
-    """Backward: x is dy, and out may be x or y. Forward: out may be x."""
-    cdef Job job
-    cdef Py_ssize_t n = arrays.n, count, group
+    """Run `task` over arrays.x and arrays.y to arrays.out, which may be either of them."""
+    cdef SoftmaxJob job
+    cdef Py_ssize_t n = arrays.sizes.n, count
     if arrays.x.size == 0:
         return 0
     job.x, job.out = <const float*> arrays.x.data, <float*> arrays.out.data
     job.y = <const float*> arrays.y.data if arrays.y is not None else NULL
-    job.outer, job.n, job.inner = arrays.outer, n, arrays.inner
-    job.columns = (job.inner + LANES - 1) // LANES
+    job.outer, job.n, job.inner = arrays.sizes.outer, n, arrays.sizes.inner
+    job.columns = (job.inner + MAX_ROWS - 1) // MAX_ROWS
     with nogil:
         if job.inner == 1:
-            group = LANES if n <= NARROW else group_of(n)
-            job.task = max(TASK // (n * group), 1) * group
+            job.task = rows_per_task(n)
             count = (job.outer + job.task - 1) // job.task
         else:
-            job.task = max(TASK // (n * LANES), 1)
+            job.task = max(TASK_ELEMENTS // (n * MAX_ROWS), 1)
             count = (job.outer * job.columns + job.task - 1) // job.task
         parallel_for(task, &job, count, threads_for((1.2 if n <= NARROW else 0.5) * <double> arrays.x.size))
     return 0

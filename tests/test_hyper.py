@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from fastopt._runtime.arrays import Array, require_disjoint
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.hyper import Ranges, integer
 
 import fastopt
 
@@ -24,7 +24,7 @@ def test_in_range(share, count):
     (True, 1, TypeError, "^share: expected a number in .*, got bool True"), (np.True_, 1, TypeError, "^share"),
     ("0", 1, TypeError, "^share"), (0j, 1, TypeError, "^share"), (None, 1, TypeError, "^share"),
     (0.5, 0, ValueError, r"^count: expected an int in \[1, 9e18\], got 0$"), (0.5, 2**63, ValueError, "^count"),
-    (0.5, 10**400, ValueError, r"^count: expected an int in \[1, 9e18\], got 1000.{0,40}$"),
+    (0.5, 10**400, ValueError, r"^count: expected an int in \[1, 9e18\], got an int of 1329 bits$"),
     (0.5, 1.0, TypeError, "^count"),
     (0.5, True, TypeError, "^count"), (0.5, np.True_, TypeError, "^count"),
 ])
@@ -57,3 +57,47 @@ def test_an_empty_array_overlaps_nothing():
 def test_an_int_of_more_digits_than_python_prints():
     with pytest.raises(ValueError, match="^count: expected an int"):
         RANGES(0.5, 10**5000)
+
+
+@pytest.mark.parametrize("value", [2, np.int64(2), np.uint8(2), np.array(2)])
+def test_integer_returns_a_python_int(value):
+    result = integer(value, "n", 0, 3)
+    assert type(result) is int
+    assert result == 2
+
+
+@pytest.mark.parametrize(("value", "limits", "error", "message"), [
+    (3, (0, 3), ValueError, r"^n: expected an int in \[0, 3\), got 3$"),
+    (np.int8(-4), (-3, 3), ValueError, r"^n: expected an int in \[-3, 3\), got -4$"),
+    (0, (1,), ValueError, "^n: expected an int of at least 1, got 0$"),
+    (2**63, (-2**63, 2**63), ValueError, r"^n: expected an int in \[-2\*\*63, 2\*\*63\), got 9223372036854775808$"),
+    (10**5000, (0, 3), ValueError, "got an int of 16610 bits$"),
+    (2.0, (0, 3), TypeError, "^n: expected an int, got float 2.0$"),
+    (True, (0, 3), TypeError, "^n: expected an int, got bool"),
+    (np.True_, (0, 3), TypeError, "^n"), ("2", (0, 3), TypeError, "^n"), (None, (0,), TypeError, "^n"),
+])
+def test_integer_refuses(value, limits, error, message):
+    with pytest.raises(error, match=message):
+        integer(value, "n", *limits)
+
+
+AXES = {
+    "axis": lambda axis: fastopt.log_softmax(np.ones((2, 3, 4), np.float32), axis),
+    "channel_axis": lambda axis: fastopt.batch_norm_forward(
+        np.ones((2, 3, 4), np.float32), *np.ones((2, 3), np.float32), channel_axis=axis),
+    "channel_axis of a channels-last view": lambda axis: fastopt.batch_norm_forward(
+        np.ones((2, 4, 3), np.float32).transpose(0, 2, 1), *np.ones((2, 3), np.float32), channel_axis=axis),
+}
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_one_rule_for_every_axis(name):
+    call, argument = AXES[name], name.split()[0]
+    for axis in (1, -2, np.int64(1), np.int8(-2), np.array(1)):
+        call(axis)
+    for axis in (True, np.True_, 1.0, "1", None):
+        with pytest.raises(TypeError, match=f"^{argument}: expected an int, got "):
+            call(axis)
+    for axis in (3, -4, np.int64(3), 10**400):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected an int in \[-3, 3\), got "):
+            call(axis)

@@ -103,7 +103,7 @@ def test_peak_memory_is_the_chunks(rng):
         ({"labels": np.full(70, 150)}, ValueError, r"labels\[0\] = 150$"),
         ({"labels": np.zeros((70, 150), np.float32)}, TypeError, "^labels: expected integers"),
         ({"bias": np.zeros(24, np.float32)}, ValueError, r"^bias: expected C-contiguous float32 of shape \(150,\)"),
-        ({"chunk": 0}, ValueError, "^chunk: expected an int ≥ 1, got 0"),
+        ({"chunk": 0}, ValueError, "^chunk: expected an int of at least 1, got 0"),
         ({"chunk": 1.5}, TypeError, "^chunk"),
         ({"reduction": "max"}, ValueError, "^reduction"),
         ({"label_smoothing": 1.0}, ValueError, "^label_smoothing"),

@@ -1,4 +1,4 @@
-"""What every kernel stands on, compiled or written once: arrays, threads, the chunk driver, dispatch."""
+"""What every kernel builds on: validated arrays, threads, the chunk driver, dispatch over instruction-set levels."""
 
 from fastopt._runtime.spin import short_spin
 

@@ -1,15 +1,10 @@
-# Validated buffers. See arrays.pyx.
+# Validated arrays: arrays.pyx.
 
-# PyBUF_STRIDES | PyBUF_FORMAT: the exporter describes itself, and we judge (so that the message can say what came).
+# PyBUF_STRIDES | PyBUF_FORMAT: accepts any strides and element type, so that our error can describe the array.
 cdef enum:
     DESCRIBED = 0x0018 | 0x0004
 
-cdef extern from *:
-    """
-    #define fastopt_clear(view) ((view)->obj = NULL)
-    #define fastopt_held(view) ((view)->obj != NULL)
-    #define fastopt_holds(view, object) ((view)->obj == (object))
-    """
+cdef extern from "arrays.h":
     void clear "fastopt_clear"(Py_buffer* view) noexcept nogil           # before the first acquire
     bint held "fastopt_held"(const Py_buffer* view) noexcept nogil
     bint holds "fastopt_holds"(const Py_buffer* view, object source) noexcept
@@ -20,6 +15,7 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef Py_ssize_t elements(const Py_buffer* view) noexcept
 cdef object label(object name)
+cdef object overlap_error(object name, object other)
 cdef tuple shape_of(const Py_buffer* view)
 
 cdef class Array:
@@ -32,3 +28,6 @@ cdef class Array:
 
 cdef Array array_of(object source, object name, char kind, bint writable, const Py_buffer* like)
 cdef Array vector_of(object source, object name, char kind, bint writable, Py_ssize_t size)
+
+cpdef int require_disjoint_or_same(Array written, Array read) except -1
+cpdef bint same_memory(Array a, Array b) noexcept

@@ -2,31 +2,35 @@
 #
 # Design
 # ------
-# An array is accepted as it is or refused: C-contiguous, aligned, native byte order, the exact element type, writable
-# where it is written. A held Py_buffer keeps the memory alive and pinned (NumPy refuses to resize an exported array).
-# The buffer protocol needs no NumPy headers; a check costs about 80 ns.
+# An array is used as it is or refused: it must be C-contiguous, aligned, in native byte order, of the exact element
+# type, and writable if it is an output. The held Py_buffer keeps its memory alive. The buffer protocol needs no NumPy
+# headers; a check costs about 80 ns.
 #
-# Errors name the argument, what was expected and what came. TypeError: not an array, or another element type.
-# ValueError: everything else.
+# An error names the argument, what was expected and what was given: TypeError if it is not an array or has another
+# element type, ValueError otherwise.
+#
+# Two arrays of one call may share memory only if both are read, or where a function documents that an output may be
+# exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 
 import numpy
 
 cdef object ndarray = numpy.ndarray
 cdef object MaskedArray = numpy.ma.MaskedArray
+cdef object may_share_memory = numpy.may_share_memory
 
 cdef dict ELEMENT = {"f": "float32", "d": "float64", "q": "int64"}
 
 
 cdef object label(object name):
-    """An argument's name: a string, or (container, key) for an entry of a collection."""
+    """The name of an argument in an error: a string, or container[key] for a pair (container, key)."""
     if isinstance(name, tuple):
         return f"{name[0]}[{name[1]!r}]"
     return name
 
 
 cdef str describe(object source):
-    """What came, in the words of the error messages."""
+    """What was given, for an error message."""
     if isinstance(source, MaskedArray):
         return f"masked array {source.dtype} {source.shape}"
     if not isinstance(source, ndarray):
@@ -45,7 +49,7 @@ cdef str describe(object source):
 
 
 cdef object refusal(object error, object source, object name, char kind, bint writable, const Py_buffer* like):
-    """What was expected has the shape of `like`, if that is given."""
+    """The error for `source`; expected is the shape of `like`, or any if that is NULL."""
     return wrong_shape(error, source, name, kind, writable, None if like == NULL else shape_of(like))
 
 
@@ -69,7 +73,7 @@ cdef bint is_kind(const Py_buffer* view, char kind) noexcept:
 
 
 cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept:
-    """Whether a kernel can work on this buffer as it stands."""
+    """Whether a kernel can use this buffer."""
     return (is_kind(view, kind) and PyBuffer_IsContiguous(<Py_buffer*> view, c"C")
             and <size_t> view.buf % <size_t> view.itemsize == 0 and not (writable and view.readonly))
 
@@ -80,9 +84,9 @@ cdef tuple shape_of(const Py_buffer* view):
 
 cdef int acquire(Py_buffer* view, object source, object name, char kind, bint writable,
                  const Py_buffer* like) except -1:
-    """Fill `view` with the validated buffer of `source`; the caller releases it.
+    """Fill `view` with the validated buffer of `source`, which the caller releases.
 
-    `like`: the buffer whose shape this one must have, or NULL. On an error `view` holds nothing.
+    Its shape must be that of `like`, unless that is NULL. On error `view` is empty.
     """
     clear(view)
     if type(source) is not ndarray and isinstance(source, MaskedArray):
@@ -119,10 +123,10 @@ cdef Py_ssize_t elements(const Py_buffer* view) noexcept:
 
 
 cdef class Array:
-    """A validated array, held for as long as this object lives. Kernels take these and check nothing again.
+    """A validated array and a reference to its memory. Kernels take these and validate nothing themselves.
 
-    Array(source, name, *, kind="f", writable=False, shape=None): kind is "f", "d" or "q" (float32, float64,
-    int64); shape is a tuple, or None for any.
+    Array(source, name, *, kind="f", writable=False, shape=None): `kind` is "f", "d" or "q" (float32, float64,
+    int64), `shape` a tuple, or None for any shape.
     """
 
     def __cinit__(self):
@@ -153,7 +157,7 @@ cdef class Array:
 
 
 cdef Array array_of(object source, object name, char kind, bint writable, const Py_buffer* like):
-    """The same from compiled code; `like`: the buffer whose shape it must have, or NULL."""
+    """Array() for compiled code. The shape must be that of `like`, unless that is NULL."""
     cdef Array made = Array.__new__(Array)
     made.fill(source, name, kind, writable, like)
     return made
@@ -167,8 +171,12 @@ cdef Array vector_of(object source, object name, char kind, bint writable, Py_ss
     return made
 
 
+cdef object overlap_error(object name, object other):
+    return ValueError(f"{label(name)}: expected memory of its own, got an array that overlaps {label(other)}")
+
+
 def require_disjoint(*arrays):
-    """Refuse Arrays that share memory where at least one of the two is written. None entries are passed over."""
+    """Refuse two Arrays that share memory if at least one of them is written. None entries are ignored."""
     cdef Array a, b
     cdef Py_ssize_t i, j
     for i in range(len(arrays)):
@@ -180,5 +188,24 @@ def require_disjoint(*arrays):
                 continue
             b = arrays[j]
             if (a.writable or b.writable) and overlap(&a.view, &b.view):
-                raise ValueError(f"{label(a.name)}: expected memory of its own, got an array that overlaps "
-                                 f"{label(b.name)}")
+                raise overlap_error(a.name, b.name)
+
+
+cpdef int require_disjoint_or_same(Array written, Array read) except -1:
+    """Refuse an output that overlaps an input, unless the two are the same memory: an in-place call."""
+    if written.data != read.data and overlap(&written.view, &read.view):
+        name = label(read.name)
+        raise ValueError(f"{label(written.name)}: expected memory of its own or that of {name}, got an array that "
+                         f"overlaps {name} in part")
+    return 0
+
+
+def require_disjoint_from_copied(written, name, source, source_name):
+    """Refuse an output that may overlap an ndarray of any type and layout, of which the kernel reads a copy."""
+    if may_share_memory(written, source):
+        raise overlap_error(name, source_name)
+
+
+cpdef bint same_memory(Array a, Array b) noexcept:
+    """Whether two Arrays of the same shape are the same memory."""
+    return a.data == b.data

@@ -1,4 +1,4 @@
-# Arrays with a channel axis. See channels.pyx.
+# An array with a channel axis. See channels.pyx.
 from fastopt._runtime.arrays cimport Array
 
 cdef class Layout:

@@ -1,7 +1,10 @@
-# An array with a channel axis as outer × channels × inner in memory, and the arrays that go with it.
-from fastopt._runtime.arrays cimport Array, array_of, overlap, vector_of
+# An array with a channel axis as (outer, channels, inner) in memory, and the arrays that go with it.
+from fastopt._runtime.arrays cimport array_of, vector_of
+from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 
 import numpy
+
+from fastopt._runtime.arrays import require_disjoint_or_same as refuse_overlap, same_memory  # noqa: F401
 
 cdef object ndarray = numpy.ndarray
 cdef object asarray = numpy.asarray
@@ -9,57 +12,47 @@ cdef object empty = numpy.empty
 cdef object float32 = numpy.dtype(numpy.float32)
 
 
-cdef object channels_last(object x, object channel_axis):
-    """The order of axes that makes x C-contiguous where its channels are the last axis in memory only, or None."""
-    if not isinstance(x, ndarray) or x.ndim < 3 or type(channel_axis) is not int:
+cdef object channels_last(object x, object channel_axis, object axis_name):
+    """The permutation of axes that makes x C-contiguous with its channels last, or None if x is no such view."""
+    if not isinstance(x, ndarray) or x.ndim < 3:
         return None
-    axis = channel_axis % x.ndim
+    axis = axis_index(channel_axis, axis_name, x.ndim)
     order = (*range(axis), *range(axis + 1, x.ndim), axis)
     return order if x.transpose(order).flags.c_contiguous else None
 
 
 cdef class Layout:
-    """Layout(x, channel_axis): x, checked and held, and its sizes in memory.
+    """Layout(x, channel_axis): x, validated and held, and its sizes around the channel axis in memory.
 
-    x is C-contiguous, or `order` transposes it to C order with the channels last: an (N, C, H, W) view of
-    (N, H, W, C) memory.
+    x is either C-contiguous, and `order` is None, or a view of channels-last memory, such as an (N, C, H, W) view of
+    (N, H, W, C): then transposing it by `order` gives a C-contiguous array with the channels last.
     """
 
     def __init__(self, x, channel_axis, name="x", axis_name="channel_axis"):
-        cdef Py_ssize_t axis, i, ndim
+        cdef int axis, ndim
+        cdef Sizes sizes
         try:
             self.x = array_of(x, name, c"f", False, NULL)
         except ValueError:
-            self.order = channels_last(x, channel_axis)
+            self.order = channels_last(x, channel_axis, axis_name)
             if self.order is None:
                 raise
             self.x = array_of(x.transpose(self.order), name, c"f", False, NULL)
         ndim = self.x.view.ndim
-        if self.order is None:          # x may be another object that exports a buffer, without a shape of its own
+        if self.order is None:          # x may be any object with a buffer, and then has no shape of its own
             self.source = x if isinstance(x, ndarray) else asarray(x)
             self.shape = self.x.shape
         else:
             self.source, self.shape = x, x.shape
         if ndim < 2:
             raise ValueError(f"{name}: expected at least 2 dimensions, got shape {self.shape}")
-        if type(channel_axis) is not int:
-            raise TypeError(f"{axis_name}: expected an int, got {channel_axis!r}")
-        if not -ndim <= channel_axis < ndim:
-            shown = channel_axis if abs(channel_axis) < 2**64 else f"an int of {channel_axis.bit_length()} bits"
-            raise ValueError(f"{axis_name}: expected an int in [-{ndim}, {ndim}), got {shown}")
-        axis = ndim - 1 if self.order is not None else channel_axis
-        if axis < 0:
-            axis += ndim
-        self.channels = self.x.view.shape[axis]
-        self.outer = self.inner = 1
-        for i in range(axis):
-            self.outer *= self.x.view.shape[i]
-        for i in range(axis + 1, ndim):
-            self.inner *= self.x.view.shape[i]
+        axis = ndim - 1 if self.order is not None else axis_index(channel_axis, axis_name, ndim)
+        sizes = sizes_around(&self.x.view, axis)
+        self.outer, self.channels, self.inner = sizes.outer, sizes.n, sizes.inner
 
     @property
     def count(self):
-        """Values of each channel."""
+        """Values per channel."""
         return self.outer * self.inner
 
     @property
@@ -67,16 +60,16 @@ cdef class Layout:
         return self.x.size
 
     def empty(self):
-        """A new array of x's shape and layout."""
+        """A new array of x's shape and memory layout."""
         if self.order is None:
             return empty(self.shape, float32)
         made = empty([self.shape[axis] for axis in self.order], float32)
         return made.transpose([self.order.index(axis) for axis in range(len(self.order))])
 
     def array(self, source, name, bint writable=False):
-        """`source`, checked: the shape and the layout of x."""
+        """`source`, validated: of x's shape and memory layout."""
         if self.order is not None and isinstance(source, ndarray):
-            if source.shape != self.shape:      # that of the memory, (N, H, W, C), among them
+            if source.shape != self.shape:      # (N, H, W, C), the shape in memory, is refused too
                 array_of(source, name, c"f", writable, NULL)
                 raise ValueError(f"{name}: expected the shape of x, {self.shape}, got {source.shape}")
             turned = source.transpose(self.order)
@@ -87,26 +80,14 @@ cdef class Layout:
         return array_of(source, name, c"f", writable, &self.x.view)
 
     def constants(self):
-        """A new float64 array of four numbers a channel, and the same as the kernels take it."""
+        """A new float64 array of shape (4, channels), and its Array."""
         made = empty((4, self.channels))
         return made, array_of(made, "saved", c"d", True, NULL)
 
     def vector(self, source, name, bint writable=False):
-        """`source`, checked: float32, one number a channel."""
+        """`source`, validated: float32 of shape (channels,)."""
         return vector_of(source, name, c"f", writable, self.channels)
 
     def doubles(self, source, name, bint writable=False):
-        """`source`, checked: float64, one number a channel."""
+        """`source`, validated: float64 of shape (channels,)."""
         return vector_of(source, name, c"d", writable, self.channels)
-
-
-def same_memory(Array a not None, Array b not None):
-    """Whether two arrays of one shape are the same memory (rather than apart, or overlapping in part)."""
-    return a.data == b.data
-
-
-def refuse_overlap(Array written not None, Array read not None):
-    """Refuse a written array that shares memory with one read, unless it is that memory exactly."""
-    if written.data != read.data and overlap(&written.view, &read.view):
-        raise ValueError(f"{written.name}: expected memory of its own or that of {read.name}, got an array that "
-                         f"overlaps {read.name} in part")

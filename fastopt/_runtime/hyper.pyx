@@ -1,4 +1,9 @@
-# Hyper-parameters' ranges, checked in one call.
+# Numbers among the arguments. An int is an int or an object with __index__; a number is what float() converts. A bool,
+# a string or bytes is neither.
+#
+# Ranges checks several numbers in one call against intervals that are known at import, integer() one int against
+# bounds that are known at the call.
+import operator
 import reprlib
 
 from cpython.long cimport PyLong_AsDouble
@@ -14,18 +19,60 @@ cdef enum:
 cdef struct Range:
     double low
     double high
-    bint low_is_out
-    bint high_is_out
+    bint excludes_low
+    bint excludes_high
     bint integer
     bint flag
 
 
-cdef class Ranges:
-    """Ranges(lr="[0, inf)", step="int [1, inf)")(lr, step): each value is a number in its range, or an error says so.
+cdef bint is_int(object value):
+    return type(value) is int or (hasattr(value, "__index__") and not isinstance(value, NOT_NUMBERS))
 
-    An interval is written as in mathematics: square brackets include the end, round ones leave it out. NaN is in
-    none. "int" asks for an integer (an int or what has __index__; a bool is neither number nor integer here), and
-    "bool" alone for True or False.
+
+cdef object refusal(object name, object expected, object error, object value):
+    """The error for a number: its type is shown if that is what is wrong."""
+    if isinstance(value, int) and value.bit_length() > 64:
+        shown = f"an int of {value.bit_length()} bits"
+    else:
+        shown = reprlib.repr(value)
+    if error is TypeError:
+        shown = f"{type(value).__name__} {shown}"
+    return error(f"{name}: expected {expected}, got {shown}")
+
+
+cdef object power(object bound):
+    """A bound of an interval; 2⁶³ and its like as powers."""
+    size = abs(bound)
+    if size < 2**32 or size & (size - 1):
+        return bound
+    return f"{'-' if bound < 0 else ''}2**{size.bit_length() - 1}"
+
+
+cpdef object integer(object value, object name, object low, object high=None):
+    """`value` as a Python int in [low, high), or of at least `low` if high is None.
+
+    Raises
+    ------
+    TypeError
+        If `value` is no int.
+    ValueError
+        If it is outside the interval.
+    """
+    if type(value) is not int:
+        if not is_int(value):
+            raise refusal(name, "an int", TypeError, value)
+        value = operator.index(value)
+    if value < low or (high is not None and value >= high):
+        limits = f"of at least {power(low)}" if high is None else f"in [{power(low)}, {power(high)})"
+        raise refusal(name, f"an int {limits}", ValueError, value)
+    return value
+
+
+cdef class Ranges:
+    """Ranges(lr="[0, inf)", step="int [1, inf)")(lr, step): raise an error unless each value is in its interval.
+
+    An interval is written as in mathematics: a square bracket includes the end, a round one excludes it. NaN is in
+    none. "int" asks for an int, and "bool" alone for True or False.
     """
     cdef readonly tuple names
     cdef tuple intervals
@@ -56,42 +103,35 @@ cdef class Ranges:
             item = values[i]
             if r.flag:
                 if item is not True and item is not False and not isinstance(item, numpy.bool_):
-                    raise self.refusal(TypeError, i, item)
+                    raise refusal(self.names[i], "True or False", TypeError, item)
                 continue
             if type(item) is float and not r.integer:
                 value = item
             elif type(item) is int:
-                value = self.whole(item)
+                value = self.from_int(item)
             else:
-                value = self.number(i, item, r.integer)
-            if not ((r.low < value if r.low_is_out else r.low <= value)
-                    and (value < r.high if r.high_is_out else value <= r.high)):
-                raise self.refusal(ValueError, i, item)
+                value = self.convert(i, item)
+            if not ((r.low < value if r.excludes_low else r.low <= value)
+                    and (value < r.high if r.excludes_high else value <= r.high)):
+                raise refusal(self.names[i], self.expected(i), ValueError, item)
 
-    cdef double whole(self, object value) except? -1.0:
+    cdef double from_int(self, object value) except? -1.0:
         try:
             return PyLong_AsDouble(value)
-        except OverflowError:                   # in no interval
+        except OverflowError:                   # NaN is in no interval
             return NAN
 
-    cdef double number(self, Py_ssize_t i, object value, bint integer) except? -1.0:
-        if isinstance(value, NOT_NUMBERS) or (integer and not hasattr(value, "__index__")):
-            raise self.refusal(TypeError, i, value)
+    cdef double convert(self, Py_ssize_t i, object value) except? -1.0:
+        """float(value), which may be of any type."""
+        if isinstance(value, NOT_NUMBERS) or (self.ranges[i].integer and not is_int(value)):
+            raise refusal(self.names[i], self.expected(i), TypeError, value)
         try:
             return float(value)
-        except OverflowError:                   # of what stands for an int: in no interval
+        except OverflowError:
             return NAN
         except (TypeError, ValueError):
-            raise self.refusal(TypeError, i, value) from None
+            raise refusal(self.names[i], self.expected(i), TypeError, value) from None
 
-    cdef object refusal(self, object error, Py_ssize_t i, object value):
+    cdef object expected(self, Py_ssize_t i):
         text = self.intervals[i]
-        kind = "an int" if text.startswith("int ") else "a number"
-        try:
-            shown = reprlib.repr(value)
-        except ValueError:                      # an int of more digits than Python prints
-            shown = type(value).__name__
-        if error is TypeError:
-            shown = f"{type(value).__name__} {shown}"
-        wanted = "True or False" if text == "bool" else f"{kind} in {text.removeprefix('int ')}"
-        return error(f"{self.names[i]}: expected {wanted}, got {shown}")
+        return f"{'an int' if text.startswith('int ') else 'a number'} in {text.removeprefix('int ')}"

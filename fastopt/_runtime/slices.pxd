@@ -1,14 +1,12 @@
-# Arrays seen along an axis. See slices.pyx.
+# The arguments of the softmax functions. See slices.pyx.
 from fastopt._runtime.arrays cimport Array
+from fastopt._runtime.axes cimport Sizes
 
 cdef class Slices:
-    cdef readonly Py_ssize_t outer
-    cdef readonly Py_ssize_t n
-    cdef readonly Py_ssize_t inner
+    cdef Sizes sizes
     cdef readonly Array x
     cdef readonly Array y
     cdef readonly Array out
     cdef readonly object result
-    cdef int see(self, object axis) except -1
-    cdef int write(self, object out) except -1
-    cdef int keep_apart(self, Array read) except -1
+    cdef int set_axis(self, object axis) except -1
+    cdef int set_out(self, object out) except -1
