@@ -3,9 +3,9 @@
 import numpy as np
 
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint
-from fastopt._runtime.channels import Layout, refuse_overlap, same_memory
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_or_same, same_memory
+from fastopt._runtime.channels import Layout
+from fastopt._runtime.hyper import Ranges, integer
 
 float32 = np.dtype(np.float32)
 forward_ranges = Ranges(training="bool", momentum="[0, 1]", eps="(0, inf)", unbiased="bool", relu="bool")
@@ -58,12 +58,7 @@ class BatchNormCache:
 
 def check_count(count, name, least):
     """`count` as an int in [least, 2⁶³), or an error says so."""
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-        raise TypeError(f"{name}: expected an int, got {type(count).__name__}")
-    if not least <= count < MOST_VALUES:
-        shown = count if abs(int(count)) < 2 * MOST_VALUES else f"an int of {int(count).bit_length()} bits"
-        raise ValueError(f"{name}: expected an int in [{least}, 2**63), got {shown}")
-    return int(count)
+    return integer(count, name, least, MOST_VALUES)
 
 
 def check_statistics(statistics, layout):
@@ -198,7 +193,7 @@ def check_backward(dy, cache, out, sums):
     o = layout.array(dx, "out", True)
     g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
     if given:
-        refuse_overlap(o, d)
+        require_disjoint_or_same(o, d)
         require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, product)
     return layout, d, o, g, b, sum_dy, product, (dx, dgamma, dbeta)
 
@@ -256,7 +251,7 @@ def check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out):
     y = layout.empty() if out is None else out
     o = layout.array(y, "out", True)
     if out is not None:
-        refuse_overlap(o, layout.x)
+        require_disjoint_or_same(o, layout.x)
         require_disjoint(g, b, m, v, o)
     return layout, g, b, m, v, o, y
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, forward_ranges
 from fastopt._runtime.arrays import Array
+from fastopt._runtime.hyper import integer
 
 
 class BatchNorm:
@@ -30,11 +31,8 @@ class BatchNorm:
     _backward = staticmethod(batch_norm_backward)
 
     def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
-        if type(num_features) is not int or num_features < 0:
-            error = ValueError if type(num_features) is int else TypeError
-            raise error(f"num_features: expected an int ≥ 0, got {num_features!r}")
-        if type(channel_axis) is not int:
-            raise TypeError(f"channel_axis: expected an int, got {channel_axis!r}")
+        num_features = integer(num_features, "num_features", 0)
+        channel_axis = integer(channel_axis, "channel_axis", -2**63, 2**63)
         forward_ranges(True, momentum, eps, unbiased, relu)
         self.num_features = num_features
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis

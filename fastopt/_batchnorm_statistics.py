@@ -6,8 +6,8 @@ import numpy as np
 
 from fastopt._batchnorm import batch_norm_inference, check_cache, check_count, inference_ranges
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint
-from fastopt._runtime.channels import Layout, refuse_overlap
+from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_or_same
+from fastopt._runtime.channels import Layout
 
 
 class BatchStatistics(NamedTuple):
@@ -176,9 +176,9 @@ def check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out):
     new_weight = layout.empty() if new_weight is None else new_weight
     new_bias = np.empty(layout.channels, np.float32) if new_bias is None else new_bias
     w, b = layout.array(new_weight, "out[0]", True), layout.vector(new_bias, "out[1]", True)
-    refuse_overlap(w, layout.x)
+    require_disjoint_or_same(w, layout.x)
     if old is not None:
-        refuse_overlap(b, old)
+        require_disjoint_or_same(b, old)
         require_disjoint(w, old)
     require_disjoint(layout.x, b)
     require_disjoint(w, b, *read)

@@ -4,8 +4,6 @@ from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 
 import numpy
 
-from fastopt._runtime.arrays import require_disjoint_or_same as refuse_overlap, same_memory  # noqa: F401
-
 cdef object ndarray = numpy.ndarray
 cdef object asarray = numpy.asarray
 cdef object empty = numpy.empty
