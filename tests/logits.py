@@ -13,7 +13,7 @@ def normal(sigma, offset=0.0):
 
 
 def dominant(by):
-    """One logit stands out by so much, anywhere in the row."""
+    """One logit of each row, at a random index, is increased by `by`."""
 
     def make(rng, rows, n):
         x = rng.standard_normal((rows, n)).astype(np.float32)
@@ -32,7 +32,7 @@ def all_equal(rng, rows, n):
 
 
 def masked(rng, rows, n):
-    """Many −inf entries; one number at least in each row."""
+    """Many entries of −inf; each row has at least one number."""
     x = rng.standard_normal((rows, n)).astype(np.float32)
     x[rng.random((rows, n)) < 0.5] = -np.inf
     x[np.arange(rows), rng.integers(n, size=rows)] = 0.5
@@ -40,7 +40,7 @@ def masked(rng, rows, n):
 
 
 def far_below(rng, rows, n):
-    """Terms that leave subnormals, or nothing."""
+    """Terms that are subnormal or underflow to 0."""
     x = rng.uniform(-110, -80, (rows, n)).astype(np.float32)
     x[np.arange(rows), rng.integers(n, size=rows)] = 0.0
     return x
@@ -52,7 +52,7 @@ def near_base_switch(rng, rows, n):
 
 
 def barely_confident(rng, rows, n):
-    """The others' terms are about 2⁻¹² of the largest one, where the kernels change how they leave it out."""
+    """The others' terms are about 2⁻¹² of the largest one, where the kernels change the way they exclude it."""
     x = rng.standard_normal((rows, n))
     others = np.log(np.exp(x).sum(axis=1))
     x[np.arange(rows), rng.integers(n, size=rows)] = others + 12 * np.log(2) + rng.uniform(-1, 1, rows)
@@ -76,20 +76,20 @@ def exact_row(x):
     m = max(values)
     terms = [mpmath.exp(v - m) for v in values]
     total = mpmath.fsum(terms)
-    # log(total) with the largest term's 1 taken out: 160 bits are not enough for 1 + exp(-200).
+    # log(total) as log1p without the largest term: 160 bits cannot represent 1 + exp(-200).
     rest = mpmath.fsum(sorted(terms)[:-1])
     log_sum = mpmath.log1p(rest)
     return [v - m - log_sum for v in values], [t / total for t in terms]
 
 
 def log_softmax64(x, axis=-1):
-    """log-softmax in float64 by the same method; for rows too many for mpmath."""
+    """log-softmax in float64 by the same method, for more rows than mpmath can compute in a test."""
     distance, _, log_sum = moments(x, axis)
     return distance - log_sum
 
 
 def exact_ulps(actual, exact):
-    """The largest distance of float32 values from exact ones, in units of the exact one's last place."""
+    """Largest error of float32 values in units in the last place of the exact ones."""
     worst = 0.0
     for a, e in zip(np.ravel(actual), exact, strict=True):
         if mpmath.isinf(e):

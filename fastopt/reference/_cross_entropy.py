@@ -27,7 +27,7 @@ def cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, clas
         total = tau.sum(1, keepdims=True)
         loss = total * log_sum - np.where(tau == 0, 0.0, tau * distance).sum(1, keepdims=True)
         loss = np.where(used, loss, 0.0)
-        # The largest elements' own softmax is 1 / (1 + rest); where one is the label, nothing cancels this way.
+        # The softmax of the largest element is 1 / (1 + rest); this form does not cancel if that element is the label.
         slope = np.where(distance == 0, (total - tau) - total * (rest / (1.0 + rest)),
                          total * np.exp(distance) / (1.0 + rest) - tau)
         if reduction == "mean":

@@ -8,7 +8,7 @@ from fastopt.reference._softmax import result
 
 def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
                          class_weight=None, count_correct=False, chunk=None, out=None):
-    """See `fastopt.linear_cross_entropy`; here the logits are made as a whole, whatever `chunk`."""
+    """See `fastopt.linear_cross_entropy`; `chunk` is ignored: all logits are computed at once."""
     logits = x.astype(np.float64) @ weight.astype(np.float64).T
     if bias is not None:
         logits = logits + bias

@@ -4,9 +4,9 @@ import numpy as np
 
 
 def moments(x, axis=-1):
-    """In float64: x − m for the largest element m, Σ exp(x − m) over all but that one, and its log1p.
+    """In float64: x − m for the largest element m, Σ exp(x − m) over the other elements, and its log1p.
 
-    Rows whose largest element is infinite (or NaN) become NaN.
+    All are NaN in a row whose largest element is infinite or NaN.
     """
     x = np.asarray(x, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -16,7 +16,7 @@ def moments(x, axis=-1):
         first = np.expand_dims(x.argmax(axis), axis)
         others = terms.copy()
         np.put_along_axis(others, first, 0.0, axis)
-        rest = others.sum(axis, keepdims=True) + 0.0 * m        # NaN stays where it was the term left out
+        rest = others.sum(axis, keepdims=True) + 0.0 * m        # NaN also if the excluded term is NaN
         rest = np.where(np.isfinite(m), rest, np.nan)
     return distance, rest, np.log1p(rest)
 
@@ -60,7 +60,7 @@ def log_softmax_backward(dy, y, axis=-1, out=None):
     """See `fastopt.log_softmax_backward`."""
     total = dy.sum(axis, keepdims=True, dtype=np.float64)
     y = y.astype(np.float64)
-    # Where exp(y) is near 1 and dy is the whole sum, all that is left is in exp(y) − 1.
+    # For exp(y) near 1, dy − exp(y) · total may cancel; (dy − total) and expm1(y) · total do not.
     return result(np.where(y > -0.5, (dy - total) - np.expm1(y) * total, dy - np.exp(y) * total), out)
 
 
