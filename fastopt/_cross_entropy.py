@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
 from fastopt._runtime.hyper import Ranges, integer
-from fastopt._softmax import Float32Array
+from fastopt._typing import Float32Array
 
 Reduction = Literal["mean", "sum", "none"]
 
 _ranges = Ranges(label_smoothing="[0, 1)")
 
 
-def check_options(reduction, ignore_index, label_smoothing):
+def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: SupportsFloat) -> int:
     """Validate the options; return ignore_index as an int."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
@@ -25,7 +25,8 @@ def check_options(reduction, ignore_index, label_smoothing):
     return integer(ignore_index, "ignore_index", -2**63, 2**63 - 1)
 
 
-def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=False):
+def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_index: int, *,
+                   or_distributions: bool = False) -> Any:
     """A validated C-contiguous int64 copy of labels; None if they may be distributions."""
     masked = isinstance(labels, MaskedArray)
     if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
@@ -45,7 +46,7 @@ def integer_labels(labels, rows, classes, ignore_index, *, or_distributions=Fals
     return labels
 
 
-def _refusal(labels, rows, classes, or_distributions):
+def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions: bool) -> Exception:
     """The error that says what is wrong with labels."""
     wanted = f"integers of shape {rows}"
     if or_distributions:
@@ -56,7 +57,7 @@ def _refusal(labels, rows, classes, or_distributions):
     return (ValueError if integers else TypeError)(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
 
 
-def check_weight(class_weight, classes):
+def check_weight(class_weight: Any, classes: int) -> Array | None:
     """class_weight as a validated Array, or None."""
     if class_weight is None:
         return None
@@ -68,8 +69,9 @@ def check_weight(class_weight, classes):
     return array
 
 
-def _cross_entropy(logits, labels, *, reduction, ignore_index, label_smoothing, class_weight, count_correct, out=None,
-                   gradient):
+def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction, ignore_index: SupportsIndex,
+                   label_smoothing: SupportsFloat, class_weight: Float32Array | None, count_correct: bool,
+                   out: Float32Array | None = None, gradient: bool) -> tuple[Any, Float32Array | None, int]:
     """(loss, gradient or None, correct)"""
     x = Array(logits, "logits")
     shape = x.shape

@@ -9,13 +9,13 @@ from fastopt._cross_entropy import Reduction, check_options, check_weight, integ
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
 from fastopt._runtime.hyper import integer
-from fastopt._softmax import Float32Array
+from fastopt._typing import Float32Array
 
 _LOGITS = 1 << 23       # elements of the logits of a default chunk: 32 MiB
 _PRODUCT = 1 << 20      # elements of a matrix product before it is added to dweight: 4 MiB
 
 
-def _outputs(out, arrays):
+def _outputs(out: Any, arrays: list[Array]) -> tuple[tuple[Float32Array, ...], list[Array]]:
     """The gradients' arrays, new or given, and their Arrays."""
     names = [f"d{array.name}" for array in arrays]
     if out is None:
@@ -89,9 +89,7 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     classes = weights.shape[0]
     offset = None if bias is None else Array(bias, "bias", shape=(classes,))
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
-    if chunk is None:
-        chunk = max(1, _LOGITS // classes)
-    chunk = integer(chunk, "chunk", 1)
+    count = max(1, _LOGITS // classes) if chunk is None else integer(chunk, "chunk", 1)
     label = integer_labels(labels, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
@@ -109,28 +107,29 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     if reduction == "mean":
         divisor = kernel.normaliser(Array(label, "labels", kind="q"), scale, ignore_index=ignore_index)
     losses = np.empty(rows, np.float32) if reduction == "none" else None
-    chunk = min(chunk, max(rows, 1))
-    logits = np.empty((chunk, classes), np.float32)
+    count = min(count, max(rows, 1))
+    logits = np.empty((count, classes), np.float32)
     block = min(classes, max(1, _PRODUCT // max(features, 1)))
     product = np.empty((block, features), np.float32)
-    loss, correct = 0.0, 0
+    loss: Any = 0.0
+    correct = 0
     for gradient in gradients[1:]:
         gradient[...] = 0.0
-    for start in range(0, rows, chunk):
-        part = x[start : start + chunk]
+    for start in range(0, rows, count):
+        part = x[start : start + count]
         z = logits[: len(part)]
         np.matmul(part, weight.T, out=z)
         if bias is not None:
             z += bias
         slope = Array(z, "logits", writable=True)
         part_loss, part_correct = kernel.cross_entropy(
-            slope, labels=Array(label[start : start + chunk], "labels", kind="q"), targets=None, weight=scale,
+            slope, labels=Array(label[start : start + count], "labels", kind="q"), targets=None, weight=scale,
             gradient=slope, divisor=divisor, ignore_index=ignore_index, smoothing=label_smoothing,
-            row_losses=None if losses is None else Array(losses[start : start + chunk], "loss", writable=True),
+            row_losses=None if losses is None else Array(losses[start : start + count], "loss", writable=True),
             count_correct=bool(count_correct))
         loss += part_loss
         correct += part_correct
-        np.matmul(z, weight, out=gradients[0][start : start + chunk])
+        np.matmul(z, weight, out=gradients[0][start : start + count])
         for first in range(0, classes, block):
             last = min(first + block, classes)
             np.matmul(z[:, first:last].T, part, out=product[: last - first])

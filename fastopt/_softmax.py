@@ -2,13 +2,9 @@
 
 from typing import SupportsIndex
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastopt._runtime import dispatch
 from fastopt._runtime.slices import backward, forward
-
-Float32Array = NDArray[np.float32]
+from fastopt._typing import Float32Array
 
 
 def log_softmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None = None) -> Float32Array:
