@@ -71,7 +71,7 @@ def test_integer_returns_a_python_int(value):
     (np.int8(-4), (-3, 3), ValueError, r"^n: expected an int in \[-3, 3\), got -4$"),
     (0, (1,), ValueError, "^n: expected an int of at least 1, got 0$"),
     (2**63, (-2**63, 2**63), ValueError, r"^n: expected an int in \[-2\*\*63, 2\*\*63\), got 9223372036854775808$"),
-    (10**5000, (0, 3), ValueError, "got an int of 16610 bits$"),
+    (10**400, (0, 3), ValueError, "^n: expected an int in .*, got an int of 1329 bits$"),
     (2.0, (0, 3), TypeError, "^n: expected an int, got float 2.0$"),
     (True, (0, 3), TypeError, "^n: expected an int, got bool"),
     (np.True_, (0, 3), TypeError, "^n"), ("2", (0, 3), TypeError, "^n"), (None, (0,), TypeError, "^n"),
