@@ -1,6 +1,7 @@
 """Comparisons and inputs shared by the tests of several families."""
 
 import importlib
+import inspect
 import os
 import subprocess
 import sys
@@ -66,6 +67,11 @@ def ulps(actual, exact):
     _, exponent = np.frexp(exact.astype(np.float64))
     unit = np.ldexp(1.0, np.maximum(exponent, -125) - 24)
     return np.abs(np.asarray(actual, np.float64) - exact.astype(np.float64)) / unit
+
+
+def parameters(function):
+    """Names, kinds and defaults of a function's parameters, without annotations."""
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
 def compiled(name, level="baseline"):
