@@ -4,12 +4,12 @@ from fastopt import convert, init, reference, schedules
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
 from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
+from fastopt._batchnorm_fold import batch_norm_fold
 from fastopt._batchnorm_layer import BatchNorm
 from fastopt._batchnorm_statistics import (
     BatchGradientSums,
     BatchStatistics,
     batch_norm_backward_sums,
-    batch_norm_fold,
     batch_norm_merge,
     batch_norm_merge_sums,
     batch_norm_statistics,

@@ -1,11 +1,15 @@
 """Batch normalisation: forward, backward and inference."""
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_or_same, same_memory
 from fastopt._runtime.channels import Layout
 from fastopt._runtime.hyper import Ranges, integer
+from fastopt._typing import Float32Array
 
 float32 = np.dtype(np.float32)
 forward_ranges = Ranges(training="bool", momentum="[0, 1]", eps="(0, inf)", unbiased="bool", relu="bool")
@@ -15,88 +19,58 @@ MOST_VALUES = 2**63
 
 
 class BatchNormCache:
-    """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers a channel.
+    """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers for each channel.
 
-    x itself is kept, not a copy, and must still have its values when backward runs. `mean`, `invstd` and `scale`
-    (gamma · invstd) are float64; gamma and beta are those that forward saw. `count` is the number of values behind
-    the statistics. `release()` lets go of x.
+    x is not copied and must still have its values when backward runs. `mean`, `invstd`, `scale` (gamma · invstd) and
+    `beta` are float64 and those of the forward pass. `count` is the number of values that the statistics are of.
+    `release()` drops the reference to x.
     """
 
     __slots__ = ("count", "layout", "relu", "saved", "training")
 
-    def __init__(self, layout, saved, training, relu, count):
-        self.layout = layout
+    def __init__(self, layout: Layout, saved: NDArray[np.float64], training: bool, relu: bool, count: int) -> None:
+        self.layout: Layout | None = layout
         self.saved = saved
         self.training = training
         self.relu = relu
         self.count = count
 
     @property
-    def x(self):
+    def x(self) -> Float32Array | None:
         return None if self.layout is None else self.layout.source
 
     @property
-    def mean(self):
+    def mean(self) -> NDArray[np.float64]:
         return self.saved[0]
 
     @property
-    def invstd(self):
+    def invstd(self) -> NDArray[np.float64]:
         return self.saved[1]
 
     @property
-    def scale(self):
+    def scale(self) -> NDArray[np.float64]:
         return self.saved[2]
 
     @property
-    def beta(self):
+    def beta(self) -> NDArray[np.float64]:
         return self.saved[3]
 
-    def release(self):
+    def release(self) -> None:
         """Drop the reference to x; backward then refuses this cache."""
         self.layout = None
 
 
-def check_count(count, name, least):
-    """`count` as an int in [least, 2⁶³), or an error says so."""
+def check_count(count: Any, name: str, least: int) -> int:
+    """`count` as an int in [least, 2⁶³)."""
     return integer(count, name, least, MOST_VALUES)
 
 
-def check_statistics(statistics, layout):
-    """(count, mean, m2) checked, the arrays as the kernel takes them."""
-    try:
-        count, mean, m2 = statistics
-    except (TypeError, ValueError):
-        raise TypeError(f"statistics: expected (count, mean, m2), got {type(statistics).__name__}") from None
-    count = check_count(count, "statistics.count", 2)
-    return count, layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
-
-
-def check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, unbiased, relu,
-                  out, statistics):
-    """Everything that forward refuses; returns the checked arrays, y made if need be."""
-    forward_ranges(training, momentum, eps, unbiased, relu)
-    layout = Layout(x, channel_axis)
-    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
-    running = m = v = mean = m2 = None
-    count = layout.count
-    if running_mean is not None or running_var is not None or not training:
-        running = m = layout.vector(running_mean, "running_mean", training)
-        v = layout.vector(running_var, "running_var", training)
-    if statistics is not None:
-        if not training:
-            raise ValueError("statistics: expected None without training, got statistics")
-        count, mean, m2 = check_statistics(statistics, layout)
-    elif training and count == 1:
-        raise ValueError(f"x: expected more than one value per channel in training mode, got shape {layout.shape}")
-    y = layout.empty() if out is None else out
-    o = layout.array(y, "out", True)
-    if out is not None or running is not None:
-        require_disjoint(layout.x, g, b, m, v, o, mean, m2)
-    return layout, g, b, m, v, o, y, count, mean, m2
-
-
-def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
-                       channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
+def batch_norm_forward(
+    x: Float32Array, gamma: Float32Array, beta: Float32Array, running_mean: Float32Array | None = None,
+    running_var: Float32Array | None = None, *, training: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+    channel_axis: int = 1, unbiased: bool = True, relu: bool = False, out: Float32Array | None = None,
+    statistics: tuple[int, NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> tuple[Float32Array, BatchNormCache]:
     """Normalise every channel of x by its batch statistics; return y and what backward needs.
 
     For each channel, over its n values::
@@ -153,9 +127,29 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     other part. The bits are those of
     ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
     """
-    layout, g, b, m, v, o, y, count, mean, m2 = check_forward(
-        x, gamma, beta, running_mean, running_var, training, momentum, eps, channel_axis, unbiased, relu, out,
-        statistics)
+    forward_ranges(training, momentum, eps, unbiased, relu)
+    layout = Layout(x, channel_axis)
+    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
+    m = v = mean = m2 = None
+    count = layout.count
+    if running_mean is not None or running_var is not None or not training:
+        m = layout.vector(running_mean, "running_mean", training)
+        v = layout.vector(running_var, "running_var", training)
+    if statistics is not None:
+        if not training:
+            raise ValueError("statistics: expected None without training, got statistics")
+        try:
+            count, mean, m2 = statistics
+        except (TypeError, ValueError):
+            raise TypeError(f"statistics: expected (count, mean, m2), got {type(statistics).__name__}") from None
+        count = check_count(count, "statistics.count", 2)
+        mean, m2 = layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
+    elif training and count == 1:
+        raise ValueError(f"x: expected more than one value per channel in training mode, got shape {layout.shape}")
+    y = layout.empty() if out is None else out
+    o = layout.array(y, "out", True)
+    if out is not None or m is not None:
+        require_disjoint(layout.x, g, b, m, v, o, mean, m2)
     saved, s = layout.constants()
     if not training:
         dispatch.active.batchnorm.inference(layout, g, b, m, v, o, s, eps, relu)
@@ -166,7 +160,8 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     return y, BatchNormCache(layout, saved, training, relu, count)
 
 
-def check_cache(cache):
+def check_cache(cache: BatchNormCache) -> Layout:
+    """The layout of the x that `cache` holds."""
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache: expected what batch_norm_forward returned, got {type(cache).__name__}")
     if cache.layout is None:
@@ -174,31 +169,11 @@ def check_cache(cache):
     return cache.layout
 
 
-def check_backward(dy, cache, out, sums):
-    """Everything that backward refuses; returns the checked arrays and the results, made if need be."""
-    layout = check_cache(cache)
-    dx, dgamma, dbeta = out if type(out) is tuple and len(out) == 3 else (out, None, None)
-    d = layout.array(dy, "dy")
-    sum_dy = product = None
-    if sums is not None:
-        try:
-            sum_dy, product = sums
-        except (TypeError, ValueError):
-            raise TypeError(f"sums: expected two arrays, got {type(sums).__name__}") from None
-        sum_dy, product = layout.doubles(sum_dy, "sums.dy"), layout.doubles(product, "sums.dy_x")
-    given = dx is not None or dgamma is not None or dbeta is not None
-    dx = layout.empty() if dx is None else dx
-    dgamma = np.empty(layout.channels, float32) if dgamma is None else dgamma
-    dbeta = np.empty(layout.channels, float32) if dbeta is None else dbeta
-    o = layout.array(dx, "out", True)
-    g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
-    if given:
-        require_disjoint_or_same(o, d)
-        require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, product)
-    return layout, d, o, g, b, sum_dy, product, (dx, dgamma, dbeta)
-
-
-def batch_norm_backward(dy, cache, *, out=None, sums=None):
+def batch_norm_backward(
+    dy: Float32Array, cache: BatchNormCache, *,
+    out: Float32Array | tuple[Float32Array | None, Float32Array | None, Float32Array | None] | None = None,
+    sums: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Gradients of `batch_norm_forward`: dx, dgamma, dbeta.
 
     With the forward pass's mean and invstd, and dy ← 0 where relu made y 0::
@@ -232,31 +207,39 @@ def batch_norm_backward(dy, cache, *, out=None, sums=None):
     -----
     Sums in double, every result rounded once. The bits are those of ``fastopt.reference.batch_norm_backward``.
     """
-    layout, d, o, g, b, sum_dy, product, results = check_backward(dy, cache, out, sums)
+    layout = check_cache(cache)
+    parts: tuple[Any, Any, Any] = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
+    dx, dgamma, dbeta = parts
+    d = layout.array(dy, "dy")
+    sum_dy = sum_dy_d = None
+    if sums is not None:
+        try:
+            sum_dy, sum_dy_d = sums
+        except (TypeError, ValueError):
+            raise TypeError(f"sums: expected two arrays, got {type(sums).__name__}") from None
+        sum_dy, sum_dy_d = layout.doubles(sum_dy, "sums.dy"), layout.doubles(sum_dy_d, "sums.dy_x")
+    given = dx is not None or dgamma is not None or dbeta is not None
+    dx = layout.empty() if dx is None else dx
+    dgamma = np.empty(layout.channels, float32) if dgamma is None else dgamma
+    dbeta = np.empty(layout.channels, float32) if dbeta is None else dbeta
+    o = layout.array(dx, "out", True)
+    g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
+    if given:
+        require_disjoint_or_same(o, d)
+        require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, sum_dy_d)
     if layout.size or (layout.channels and sums is not None):
         dispatch.active.batchnorm.backward(layout, d, Array(cache.saved, "cache", kind="d"), o, g, b, cache.training,
-                                           cache.relu, cache.count, sum_dy, product)
+                                           cache.relu, cache.count, sum_dy, sum_dy_d)
     else:
-        for gradient in results[1:]:
+        for gradient in (dgamma, dbeta):
             np.asarray(gradient)[...] = 0.0
-    return results
+    return dx, dgamma, dbeta
 
 
-def check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out):
-    """Everything that inference refuses; returns the checked arrays, y made if need be."""
-    inference_ranges(eps, relu)
-    layout = Layout(x, channel_axis)
-    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
-    m, v = layout.vector(mean, "mean"), layout.vector(var, "var")
-    y = layout.empty() if out is None else out
-    o = layout.array(y, "out", True)
-    if out is not None:
-        require_disjoint_or_same(o, layout.x)
-        require_disjoint(g, b, m, v, o)
-    return layout, g, b, m, v, o, y
-
-
-def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
+def batch_norm_inference(
+    x: Float32Array, gamma: Float32Array, beta: Float32Array, mean: Float32Array, var: Float32Array, *,
+    eps: float = 1e-5, channel_axis: int = 1, relu: bool = False, out: Float32Array | None = None,
+) -> Float32Array:
     """Normalise by given statistics: y = (x − mean) · (γ / √(var + eps)) + β, with relu 0 where y < 0.
 
     Parameters
@@ -283,7 +266,15 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
     |(x − mean) · γ / √…| and |β|, unless x − mean overflows or a γ / √… other than 0 is below 1.2e-38 or above 3.4e38.
     The bits of ``fastopt.reference.batch_norm_inference``.
     """
-    layout, g, b, m, v, o, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
+    inference_ranges(eps, relu)
+    layout = Layout(x, channel_axis)
+    g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
+    m, v = layout.vector(mean, "mean"), layout.vector(var, "var")
+    y = layout.empty() if out is None else out
+    o = layout.array(y, "out", True)
+    if out is not None:
+        require_disjoint_or_same(o, layout.x)
+        require_disjoint(g, b, m, v, o)
     if layout.size:
         dispatch.active.batchnorm.inference(layout, g, b, m, v, o, None, eps, relu)
     return y

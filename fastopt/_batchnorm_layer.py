@@ -1,10 +1,13 @@
 """The BatchNorm layer: parameters, their gradients, running statistics, and what backward needs."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, forward_ranges
+from fastopt._batchnorm import BatchNormCache, batch_norm_backward, batch_norm_forward, forward_ranges
 from fastopt._runtime.arrays import Array
 from fastopt._runtime.hyper import integer
+from fastopt._typing import Float32Array
 
 
 class BatchNorm:
@@ -27,10 +30,8 @@ class BatchNorm:
     Between forward and backward the layer holds a reference to x, which must keep its values. backward uses it up.
     """
 
-    _forward = staticmethod(batch_norm_forward)
-    _backward = staticmethod(batch_norm_backward)
-
-    def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,
+                 unbiased: bool = True, relu: bool = False) -> None:
         num_features = integer(num_features, "num_features", 0)
         channel_axis = integer(channel_axis, "channel_axis", -2**63, 2**63)
         forward_ranges(True, momentum, eps, unbiased, relu)
@@ -40,28 +41,28 @@ class BatchNorm:
         self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
         self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
         self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
-        self._cache = None
+        self._cache: BatchNormCache | None = None
 
-    def forward(self, x, training=True, *, out=None):
+    def forward(self, x: Float32Array, training: bool = True, *, out: Float32Array | None = None) -> Float32Array:
         """Return y; with training the running statistics are updated. See `fastopt.batch_norm_forward`."""
-        y, self._cache = self._forward(
+        y, self._cache = batch_norm_forward(
             x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
             eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
         return y
 
-    def backward(self, dy, *, out=None):
+    def backward(self, dy: Float32Array, *, out: Float32Array | None = None) -> Float32Array:
         """Return dx and write dgamma and dbeta. `out` receives dx and may be dy. Once for each forward."""
         if self._cache is None:
             raise ValueError("backward: expected a forward pass before it, got none since the last backward")
-        dx, _, _ = self._backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
+        dx, _, _ = batch_norm_backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
         self._cache = None
         return dx
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Float32Array]:
         """Copies of gamma, beta, running_mean and running_var."""
         return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Float32Array]) -> None:
         """Copy the arrays of a `state_dict` into this layer's; all are checked before the first is written."""
         names = {"gamma", "beta", "running_mean", "running_var"}
         if not isinstance(state, dict):

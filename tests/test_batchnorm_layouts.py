@@ -60,7 +60,7 @@ def test_views_of_channels_last_memory(module, level, rng):
     assert turned(memory).shape == view[0].shape
     assert view[0].strides == view[1].strides == turned(memory).strides
 
-    y, cache = module.batch_norm_forward(turned(memory), gamma, beta)
+    _, cache = module.batch_norm_forward(turned(memory), gamma, beta)
     out = np.empty_like(memory)
     result = turned(out)
     assert module.batch_norm_backward(turned(dy), cache, out=result)[0] is result
@@ -71,12 +71,22 @@ def test_views_of_channels_last_memory(module, level, rng):
     result = turned(memory)
     assert_same_bits(module.batch_norm_inference(result, gamma, beta, *given, out=result), turned(right))
     assert_same_bits(memory, right)
+
+
+def test_views_of_channels_last_memory_refused(rng):
+    """Arrays beside such a view have its layout."""
+    dy, (gamma, beta) = standard(rng, 3, 5, 4, 7), standard(rng, 2, 7)
+
+    def turned(a):
+        return a.transpose(0, 3, 1, 2)
+
+    y, cache = fastopt.batch_norm_forward(turned(dy), gamma, beta)
     with pytest.raises(ValueError, match=r"^dy: expected the memory layout of x \(channels last\), got strides"):
-        module.batch_norm_backward(np.ascontiguousarray(y), cache)
+        fastopt.batch_norm_backward(np.ascontiguousarray(y), cache)
     with pytest.raises(ValueError, match=r"^out: expected the memory layout of x"):
-        module.batch_norm_forward(turned(dy), gamma, beta, out=np.empty(y.shape, f32))
+        fastopt.batch_norm_forward(turned(dy), gamma, beta, out=np.empty(y.shape, f32))
     with pytest.raises(ValueError, match=r"^x: expected C-contiguous float32 array, got .* not C-contiguous"):
-        module.batch_norm_forward(dy.transpose(0, 2, 3, 1), gamma[:5], beta[:5])
+        fastopt.batch_norm_forward(dy.transpose(0, 2, 3, 1), gamma[:5], beta[:5])
 
 
 def test_more_than_two_to_the_sixteen_channels_and_one_channel(level, rng):
@@ -97,9 +107,9 @@ def test_statistics_and_sums_are_those_of_the_reference(level, rng):
         assert got.count == right.count == x.size // shape[1]
         assert_same_bits(got.mean, right.mean)
         assert_same_bits(got.m2, right.m2)
-        cache = fastopt.batch_norm_forward(x, ones, 0 * ones, relu=True)[1]
-        assert_same_bits(got.mean, cache.mean)
-        sums = fastopt.batch_norm_backward_sums(dy, cache), reference.batch_norm_backward_sums(dy, cache)
+        caches = [module.batch_norm_forward(x, ones, 0 * ones, relu=True)[1] for module in (fastopt, reference)]
+        assert_same_bits(got.mean, caches[0].mean)
+        sums = (fastopt.batch_norm_backward_sums(dy, caches[0]), reference.batch_norm_backward_sums(dy, caches[1]))
         for a, b in zip(*sums, strict=True):
             assert_same_bits(a, b)
         merged = [module.batch_norm_merge(got, got, got) for module in (fastopt, reference)]
@@ -184,11 +194,10 @@ def test_merging_is_well_conditioned(module):
     assert module.batch_norm_merge(empty, empty).count == 0
 
 
-@BOTH
-def test_parts_refused(module, rng):
+def test_parts_refused(rng):
     x, ones = standard(rng, 4, 3), np.ones(3, f32)
-    good = module.batch_norm_statistics(x)
-    _, cache = module.batch_norm_forward(x, ones, ones)
+    good = fastopt.batch_norm_statistics(x)
+    _, cache = fastopt.batch_norm_forward(x, ones, ones)
     d = np.ones(3)
     for wrong, error, message in [
         (5, TypeError, r"^statistics: expected \(count, mean, m2\), got int"),
@@ -201,25 +210,52 @@ def test_parts_refused(module, rng):
         ((4, d, np.ones(4)), ValueError, r"^statistics.m2: expected C-contiguous float64 .* got float64 \(4,\)"),
     ]:
         with pytest.raises(error, match=message):
-            module.batch_norm_forward(x, ones, ones, statistics=wrong)
+            fastopt.batch_norm_forward(x, ones, ones, statistics=wrong)
     with pytest.raises(ValueError, match=r"^statistics: expected None without training, got statistics"):
-        module.batch_norm_forward(x, ones, ones, ones, ones, training=False, statistics=good)
+        fastopt.batch_norm_forward(x, ones, ones, ones, ones, training=False, statistics=good)
     with pytest.raises(TypeError, match=r"^parts: expected at least one \(count, mean, m2\), got none"):
-        module.batch_norm_merge()
+        fastopt.batch_norm_merge()
     with pytest.raises(TypeError, match=r"^parts\[1\]: expected \(count, mean, m2\), got float"):
-        module.batch_norm_merge(good, 1.0)
+        fastopt.batch_norm_merge(good, 1.0)
     for count, error, shown in [(-1, ValueError, "-1"), (10**400, ValueError, "an int of 1329 bits"),
                                 (1.0, TypeError, "float"), (True, TypeError, "bool")]:
         with pytest.raises(error, match=rf"^parts\[1\].count: expected an int.*, got {shown}$"):
-            module.batch_norm_merge(good, (count, d, d))
+            fastopt.batch_norm_merge(good, (count, d, d))
     with pytest.raises(ValueError, match=r"^parts\[1\]: expected .* of shape \(3,\), got float64 \(2,\)"):
-        module.batch_norm_merge(good, (2, np.ones(2), np.ones(2)))
+        fastopt.batch_norm_merge(good, (2, np.ones(2), np.ones(2)))
     with pytest.raises(TypeError, match=r"^sums: expected two arrays, got float"):
-        module.batch_norm_backward(x, cache, sums=1.0)
+        fastopt.batch_norm_backward(x, cache, sums=1.0)
     with pytest.raises(ValueError, match=r"^sums.dy: expected .* of shape \(3,\), got float64 \(4,\)"):
-        module.batch_norm_backward(x, cache, sums=(np.ones(4), d))
+        fastopt.batch_norm_backward(x, cache, sums=(np.ones(4), d))
     with pytest.raises(TypeError, match=r"^cache: expected"):
-        module.batch_norm_backward_sums(x, None)
+        fastopt.batch_norm_backward_sums(x, None)
+
+
+def test_sums_after_inference_are_those_of_the_reference(level, rng):
+    """relu's mask is that of the y there was: in float32, other than in training."""
+    x, dy, (gamma, beta, mean) = standard(rng, 4000, 6), standard(rng, 4000, 6), standard(rng, 3, 6)
+    x[:2000] = mean - beta / gamma      # y is 0 but for rounding
+    results = []
+    for module in (fastopt, reference):
+        y, cache = module.batch_norm_forward(x, gamma, beta, mean, np.ones(6, f32), training=False, eps=1e-30,
+                                             relu=True)
+        sums = module.batch_norm_backward_sums(dy, cache)
+        np.testing.assert_allclose(sums.dy, np.where(y > 0, dy, 0).sum(0, np.float64), rtol=1e-12, atol=1e-9)
+        results.append(sums)
+    for got, right in zip(*results, strict=True):
+        assert_same_bits(got, right)
+
+
+def test_the_reference_takes_float64(rng):
+    """Its y in float64 rounds to that of float32, almost everywhere."""
+    x, (gamma, beta) = standard(rng, 50, 4), standard(rng, 2, 4)
+    single, cache = reference.batch_norm_forward(x, gamma, beta)
+    double, wide = reference.batch_norm_forward(x.astype(np.float64), gamma, beta)
+    assert double.dtype == np.float64
+    assert_same_bits(double.astype(f32), single)
+    dx = reference.batch_norm_backward(x.astype(np.float64), wide)[0]
+    assert dx.dtype == np.float64
+    assert_same_bits(dx.astype(f32), reference.batch_norm_backward(x, cache)[0])
 
 
 # Folding.
@@ -249,25 +285,24 @@ def test_fold(module, bias, rng):
         assert_same_bits(room, new_bias)
 
 
-@BOTH
-def test_fold_refused(module, rng):
+def test_fold_refused(rng):
     weight, ones = standard(rng, 3, 2), np.ones(3, f32)
     good = (weight, ones, ones, ones, ones, ones)
     for index, name in enumerate(["weight", "bias", "gamma", "beta", "mean", "var"]):
         wrong = list(good)
         wrong[index] = good[index].astype(np.float64)
         with pytest.raises(TypeError, match=rf"^{name}: expected .* got float64"):
-            module.batch_norm_fold(*wrong)
+            fastopt.batch_norm_fold(*wrong)
     with pytest.raises(ValueError, match=r"^gamma: expected .* of shape \(2,\)"):
-        module.batch_norm_fold(*good, output_axis=1)
+        fastopt.batch_norm_fold(*good, output_axis=1)
     with pytest.raises(ValueError, match=r"^output_axis: expected an int in \[-2, 2\), got 2"):
-        module.batch_norm_fold(*good, output_axis=2)
+        fastopt.batch_norm_fold(*good, output_axis=2)
     with pytest.raises(ValueError, match=r"^eps: expected"):
-        module.batch_norm_fold(*good, 0.0)
+        fastopt.batch_norm_fold(*good, 0.0)
     with pytest.raises(TypeError, match=r"^out: expected a tuple \(weight, bias\), got ndarray"):
-        module.batch_norm_fold(*good, out=weight)
+        fastopt.batch_norm_fold(*good, out=weight)
     with pytest.raises(ValueError, match=r"^(out\[1\]|gamma|beta|mean|var): expected memory of its own"):
-        module.batch_norm_fold(*good, out=(weight, ones))
+        fastopt.batch_norm_fold(*good, out=(weight, ones))
     assert (ones == 1).all()
 
 

@@ -1,56 +1,97 @@
-"""Batch normalisation in NumPy, in double, with one rounding to float32 at the end.
+"""Batch normalisation in NumPy: sums and statistics in double, results rounded once to the type of x.
 
-The sums have a written order (kernels/_batchnorm_walk.pxd, here `lane_sums` and `blocks`), so that the kernels' bits
-are promised for every result: statistics, y, dx, dgamma, dbeta and the running statistics.
+Sums have a written order (kernels/_batchnorm_order.pxd, here `blocks`, `lane_sums` and `run_sums`), which makes every
+result of the kernels equal to this one bit for bit. The words row, lane, block and run are defined there.
 """
+
+import math
+from typing import NamedTuple
 
 import numpy as np
 
-from fastopt import _batchnorm_layer
-from fastopt._batchnorm import BatchNormCache, check_backward, check_cache, check_forward, check_inference
-from fastopt._batchnorm_statistics import BatchGradientSums, BatchStatistics, check_fold, check_parts
-from fastopt._runtime.channels import Layout
-
-WIDE, LONG, PART, TALL, SHORT, EVEN = 64, 1024, 16384, 256, 64, 2
+MIN_LANES, MAX_LANES, MIN_ROWS, MAX_ROWS, BLOCK_VALUES, BLOCKS_MULTIPLE = 64, 1024, 64, 256, 16384, 2
 
 quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 
 
+class BatchStatistics(NamedTuple):
+    """See `fastopt.BatchStatistics`."""
+
+    count: int
+    mean: np.ndarray
+    m2: np.ndarray
+
+
+class BatchGradientSums(NamedTuple):
+    """See `fastopt.BatchGradientSums`."""
+
+    dy: np.ndarray
+    dy_x: np.ndarray
+
+
+class BatchNormCache:
+    """x, and four float64 numbers for each channel: mean, invstd, scale = gamma · invstd, beta."""
+
+    def __init__(self, x, channel_axis, saved, training, relu, count):
+        self.x, self.channel_axis, self.saved = x, channel_axis, saved
+        self.training, self.relu, self.count = training, relu, count
+
+    mean = property(lambda self: self.saved[0])
+    invstd = property(lambda self: self.saved[1])
+    scale = property(lambda self: self.saved[2])
+    beta = property(lambda self: self.saved[3])
+
+    def release(self):
+        self.x = None
+
+
+def grouped(array, x, axis):
+    """A view of `array`, which has the shape and layout of x, as (outer, channels, inner) in the order of memory."""
+    if not x.flags.c_contiguous:        # a view of channels-last memory
+        array, x, axis = np.moveaxis(array, axis, -1), np.moveaxis(x, axis, -1), -1
+    axis %= x.ndim
+    shape = [math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])]
+    view = array.reshape(shape)
+    if array.size and not np.may_share_memory(view, array):
+        raise ValueError("expected the memory layout of x")
+    return view
+
+
+def empty_like(x):
+    """An array of x's shape and layout."""
+    return np.empty_like(x, order="C" if x.flags.c_contiguous else "K")
+
+
 # The order of sums.
 
-def grouped(x, layout):
-    """x as (outer, channels, inner)."""
-    x = x if layout.order is None else x.transpose(layout.order)
-    return x.reshape(layout.outer, layout.channels, layout.inner)
-
-
-def period_of(channels, inner):
-    """Outer indices in a row of lanes."""
-    return max(WIDE // (channels * inner), 1)
+def row_outer_of(channels, inner):
+    """Outer indices in a row."""
+    return max(MIN_LANES // (channels * inner), 1)
 
 
 def rows_of_block(rows, most):
-    """At most `most`, a multiple of 4; so that blocks, if there are several, are equal and a multiple of EVEN."""
-    most = min(most, max(rows // 32 * 4, SHORT))
+    """At most `most` and a multiple of 4. Several blocks have about equal sizes."""
+    most = min(most, max(rows // 32 * 4, MIN_ROWS))
     count = -(-rows // most)
     if count <= 1:
         return most
-    count = -(-count // EVEN) * EVEN
+    count = -(-count // BLOCKS_MULTIPLE) * BLOCKS_MULTIPLE
     return -(-rows // (4 * count)) * 4
 
 
 def blocks(x):
     """The blocks of (outer, channels, inner), in the order in which their sums are merged."""
     outer, channels, inner = x.shape
-    if inner > LONG:
-        for image in x:
-            for start in range(0, inner, PART):
-                yield image[np.newaxis, :, start : start + PART]
+    if inner > MAX_LANES:
+        for run in x:
+            for start in range(0, inner, BLOCK_VALUES):
+                yield run[np.newaxis, :, start : start + BLOCK_VALUES]
     else:
-        period = period_of(channels, inner)
-        size = period * rows_of_block(outer // period, min(TALL, PART // (period * inner) // 4 * 4))
+        row_outer = row_outer_of(channels, inner)
+        most = min(MAX_ROWS, BLOCK_VALUES // (row_outer * inner) // 4 * 4)
+        size = row_outer * rows_of_block(outer // row_outer, most)
         # The last, incomplete row belongs to the last block.
-        starts = range(0, max(outer // period * period, 1), size)
+        starts = range(0, max(outer // row_outer * row_outer, 1), size)
         for start in starts:
             yield x[start : start + size if start + size < starts.stop else outer]
 
@@ -61,30 +102,28 @@ def in_order(values):
 
 
 def padded(values, axis, multiple):
-    """Zeros added at the end of an axis: they change no sum."""
+    """Zeros appended to an axis up to a multiple: they change no sum."""
     missing = -values.shape[axis] % multiple
     return np.pad(values, [(0, missing if i == axis else 0) for i in range(values.ndim)]) if missing else values
 
 
 def lane_sums(block):
-    """Σ of each channel of one block (outer, channels, inner): lanes first, then the lanes of a channel."""
-    outer, channels, inner = block.shape
-    if inner > LONG or outer == 0:
-        raise AssertionError("not a block")
-    period = period_of(channels, inner)
-    rows = padded(block, 0, period).reshape(-1, period, channels, inner)
+    """Σ of each channel of a block (outer, channels, inner): of each lane, then of the lanes of a channel."""
+    _, channels, inner = block.shape
+    row_outer = row_outer_of(channels, inner)
+    rows = padded(block, 0, row_outer).reshape(-1, row_outer, channels, inner)
     lanes = in_order(in_order(rows))
     return lanes[:, 0] if inner == 1 else fold(lanes)
 
 
 def run_sums(block):
-    """The same for a block (1, channels, part) of a long run."""
-    run = padded(block[0], 1, WIDE).reshape(block.shape[1], -1, WIDE)
-    return fold(in_order(run.swapaxes(0, 1)))
+    """The same for a block (1, channels, values) of long runs."""
+    rows = padded(block[0], 1, MIN_LANES).reshape(block.shape[1], -1, MIN_LANES)
+    return fold(in_order(rows.swapaxes(0, 1)))
 
 
 def fold(lanes):
-    """Σ over the last axis: eight sums over lanes 8 apart, then halves added to halves."""
+    """Σ over the last axis: eight sums of every eighth lane, then halves are added."""
     lanes = padded(lanes, 1, 8).reshape(lanes.shape[0], -1, 8)
     sums = in_order(lanes.swapaxes(0, 1))
     for half in (4, 2, 1):
@@ -107,7 +146,7 @@ def merged(n, mean, m2, n_b, mean_b, m2_b):
 
 def totals(x):
     """Count, mean and m2 = Σ (x − mean)² of each channel of (outer, channels, inner)."""
-    long = x.shape[2] > LONG
+    long = x.shape[2] > MAX_LANES
     total = None
     for block in blocks(x):
         n = float(block.shape[0] * block.shape[2])
@@ -121,7 +160,7 @@ def totals(x):
 
 def gradient_sums(dy, d):
     """Σ dy and Σ dy · d of each channel."""
-    long = d.shape[2] > LONG
+    long = d.shape[2] > MAX_LANES
     first = second = 0.0
     for g, product in zip(blocks(dy), blocks(dy * d), strict=True):
         first = first + block_sums(g, long)
@@ -131,123 +170,131 @@ def gradient_sums(dy, d):
 
 # Elements.
 
-def normalised(x, mean, scale, beta, relu):
-    y = ((x - mean[:, np.newaxis]) * scale[:, np.newaxis] + beta[:, np.newaxis]).astype(np.float32)
-    return np.where(y < 0, np.float32(0), y) if relu else y
+def column(values, dtype=np.float64):
+    """One number for each channel, beside (outer, channels, inner)."""
+    return np.asarray(values).astype(dtype)[:, np.newaxis]
 
 
-def normalised32(x, gamma, beta, mean, var, eps, relu):
-    """By given statistics, in float32."""
-    scale = gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps))
-    scale = rounded_scale(scale)
-    y = (x - mean[:, np.newaxis]) * scale[:, np.newaxis] + beta[:, np.newaxis]
-    return np.where(y < 0, np.float32(0), y) if relu else y
+def rectified(y, relu):
+    return np.where(y < 0, y.dtype.type(0), y) if relu else y
 
 
-def rounded_scale(scale):
-    """As float32; what is too large for one becomes its largest, so that 0 times it is 0."""
-    largest = float(np.finfo(np.float32).max)
-    return np.where(np.isfinite(scale), np.clip(scale, -largest, largest), scale).astype(np.float32)
+def rounded_scale(scale, dtype):
+    """Finite values beyond the range of dtype become the largest, for which 0 · scale is 0."""
+    largest = float(np.finfo(dtype).max)
+    return np.where(np.isfinite(scale), np.clip(scale, -largest, largest), scale).astype(dtype)
+
+
+def normalised(x, mean, scale, beta):
+    """In double, rounded once."""
+    return ((x - column(mean)) * column(scale) + column(beta)).astype(x.dtype)
+
+
+def inferred(x, mean, scale, beta):
+    """By given statistics: in the type of x."""
+    return (x - column(mean, x.dtype)) * column(rounded_scale(scale, x.dtype), x.dtype) + column(beta, x.dtype)
+
+
+def inverse_root(var, eps):
+    return 1.0 / np.sqrt(np.asarray(var).astype(np.float64) + eps)
 
 
 def gradient_and_distance(dy, cache):
-    """dy, 0 where relu made y 0, and x − mean."""
-    layout, scale, beta = cache.layout, cache.scale, cache.beta
-    d = grouped(cache.x, layout) - cache.mean[:, np.newaxis]
-    g = grouped(dy, layout).astype(np.float64)
-    if cache.relu and cache.training:
-        y = (d * scale[:, np.newaxis] + beta[:, np.newaxis]).astype(np.float32)
+    """dy, 0 where relu made y 0, and x − mean, as (outer, channels, inner)."""
+    x = grouped(cache.x, cache.x, cache.channel_axis)
+    g = grouped(dy, cache.x, cache.channel_axis).astype(np.float64)
+    if cache.relu:
+        y = (normalised if cache.training else inferred)(x, cache.mean, cache.scale, cache.beta)
         g = np.where(y <= 0, 0.0, g)
-    elif cache.relu:
-        mean32, scale32, beta32 = cache.mean.astype(np.float32), rounded_scale(scale), beta.astype(np.float32)
-        y = (grouped(cache.x, layout) - mean32[:, np.newaxis]) * scale32[:, np.newaxis] + beta32[:, np.newaxis]
-        g = np.where(y <= 0, 0.0, g)
-    return g, d
+    return g, x - column(cache.mean)
 
 
 @quiet
 def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
                        channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
     """See `fastopt.batch_norm_forward`."""
-    layout, *_, y, n, _, _ = check_forward(x, gamma, beta, running_mean, running_var, training, momentum, eps,
-                                           channel_axis, unbiased, relu, out, statistics)
-    saved = np.full((4, layout.channels), np.nan)
-    cache = BatchNormCache(layout, saved, training, relu, n)
-    if y.size == 0 and training and statistics is None:
-        return y, cache
-    values = grouped(x, layout)
-    if not training:
-        grouped(y, layout)[...] = normalised32(values, gamma, beta, running_mean, running_var, eps, relu)
-    gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
+    y = empty_like(x) if out is None else out
+    values, result = grouped(x, x, channel_axis), grouped(y, x, channel_axis)
+    count = values.shape[0] * values.shape[2]
+    saved = np.full((4, values.shape[1]), np.nan)
     if training:
-        _, mean, m2 = totals(values) if statistics is None else statistics
-        var = m2 / n
+        if statistics is not None:
+            count, mean, m2 = statistics
+        elif x.size:
+            _, mean, m2 = totals(values)
+        else:
+            return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
+        var = m2 / count
     else:
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
-    invstd = 1.0 / np.sqrt(var + eps)
-    if training:
-        scale, shift = gamma * invstd, mean
-        # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
-        scale = np.where(m2 == 0, -0.0 * np.abs(scale), scale)
-        shift = np.where(mean == 0, -0.0, mean)
-        grouped(y, layout)[...] = normalised(values, shift, scale, beta, relu)
-    if training and running_mean is not None:
+    gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
+    invstd = inverse_root(var, eps)
+    scale = gamma * invstd
+    saved[...] = mean, invstd, scale, beta
+    if not training:
+        result[...] = rectified(inferred(values, mean, scale, beta), relu)
+        return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
+    # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
+    factor, center = np.where(m2 == 0, -0.0 * np.abs(scale), scale), np.where(mean == 0, -0.0, mean)
+    result[...] = rectified(normalised(values, center, factor, beta), relu)
+    if running_mean is not None:
         running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
-        spread = m2 / (n - 1.0) if unbiased else var
-        running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * spread
-    saved[...] = mean, invstd, gamma * invstd, beta
-    return y, cache
+        new = m2 / (count - 1.0) if unbiased else var
+        running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * new
+    return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
 
 
 @quiet
 def batch_norm_backward(dy, cache, *, out=None, sums=None):
     """See `fastopt.batch_norm_backward`."""
-    layout, *_, (dx, dgamma, dbeta) = check_backward(dy, cache, out, sums)
-    if dx.size == 0 and sums is None:
-        np.asarray(dgamma)[...] = np.asarray(dbeta)[...] = 0.0
-        return dx, dgamma, dbeta
-    if dx.size:
+    x, axis, scale, invstd = cache.x, cache.channel_axis, cache.scale, cache.invstd
+    dx, dgamma, dbeta = out if type(out) is tuple else (out, None, None)
+    dx = empty_like(x) if dx is None else dx
+    dgamma = np.empty(len(scale), x.dtype) if dgamma is None else dgamma
+    dbeta = np.empty(len(scale), x.dtype) if dbeta is None else dbeta
+    if x.size:
         g, d = gradient_and_distance(dy, cache)
+    elif sums is None:
+        sums = np.zeros_like(scale), np.zeros_like(scale)
+        invstd = np.zeros_like(invstd)
     sum_dy, sum_dy_d = gradient_sums(g, d) if sums is None else sums
-    scale, invstd = cache.scale, cache.invstd
     dbeta[...] = sum_dy
     dgamma[...] = sum_dy_d * invstd
-    if dx.size:
-        result = scale[:, np.newaxis] * g
+    if x.size:
+        result = column(scale) * g
         if cache.training:
             n = float(cache.count)
             slope = -(scale * ((invstd * invstd) * (sum_dy_d / n)))
             shift = -(scale * (sum_dy / n) + cache.mean * slope)
-            result = (grouped(cache.x, layout) * slope[:, np.newaxis] + shift[:, np.newaxis]) + result
-        grouped(dx, layout)[...] = result
+            result = (grouped(x, x, axis) * column(slope) + column(shift)) + result
+        grouped(dx, x, axis)[...] = result
     return dx, dgamma, dbeta
 
 
 @quiet
 def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
     """See `fastopt.batch_norm_inference`."""
-    layout, *_, y = check_inference(x, gamma, beta, mean, var, eps, channel_axis, relu, out)
-    if y.size:
-        grouped(y, layout)[...] = normalised32(grouped(x, layout), gamma, beta, mean, var, eps, relu)
+    y = empty_like(x) if out is None else out
+    scale = gamma.astype(np.float64) * inverse_root(var, eps)
+    values = grouped(x, x, channel_axis)
+    grouped(y, x, channel_axis)[...] = rectified(inferred(values, mean, scale, beta), relu)
     return y
 
 
 @quiet
 def batch_norm_statistics(x, channel_axis=1):
     """See `fastopt.batch_norm_statistics`."""
-    layout = Layout(x, channel_axis)
-    if layout.size == 0:
-        return BatchStatistics(layout.count, np.zeros(layout.channels), np.zeros(layout.channels))
-    _, mean, m2 = totals(grouped(x, layout))
-    return BatchStatistics(layout.count, mean, m2)
+    values = grouped(x, x, channel_axis)
+    outer, channels, inner = values.shape
+    _, mean, m2 = totals(values) if x.size else (0, np.zeros(channels), np.zeros(channels))
+    return BatchStatistics(outer * inner, mean, m2)
 
 
 @quiet
 def batch_norm_merge(*parts):
     """See `fastopt.batch_norm_merge`."""
-    counts, _ = check_parts(parts, 3, "(count, mean, m2)")
     total = 0, np.zeros_like(parts[0][1]), np.zeros_like(parts[0][2])
-    for count, (_, mean, m2) in zip(counts, parts, strict=True):
+    for count, mean, m2 in parts:
         if count:
             total = merged(*total, count, mean, m2) if total[0] else (count, mean.copy(), m2.copy())
     return BatchStatistics(*total)
@@ -256,33 +303,56 @@ def batch_norm_merge(*parts):
 @quiet
 def batch_norm_backward_sums(dy, cache):
     """See `fastopt.batch_norm_backward_sums`."""
-    layout = check_cache(cache)
-    layout.array(dy, "dy")
-    if layout.size == 0:
-        return BatchGradientSums(np.zeros(layout.channels), np.zeros(layout.channels))
+    if cache.x.size == 0:
+        return BatchGradientSums(np.zeros_like(cache.mean), np.zeros_like(cache.mean))
     return BatchGradientSums(*gradient_sums(*gradient_and_distance(dy, cache)))
 
 
 @quiet
 def batch_norm_merge_sums(*parts):
     """See `fastopt.batch_norm_merge_sums`."""
-    check_parts(parts, 2, "(dy, dy_x)")
     return BatchGradientSums(*(in_order(np.stack(values)) for values in zip(*parts, strict=True)))
 
 
 @quiet
 def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_axis=0, out=None):
     """See `fastopt.batch_norm_fold`."""
-    _, new_weight, new_bias = check_fold(weight, bias, gamma, beta, mean, var, eps, output_axis, out)
-    scale = rounded_scale(gamma.astype(np.float64) * (1.0 / np.sqrt(var.astype(np.float64) + eps)))
+    new_weight, new_bias = (np.empty_like(weight), np.empty_like(beta)) if out is None else out
+    scale = rounded_scale(gamma.astype(np.float64) * inverse_root(var, eps), weight.dtype)
     bias = np.zeros_like(beta) if bias is None else bias
     new_bias[...] = (bias - mean) * scale + beta
     new_weight[...] = np.moveaxis(np.moveaxis(weight, output_axis, -1) * scale, -1, output_axis)
     return new_weight, new_bias
 
 
-class BatchNorm(_batchnorm_layer.BatchNorm):
+class BatchNorm:
     """See `fastopt.BatchNorm`."""
 
-    _forward = staticmethod(batch_norm_forward)
-    _backward = staticmethod(batch_norm_backward)
+    def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
+        self.num_features = num_features
+        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
+        self.unbiased, self.relu = unbiased, relu
+        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
+        self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
+        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+        self._cache = None
+
+    def forward(self, x, training=True, *, out=None):
+        y, self._cache = batch_norm_forward(
+            x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
+            eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
+        return y
+
+    def backward(self, dy, *, out=None):
+        if self._cache is None:
+            raise ValueError("backward: expected a forward pass before it, got none since the last backward")
+        dx, _, _ = batch_norm_backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
+        self._cache = None
+        return dx
+
+    def state_dict(self):
+        return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
+
+    def load_state_dict(self, state):
+        for name in ("gamma", "beta", "running_mean", "running_var"):
+            getattr(self, name)[...] = state[name]

@@ -1,0 +1,220 @@
+# BatchNorm's order: how an array is cut into work, and with that the order of every sum.
+#
+# The array is outer × channels × inner, C-contiguous: (N, C) and channels-last have inner = 1, (N, C, H, W) has
+# inner = H·W. These words have one meaning in all files of BatchNorm:
+#
+#   run     the `inner` adjacent elements of one channel at one outer index
+#   row     adjacent elements that are read together
+#   lane    a position in a row: it belongs to one channel and has accumulators of its own
+#   tile    some of the channels with all their values; tiles are independent of each other
+#   block   a bounded number of rows of a tile
+#   strip   the elements of a row that one pass of an innermost loop covers, a cache line or more
+#   task    what a thread takes at a time: a tile or a block
+#
+#   inner ≤ MAX_LANES   A row is `row_outer` consecutive outer indices with all their channels. row_outer is 1 unless
+#                       channels · inner is at most MIN_LANES / 2. A tile takes whole channels of every row.
+#   inner > MAX_LANES   "Long runs": a row is MIN_LANES consecutive elements of a run. A tile is one channel, a
+#                       block is a run or BLOCK_VALUES elements of it.
+#
+# The last row may be incomplete (`tail`). Within a block every lane adds its values row by row. The lanes of one
+# channel are then added: first those of different outer indices in order, then adjacent ones by `fold`. The sums of
+# blocks are merged in order. All of this follows from outer, channels and inner alone: neither the number of channels
+# in a tile nor the assignment of tasks to threads changes a bit. fastopt/reference/_batchnorm.py has the same order in
+# NumPy.
+
+from _memory cimport IN64, INOUT64
+
+cdef extern from *:
+    """
+    typedef FASTOPT_LINE struct { double v[1024 + 8]; } fastopt_lanes;      /* MAX_LANES; `spread` writes 7 more */
+    """
+    ctypedef struct Lanes "fastopt_lanes":
+        double v[1032]
+
+cdef enum:
+    MIN_LANES = 64          # lanes of a row of a long run, and about the fewest of any row
+    MAX_LANES = 1024        # of any row of a tile; a longer run is a "long run"
+    MIN_ROWS = 64           # a block has at most this many rows or an eighth of all, whichever is more,
+    MAX_ROWS = 256          # but at most this many,
+    BLOCK_VALUES = 16384    # and at most this many values of one channel
+    BLOCKS_MULTIPLE = 2     # more blocks than one are about a multiple of this, so that two threads share them evenly
+    TILE_LANES = 512        # about: the sums and constants of the lanes stay in the first-level cache
+    WRITE_LANES = 2048      # the same where elements are written without sums,
+    WRITE_ELEMENTS = 16384  # and the elements of such a block, about
+
+cdef struct Tiling:
+    Py_ssize_t outer
+    Py_ssize_t channels
+    Py_ssize_t inner
+    bint long_runs
+    Py_ssize_t row_outer            # outer indices in a row
+    Py_ssize_t rows                 # complete rows
+    Py_ssize_t tail                 # elements of the incomplete last row
+    Py_ssize_t block_rows           # a multiple of 4
+    Py_ssize_t run_blocks           # blocks of a long run
+    Py_ssize_t blocks               # blocks of a tile
+    Py_ssize_t tile_channels
+    Py_ssize_t tiles
+    bint by_tile                    # a task is a tile: block follows block; else tile follows tile
+
+cdef struct Block:
+    Py_ssize_t start                # offset of the first element
+    Py_ssize_t rows                 # complete rows
+    Py_ssize_t stride               # from one row to the next
+    Py_ssize_t tail                 # elements of the incomplete last row
+    Py_ssize_t channel              # the first one
+    Py_ssize_t channels
+    Py_ssize_t row_outer            # outer indices in a row
+    Py_ssize_t channel_lanes        # adjacent lanes of one channel
+    Py_ssize_t lanes                # row_outer · channels · channel_lanes
+    double count                    # values of each channel
+    Py_ssize_t outer                # outer indices, those of the tail included,
+    Py_ssize_t outer_stride         # and from one to the next
+    Py_ssize_t run                  # adjacent elements of a channel; long runs are cut in MAX_LANES
+    Py_ssize_t last_run             # the same at the last outer index
+    Py_ssize_t jump                 # from the end of the last row to the block that is likely next
+
+
+cdef inline Py_ssize_t rows_of_block(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
+    """At most `most` and a multiple of 4. Several blocks have about equal sizes."""
+    cdef Py_ssize_t blocks
+    most = min(most, max(rows // 32 * 4, MIN_ROWS))
+    blocks = (rows + most - 1) // most
+    if blocks <= 1:
+        return most
+    blocks = (blocks + BLOCKS_MULTIPLE - 1) // BLOCKS_MULTIPLE * BLOCKS_MULTIPLE
+    return (rows + 4 * blocks - 1) // (4 * blocks) * 4
+
+
+cdef inline Tiling tiling_of(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
+    """The tiling of an array that is not empty."""
+    cdef Tiling t
+    t.outer, t.channels, t.inner = outer, channels, inner
+    t.long_runs, t.by_tile = inner > MAX_LANES, False
+    if t.long_runs:
+        t.row_outer, t.rows, t.tail, t.block_rows = 1, 0, 0, 0
+        t.run_blocks = (inner + BLOCK_VALUES - 1) // BLOCK_VALUES
+        t.blocks = outer * t.run_blocks
+        t.tile_channels, t.tiles = 1, channels
+    else:
+        t.row_outer = max(MIN_LANES // (channels * inner), 1) if channels <= MIN_LANES else 1
+        t.rows = outer // t.row_outer
+        t.tail = outer % t.row_outer * channels * inner
+        t.block_rows = rows_of_block(t.rows, min(MAX_ROWS, BLOCK_VALUES // (t.row_outer * inner) // 4 * 4))
+        t.run_blocks = 0
+        t.blocks = max((t.rows + t.block_rows - 1) // t.block_rows, 1)
+        t.tile_channels = channels if t.row_outer > 1 else min(max(TILE_LANES // inner, 1), channels)
+        t.tiles = (channels + t.tile_channels - 1) // t.tile_channels
+    return t
+
+
+cdef inline Tiling write_tiling_of(const Tiling* sums) noexcept nogil:
+    """The tiling of the same array where elements are written without sums: longer rows, for contiguous writes."""
+    cdef Tiling t = sums[0]
+    cdef Py_ssize_t row = t.channels * t.inner
+    if t.long_runs:
+        return t
+    t.row_outer = max(TILE_LANES // row, 1)
+    t.rows = t.outer // t.row_outer
+    t.tail = t.outer % t.row_outer * row
+    t.tile_channels = t.channels
+    if t.row_outer == 1:
+        t.tile_channels = min(max((WRITE_LANES if t.inner == 1 else TILE_LANES) // t.inner, 1), t.channels)
+    t.tiles = (t.channels + t.tile_channels - 1) // t.tile_channels
+    t.block_rows = rows_of_block(t.rows, max(WRITE_ELEMENTS // (t.row_outer * t.tile_channels * t.inner) // 4 * 4, 4))
+    t.blocks = max((t.rows + t.block_rows - 1) // t.block_rows, 1)
+    return t
+
+
+cdef inline Py_ssize_t start_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    if t.long_runs:
+        return (index // t.run_blocks * t.channels + tile) * t.inner + index % t.run_blocks * BLOCK_VALUES
+    return (index * t.block_rows * t.row_outer * t.channels + tile * t.tile_channels) * t.inner
+
+
+cdef inline Py_ssize_t start_of_next(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    if t.by_tile:
+        return start_of(t, tile, index + 1) if index + 1 < t.blocks else start_of(t, tile + 1, 0)
+    return start_of(t, tile + 1, index) if tile + 1 < t.tiles else start_of(t, 0, index + 1)
+
+
+cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """A tile's block by its index."""
+    cdef Block b
+    cdef Py_ssize_t length
+    b.start = start_of(t, tile, index)
+    b.channel = tile * t.tile_channels
+    b.channels = min(t.tile_channels, t.channels - b.channel)
+    b.row_outer = t.row_outer
+    if t.long_runs:
+        length = min(BLOCK_VALUES, t.inner - index % t.run_blocks * BLOCK_VALUES)
+        b.stride = b.lanes = b.channel_lanes = MIN_LANES
+        b.rows, b.tail = length // MIN_LANES, length % MIN_LANES
+        b.count = <double> length
+        b.run = b.outer_stride = MAX_LANES
+        b.outer = (length + MAX_LANES - 1) // MAX_LANES
+        b.last_run = length - (b.outer - 1) * MAX_LANES
+    else:
+        b.run = b.last_run = b.channel_lanes = t.inner
+        b.lanes = b.row_outer * b.channels * t.inner
+        b.rows = min(t.block_rows, t.rows - index * t.block_rows)
+        b.tail = t.tail if index == t.blocks - 1 else 0
+        b.outer_stride = t.channels * t.inner
+        b.stride = b.row_outer * b.outer_stride
+        b.outer = b.rows * b.row_outer + b.tail // b.outer_stride
+        b.count = <double> b.outer * <double> t.inner
+    b.jump = start_of_next(t, tile, index) - (b.start + b.rows * b.stride + b.tail)
+    return b
+
+
+cdef inline void spread(const Block* b, IN64 channel, INOUT64 lane) noexcept nogil:
+    """Give every lane of a row the value of its channel, from the block's first channel on.
+
+    Each run is written in multiples of 8 lanes: what exceeds it is overwritten by the next channel, or is padding.
+    """
+    cdef Py_ssize_t c, i, j, lanes = b.channels * b.channel_lanes
+    cdef double value
+    if b.channel_lanes == 1:
+        for c in range(b.channels):
+            lane[c] = channel[c]
+    else:
+        for c in range(b.channels):
+            value = channel[c]
+            for j in range((b.channel_lanes + 7) // 8):
+                for i in range(8):
+                    lane[c * b.channel_lanes + 8 * j + i] = value
+    for i in range(b.lanes - lanes):
+        lane[lanes + i] = lane[i]
+
+
+cdef inline void add_to(INOUT64 total, IN64 values, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        total[i] = total[i] + values[i]
+
+
+cdef inline double fold(IN64 lane, Py_ssize_t n) noexcept nogil:
+    """Σ lane: eight sums of every eighth lane, then halves are added. Reads (but does not use) up to 7 lanes more."""
+    cdef double f[8]
+    cdef double v
+    cdef Py_ssize_t i, j, full = n // 8, rest = n % 8
+    for i in range(8):
+        f[i] = 0.0
+    for j in range(full):
+        for i in range(8):
+            f[i] = f[i] + lane[8 * j + i]
+    for i in range(8):
+        v = lane[8 * full + i]
+        f[i] = f[i] + (v if i < rest else 0.0)
+    return ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]))
+
+
+cdef inline const double* fold_lanes(const Block* b, double* lane) noexcept nogil:
+    """The sum of each channel's lanes, from the block's first channel on. Written over `lane`."""
+    cdef Py_ssize_t c, j, lanes = b.channels * b.channel_lanes
+    for j in range(1, b.row_outer):
+        add_to(lane, lane + j * lanes, lanes)
+    if b.channel_lanes > 1:
+        for c in range(b.channels):
+            lane[c] = fold(lane + c * b.channel_lanes, b.channel_lanes)
+    return lane
