@@ -109,7 +109,8 @@ class Fastopt:
     module = fastopt
 
     def __init__(self, d: Data) -> None:
-        self.d, self.running, self.given = d, (d.mean.copy(), d.var.copy()), {"channel_axis": d.axis}
+        self.d, self.running = d, (d.mean.copy(), d.var.copy())
+        self.given: dict[str, Any] = {"channel_axis": d.axis}
         self.cache = self.module.batch_norm_forward(d.x, d.gamma, d.beta, **self.given)[1]
 
     def forward(self) -> Sequence[Any]:
