@@ -218,7 +218,7 @@ def test_parts_refused(rng):
     with pytest.raises(TypeError, match=r"^parts\[1\]: expected \(count, mean, m2\), got float"):
         fastopt.batch_norm_merge(good, 1.0)
     for count, error, shown in [(-1, ValueError, "-1"), (10**400, ValueError, "an int of 1329 bits"),
-                                (1.0, TypeError, "float"), (True, TypeError, "bool")]:
+                                (1.0, TypeError, "float 1.0"), (True, TypeError, "bool True")]:
         with pytest.raises(error, match=rf"^parts\[1\].count: expected an int.*, got {shown}$"):
             fastopt.batch_norm_merge(good, (count, d, d))
     with pytest.raises(ValueError, match=r"^parts\[1\]: expected .* of shape \(3,\), got float64 \(2,\)"):

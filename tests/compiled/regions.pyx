@@ -21,13 +21,13 @@ cdef extern from *:
     #endif
     typedef struct { long wanted; volatile long present, missed; long milliseconds; long* times; } census;
 
-    /* Wait in the task until this many are in theirs, or for 10 seconds; then let the last task take its time. */
+    /* Wait in the task until this many are in theirs, or for a minute; then let the last task take its time. */
     static void meet(void* context, Py_ssize_t index) {
         census* c = (census*) context;
         time_t start = time(NULL);
         COUNT(c->present);
         while (c->present < c->wanted && !c->missed)
-            if (time(NULL) - start > 10) COUNT(c->missed);
+            if (time(NULL) - start > 60) COUNT(c->missed);
         if (index == c->wanted - 1 && c->milliseconds) rest(c->milliseconds);
     }
 
