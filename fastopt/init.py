@@ -19,11 +19,11 @@ zero.
 import math
 import operator
 from collections.abc import Sequence
-from numbers import Real
 from typing import Literal, SupportsIndex, TypeAlias
 
 import numpy
 
+from fastopt._runtime.hyper import number
 from fastopt._typing import Float32Array
 
 __all__ = ["he_normal", "he_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
@@ -49,9 +49,7 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
         float32, C-contiguous.
     """
     shape = _shape(shape)
-    mean, std = _number("mean", mean), _number("std", std)
-    if std < 0.0:
-        raise ValueError(f"std: expected a finite number of at least 0, got {std!r}")
+    mean, std = number(mean, "mean"), number(std, "std", "[0, inf)")
     weight = _generator(rng).standard_normal(shape, dtype=numpy.float32)
     weight *= numpy.float32(std)
     weight += numpy.float32(mean)
@@ -74,7 +72,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
         float32, C-contiguous.
     """
     shape = _shape(shape)
-    low, high = _number("low", low), _number("high", high)
+    low, high = number(low, "low"), number(high, "high")
     if low > high:
         raise ValueError(f"low: expected at most high = {high!r}, got {low!r}")
     weight = _generator(rng).random(shape, dtype=numpy.float32)
@@ -164,14 +162,6 @@ def _generator(rng: numpy.random.Generator) -> numpy.random.Generator:
         raise TypeError("rng: expected a numpy.random.Generator such as numpy.random.default_rng(seed), "
                         f"got {type(rng).__name__}")
     return rng
-
-
-def _number(name: str, value: float) -> float:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {float(value)!r}")
-    return float(value)
 
 
 def _fans(shape: Shape, layout: Layout) -> tuple[int, int]:

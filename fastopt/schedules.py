@@ -11,60 +11,29 @@ Schedules are immutable, compare by value, can be pickled, and their repr is the
 """
 
 import math
-import operator
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import SupportsIndex
 
+from fastopt._runtime.hyper import boolean, integer, number
 from fastopt._typing import Schedule
 
 __all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "join", "linear_warmup",
            "piecewise_constant"]
 
 
-def _number(name: str, value: float, limits: str = "of at least 0",
-            fits: Callable[[float], bool] = lambda x: x >= 0.0) -> float:
-    """`value` as a float; an error unless it is finite and `fits`, which is `limits` in words."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    number = float(value)
-    if not (math.isfinite(number) and fits(number)):
-        raise ValueError(f"{name}: expected a finite number {limits}, got {number!r}")
-    return number
-
-
-def _count(name: str, value: SupportsIndex) -> int:
-    """`value` as an int ≥ 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an int, got {type(value).__name__}")
-    if number < 1:
-        raise ValueError(f"{name}: expected an int of at least 1, got {number}")
-    return number
-
-
 def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:
     """`values` as a tuple of strictly increasing ints, one fewer than the `count` of the argument named `what`."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"boundaries: expected a sequence of ints, got {type(values).__name__}")
-    boundaries = tuple(_count(f"boundaries[{i}]", value) for i, value in enumerate(values))
+    boundaries = tuple(integer(value, f"boundaries[{i}]", 1) for i, value in enumerate(values))
     if len(boundaries) != count - 1:
         raise ValueError(f"boundaries: expected one fewer than {what} ({count - 1}), got {len(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries: expected strictly increasing ints, got {list(boundaries)}")
     return boundaries
-
-
-def _bool(name: str, value: bool) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name}: expected True or False, got {value!r}")
-    return value
 
 
 def _store(schedule: Schedule, **fields: object) -> None:
@@ -86,10 +55,10 @@ class constant:
     value: float
 
     def __post_init__(self) -> None:
-        _store(self, value=_number("value", self.value))
+        _store(self, value=number(self.value, "value", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        _count("step", step)
+        integer(step, "step", 1)
         return self.value
 
 
@@ -115,13 +84,13 @@ class piecewise_constant:
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
             raise TypeError(f"values: expected a sequence of numbers, got {type(self.values).__name__}")
-        values = tuple(_number(f"values[{i}]", value) for i, value in enumerate(self.values))
+        values = tuple(number(value, f"values[{i}]", "[0, inf)") for i, value in enumerate(self.values))
         if not values:
             raise ValueError("values: expected at least one number, got none")
         _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        return self.values[bisect_left(self.boundaries, _count("step", step))]
+        return self.values[bisect_left(self.boundaries, integer(step, "step", 1))]
 
 
 @dataclass(frozen=True)
@@ -148,13 +117,13 @@ class exponential_decay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        _store(self, initial=_number("initial", self.initial),
-               decay_steps=_count("decay_steps", self.decay_steps),
-               decay_rate=_number("decay_rate", self.decay_rate, "in (0, 1]", lambda x: 0.0 < x <= 1.0),
-               staircase=_bool("staircase", self.staircase))
+        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1),
+               decay_rate=number(self.decay_rate, "decay_rate", "(0, 1]"),
+               staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = _count("step", step) - 1
+        t = integer(step, "step", 1) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial * self.decay_rate**periods
 
@@ -183,13 +152,13 @@ class inverse_time_decay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        _store(self, initial=_number("initial", self.initial),
-               decay_steps=_count("decay_steps", self.decay_steps),
-               decay_rate=_number("decay_rate", self.decay_rate),
-               staircase=_bool("staircase", self.staircase))
+        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1),
+               decay_rate=number(self.decay_rate, "decay_rate", "[0, inf)"),
+               staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = _count("step", step) - 1
+        t = integer(step, "step", 1) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial / (1.0 + self.decay_rate * periods)
 
@@ -217,12 +186,12 @@ class cosine:
     alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        _store(self, initial=_number("initial", self.initial),
-               decay_steps=_count("decay_steps", self.decay_steps),
-               alpha=_number("alpha", self.alpha, "in [0, 1]", lambda x: 0.0 <= x <= 1.0))
+        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1),
+               alpha=number(self.alpha, "alpha", "[0, 1]"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(_count("step", step) - 1, self.decay_steps)
+        t = min(integer(step, "step", 1) - 1, self.decay_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
         return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
 
@@ -252,12 +221,12 @@ class linear_warmup:
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        _store(self, peak=_number("peak", self.peak),
-               warmup_steps=_count("warmup_steps", self.warmup_steps),
-               initial=_number("initial", self.initial))
+        _store(self, peak=number(self.peak, "peak", "[0, inf)"),
+               warmup_steps=integer(self.warmup_steps, "warmup_steps", 1),
+               initial=number(self.initial, "initial", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(_count("step", step) - 1, self.warmup_steps)
+        t = min(integer(step, "step", 1) - 1, self.warmup_steps)
         if t == self.warmup_steps:
             return self.peak            # initial + (peak - initial) may round
         return self.initial + (self.peak - self.initial) * t / self.warmup_steps
@@ -297,6 +266,6 @@ class join:
                boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        step = _count("step", step)
+        step = integer(step, "step", 1)
         k = bisect_left(self.boundaries, step)
         return self.schedules[k](step - self.boundaries[k - 1] if k else step)

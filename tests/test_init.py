@@ -115,11 +115,11 @@ def test_a_bias_has_no_fan(function, rng):
      "layout: expected None, 'in_out' or 'out_in', got 'oihw'"),
     (init.xavier_uniform, {"layout": 1}, ValueError, "layout: expected None, 'in_out' or 'out_in', got 1"),
     (init.he_uniform, {"fan": "both"}, ValueError, "fan: expected 'in' or 'out', got 'both'"),
-    (init.normal, {"std": -1.0}, ValueError, "std: expected a finite number of at least 0, got -1.0"),
-    (init.normal, {"std": "1"}, TypeError, "std: expected a number, got str"),
-    (init.normal, {"mean": math.nan}, ValueError, "mean: expected a finite number, got nan"),
+    (init.normal, {"std": -1.0}, ValueError, "std: expected a number in [0, inf), got -1.0"),
+    (init.normal, {"std": "1"}, TypeError, "std: expected a number in [0, inf), got str '1'"),
+    (init.normal, {"mean": math.nan}, ValueError, "mean: expected a number in (-inf, inf), got nan"),
     (init.uniform, {"low": 1.0, "high": 0.0}, ValueError, "low: expected at most high = 0.0, got 1.0"),
-    (init.uniform, {"high": math.inf}, ValueError, "high: expected a finite number, got inf"),
+    (init.uniform, {"high": math.inf}, ValueError, "high: expected a number in (-inf, inf), got inf"),
 ])
 def test_error_names_the_argument(function, options, error, message, rng):
     before = rng.bit_generator.state

@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free, malloc, qsort
 
 from fastopt._runtime.arrays cimport (
-    DESCRIBED, acquire, clear, elements, held, holds, label, same_shape, shape_of, usable,
+    DESCRIBED, acquire, clear, elements, held, holds, label, overlap_error, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
     GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run, stream_name,
@@ -103,8 +103,7 @@ cdef class Binding:
         qsort(self.written, self.intervals, sizeof(Interval), by_start)
         for i in range(1, self.intervals):
             if self.written[i].start < self.written[i - 1].stop:
-                raise ValueError(f"{self.where(i)}: expected memory of its own, got an array that overlaps "
-                                 f"{self.where(i - 1)}")
+                raise overlap_error(self.where(i), self.where(i - 1))
         for i in range(self.count):
             for k in range(STATE, STREAMS):
                 if self.reads & self.tensors[i].given & 1u << k:
@@ -178,8 +177,7 @@ cdef class Binding:
             else:
                 high = middle
         if low < self.intervals and slot.len > 0 and self.written[low].start < <size_t> slot.buf + <size_t> slot.len:
-            raise ValueError(f"{label(self.name(i, k))}: expected memory of its own, got an array that overlaps "
-                             f"{self.where(low)}")
+            raise overlap_error(self.name(i, k), self.where(low))
         return 0
 
     cdef int bind_gradient(self, Py_ssize_t i, object grad) except -1:

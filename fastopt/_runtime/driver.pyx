@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from fastopt._runtime.arrays cimport acquire, elements, held, overlap
+from fastopt._runtime.arrays cimport acquire, elements, held, overlap, overlap_error
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 cdef Py_ssize_t CHUNK = 8192            # elements; docs/threads.md has the measurement
@@ -164,8 +164,7 @@ def apply(Rule rule not None, tuple arrays not None):
             tensor.x[k] = <float*> views[k].buf
             for j in range(k):
                 if held(&views[j]) and not (code.reads >> k & code.reads >> j & 1) and overlap(&views[k], &views[j]):
-                    raise ValueError(f"{stream_name(rule.states, k)}: expected memory of its own, got an array that "
-                                     f"overlaps {stream_name(rule.states, j)}")
+                    raise overlap_error(stream_name(rule.states, k), stream_name(rule.states, j))
         for k in range(STREAMS):
             if tensor.x[k] == NULL:
                 tensor.x[k] = tensor.x[PARAM]

@@ -1,8 +1,8 @@
 # Numbers among the arguments. An int is an int or an object with __index__; a number is what float() converts. A bool,
 # a string or bytes is neither.
 #
-# Ranges checks several numbers in one call against intervals that are known at import, integer() one int against
-# bounds that are known at the call.
+# Ranges checks several numbers in one call against intervals that are known at import; integer() and number() check one
+# whose name or bounds are known at the call.
 import operator
 import reprlib
 
@@ -135,3 +135,15 @@ cdef class Ranges:
     cdef object expected(self, Py_ssize_t i):
         text = self.intervals[i]
         return f"{'an int' if text.startswith('int ') else 'a number'} in {text.removeprefix('int ')}"
+
+
+def number(value, name, interval="(-inf, inf)"):
+    """`value` as a float in `interval`, which is written as Ranges has it."""
+    Ranges(**{name: interval})(value)
+    return float(value)
+
+
+def boolean(value, name):
+    """`value` as a bool."""
+    Ranges(**{name: "bool"})(value)
+    return bool(value)
