@@ -127,7 +127,7 @@ def thinc_adam(problem):
 # BatchNorm: classes over fastopt.bench.batchnorm.Data.
 
 
-@batch_norm("onednn", allocates=True, result=lambda parts: [part.to_dense() for part in parts])
+@batch_norm("onednn", allocates=True, result=lambda returned: [part.to_dense() for part in returned])
 class OneDNNBatchNorm(Torch):
     """oneDNN through torch, in the layout torch gives it; it takes (N, C, H, W) only."""
 
@@ -195,7 +195,7 @@ def tensorflow_cross_entropy(problem):
     """Its operator gives each row's loss and gradient; the mean over the rows is not taken."""
     op = tensorflow().raw_ops.SparseSoftmaxCrossEntropyWithLogits
     given, classes = tensorflow().constant(problem.x), tensorflow().constant(problem.labels)
-    return Contender(lambda: op(features=given, labels=classes), list, allocates=True)
+    return Contender(lambda: op(features=given, labels=classes), allocates=True)
 
 
 @contender("jax", "log_softmax", "softmax")
@@ -213,4 +213,4 @@ def jax_cross_entropy(problem):
         return -jax().numpy.take_along_axis(rows, classes[:, None], 1).mean()
 
     function, wait = jax().jit(jax().value_and_grad(loss)), jax().block_until_ready
-    return Contender(lambda: wait(function(given)), list, allocates=True)
+    return Contender(lambda: wait(function(given)), allocates=True)

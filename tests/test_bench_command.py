@@ -86,7 +86,7 @@ def test_peers_write_to_given_arrays_where_they_can():
 @pytest.mark.parametrize("wrong", [1e-3, np.nan])
 def test_a_wrong_result_is_not_timed(small, numpy_alone, monkeypatch, capsys, wrong):
     right = softmax.numpy_log_softmax
-    maker = softmax.numpy_rows(lambda x: right(x) + np.float32(wrong))
+    maker = softmax.by_numpy(lambda x: right(x) + np.float32(wrong))
     monkeypatch.setitem(CONTENDERS["log_softmax"], "numpy", maker)
     assert main(["bench", "--seconds", "0.001"]) == 1
     output = capsys.readouterr()
@@ -123,7 +123,7 @@ def test_a_result_of_an_earlier_contender_does_not_count(which, monkeypatch):
     workload = batchnorm.workload(which, (8, 3))
     prepare(workload, "fastopt")
     monkeypatch.setitem(CONTENDERS[workload.kernel], "idle", lambda problem: Contender(
-        lambda: problem.data.results if which == "backward" else [problem.data.out], list))
+        lambda: problem.data.results if which == "backward" else [problem.data.out]))
     with pytest.raises(WrongResultError, match="idle's result differs by nan"):
         prepare(workload, "idle")
 

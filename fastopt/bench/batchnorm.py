@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.bench.contenders import CONTENDERS, Contender, Workload, library, torch
+from fastopt.bench.contenders import CONTENDERS, Contender, Workload, library, parts, torch
 
 f32 = np.float32
 
@@ -89,7 +89,7 @@ def workload(which: str, shape: tuple[int, ...], last: bool = False) -> Workload
 
 
 def batch_norm(name: str, *directions: str, allocates: bool = False, one_thread: bool = False,
-               result: Callable[[Any], Sequence[Any]] = list) -> Callable[[type], type]:
+               result: Callable[[Any], Sequence[Any]] = parts) -> Callable[[type], type]:
     """Register a class whose objects are made of `Data`, and whose methods are called as the functions are and return
     (y,), (dx, dgamma, dbeta) and (y,); with `directions` only these methods."""
     def register(kind: type) -> type:

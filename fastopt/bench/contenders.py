@@ -28,8 +28,9 @@ class WrongResultError(Exception):
     """A contender's result is further from the exact one than its workload allows."""
 
 
-def one_array(returned: Any) -> Sequence[Any]:
-    return [returned]
+def parts(returned: Any) -> Sequence[Any]:
+    """Several results are a tuple or a list."""
+    return returned if isinstance(returned, (tuple, list)) else [returned]
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Contender:
 
     call: Callable[[], Any]
     """Does it once; this is what is timed. For an optimizer it is the second step: its maker has taken the first."""
-    result: Callable[[Any], Sequence[Any]] = one_array
+    result: Callable[[Any], Sequence[Any]] = parts
     """From what `call` returned to the arrays that are checked."""
     allocates: bool = False
     """Whether each call makes a new array for its result."""

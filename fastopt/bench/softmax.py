@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.bench.contenders import Contender, Workload, contender, torch
+from fastopt.bench.contenders import Contender, Maker, Workload, contender, torch
 
 PASSES = {"log_softmax": ("rw",), "softmax": ("rw",), "softmax_cross_entropy": ("rw",),
           "softmax_cross_entropy_loss": ("r-",)}
@@ -48,6 +48,10 @@ class Softmax:
         self.x, self.labels, self.out, self.part = self.data.x, self.data.labels, self.data.out, self.data.part
 
     @property
+    def arguments(self) -> list[np.ndarray]:
+        return [self.x, self.labels] if self.kernel.startswith("softmax_cross_entropy") else [self.x]
+
+    @property
     def streams(self) -> list[np.ndarray]:
         return [self.x, self.out]
 
@@ -78,38 +82,17 @@ def workload(kernel: str, shape: tuple[int, int]) -> Workload:
 
 
 ROWS = ("log_softmax", "softmax")
+WITH_OUT = (*ROWS, "softmax_cross_entropy")
 
 
-@contender("fastopt", *ROWS)
+@contender("fastopt", *WITH_OUT)
 def ours(problem: Softmax) -> Contender:
-    return Contender(functools.partial(getattr(fastopt, problem.kernel), problem.x, out=problem.out))
+    return Contender(functools.partial(getattr(fastopt, problem.kernel), *problem.arguments, out=problem.out))
 
 
-@contender("fastopt new array", *ROWS)
+@contender("fastopt new array", *WITH_OUT)
 def ours_new_array(problem: Softmax) -> Contender:
-    return Contender(functools.partial(getattr(fastopt, problem.kernel), problem.x), allocates=True)
-
-
-@contender("reference", *ROWS)
-def reference(problem: Softmax) -> Contender:
-    return Contender(functools.partial(getattr(fastopt.reference, problem.kernel), problem.x), allocates=True,
-                     one_thread=True)
-
-
-@contender("fastopt", "softmax_cross_entropy")
-def our_cross_entropy(problem: Softmax) -> Contender:
-    return Contender(functools.partial(fastopt.softmax_cross_entropy, problem.x, problem.labels, out=problem.out), list)
-
-
-@contender("fastopt new array", "softmax_cross_entropy")
-def our_cross_entropy_new_array(problem: Softmax) -> Contender:
-    return Contender(functools.partial(fastopt.softmax_cross_entropy, problem.x, problem.labels), list, allocates=True)
-
-
-@contender("reference", "softmax_cross_entropy")
-def reference_cross_entropy(problem: Softmax) -> Contender:
-    return Contender(functools.partial(fastopt.reference.softmax_cross_entropy, problem.x, problem.labels), list,
-                     allocates=True, one_thread=True)
+    return Contender(functools.partial(getattr(fastopt, problem.kernel), *problem.arguments), allocates=True)
 
 
 @contender("fastopt", "softmax_cross_entropy_loss")
@@ -117,10 +100,10 @@ def our_loss(problem: Softmax) -> Contender:
     return Contender(functools.partial(fastopt.softmax_cross_entropy_loss, problem.x, problem.labels))
 
 
-@contender("reference", "softmax_cross_entropy_loss")
-def reference_loss(problem: Softmax) -> Contender:
-    return Contender(functools.partial(fastopt.reference.softmax_cross_entropy, problem.x, problem.labels),
-                     lambda returned: returned[:1], one_thread=True)
+@contender("reference", *PASSES)
+def reference(problem: Softmax) -> Contender:
+    return Contender(functools.partial(getattr(fastopt.reference, problem.kernel), *problem.arguments),
+                     allocates=problem.kernel in WITH_OUT, one_thread=True)
 
 
 # NumPy as it is usually written.
@@ -145,18 +128,13 @@ def numpy_cross_entropy(x: np.ndarray, labels: np.ndarray) -> tuple[float, np.nd
     return float(loss), p
 
 
-def numpy_rows(function: Callable[[np.ndarray], np.ndarray]) -> Callable[[Softmax], Contender]:
-    return lambda problem: Contender(functools.partial(function, problem.x), allocates=True, one_thread=True)
+def by_numpy(function: Callable[..., Any]) -> Maker:
+    return lambda problem: Contender(functools.partial(function, *problem.arguments), allocates=True, one_thread=True)
 
 
-contender("numpy", "log_softmax")(numpy_rows(numpy_log_softmax))
-contender("numpy", "softmax")(numpy_rows(numpy_softmax))
-
-
-@contender("numpy", "softmax_cross_entropy")
-def by_numpy(problem: Softmax) -> Contender:
-    return Contender(functools.partial(numpy_cross_entropy, problem.x, problem.labels), list, allocates=True,
-                     one_thread=True)
+contender("numpy", "log_softmax")(by_numpy(numpy_log_softmax))
+contender("numpy", "softmax")(by_numpy(numpy_softmax))
+contender("numpy", "softmax_cross_entropy")(by_numpy(numpy_cross_entropy))
 
 
 # torch
@@ -185,4 +163,4 @@ def torch_cross_entropy(problem: Softmax) -> Contender:
         loss.backward()
         return loss.item(), x.grad
 
-    return Contender(run, list, allocates=True)
+    return Contender(run, allocates=True)
