@@ -105,6 +105,23 @@ def test_a_team_without_cores_is_left_alone():
     """)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_threads_that_the_system_refuses_are_done_without():
+    """No room for eight stacks: libgomp would end the process."""
+    run(ADAM + """
+    import resource
+    expected = [array.copy() for array in arrays]
+    with fastopt.num_threads(1):
+        fastopt.adam(*expected, step=1)
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**22, size + 2**22))
+    fastopt.set_num_threads(8)
+    adam()
+    assert all((a == b).all() for a, b in zip(arrays, expected))
+    adam()
+    """)
+
+
 GETENV = """
     import ctypes
     from fastopt._runtime import parallel

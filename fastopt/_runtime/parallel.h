@@ -68,6 +68,8 @@ static FASTOPT_THREAD_LOCAL int fastopt_team = 1;
     static void fastopt_block_signals(fastopt_signals* before) { (void) before; }
     static void fastopt_restore_signals(const fastopt_signals* before) { (void) before; }
 
+    static int fastopt_can_start(int count) { return count; }
+
     static long long fastopt_fetch_add(long long* value, long long n) { return _InterlockedExchangeAdd64(value, n); }
     static int fastopt_claim(int* flag) { return _InterlockedExchange((volatile long*) flag, 1) == 0; }
     static void fastopt_release(int* flag) { _InterlockedExchange((volatile long*) flag, 0); }
@@ -102,6 +104,24 @@ static FASTOPT_THREAD_LOCAL int fastopt_team = 1;
         pthread_sigmask(SIG_SETMASK, &all, before);
     }
     static void fastopt_restore_signals(const fastopt_signals* before) { pthread_sigmask(SIG_SETMASK, before, NULL); }
+
+    /* How many of `count` (at most 1024) threads the system grants at the same time. libgomp ends the process when it is
+       refused one, so this is tried before a team grows. */
+    static void* fastopt_pass(void* gate) {
+        pthread_mutex_lock((pthread_mutex_t*) gate);
+        pthread_mutex_unlock((pthread_mutex_t*) gate);
+        return NULL;
+    }
+    static int fastopt_can_start(int count) {
+        pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+        pthread_t threads[1024];
+        int started = 0;
+        pthread_mutex_lock(&gate);
+        while (started < count && pthread_create(&threads[started], NULL, fastopt_pass, &gate) == 0) started++;
+        pthread_mutex_unlock(&gate);
+        for (int k = 0; k < started; k++) pthread_join(threads[k], NULL);
+        return started;
+    }
 
     static long long fastopt_fetch_add(long long* value, long long n) {
         return __atomic_fetch_add(value, n, __ATOMIC_RELAXED);

@@ -49,6 +49,7 @@ cdef extern from "parallel.h" nogil:
         pass
     void block_signals "fastopt_block_signals"(Signals* before)
     void restore_signals "fastopt_restore_signals"(const Signals* before)
+    int can_start "fastopt_can_start"(int count)
     long long fetch_add "fastopt_fetch_add"(long long* value, long long n)
     bint claim "fastopt_claim"(int* flag)
     void release "fastopt_release"(int* flag)
@@ -97,6 +98,7 @@ cdef struct Region:
 
 cdef Share shares[MEMBERS]
 cdef int busy = 0           # a region is running: another call's work runs on its own thread
+cdef int granted = MEMBERS  # threads that the system has not refused
 
 
 cdef long long run_tasks(const Region* region, int member) noexcept nogil:
@@ -152,6 +154,16 @@ cdef void settle(const Region* region, Py_ssize_t count, long long start, long l
         multiple = min(2 * multiple, <long long> MOST)
 
 
+cdef int grown(int threads) noexcept nogil:
+    """The size that the calling thread's team can grow to. Threads that the system refuses are not asked for again."""
+    global granted
+    cdef int missing = threads - team
+    cdef int started = can_start(missing)
+    if started < missing:
+        granted = team + started
+    return team + started
+
+
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
     """Call task(context, i) once for each i in [0, count), in any order, on this many threads.
 
@@ -164,22 +176,23 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
     cdef long long start
     cdef int member
     cdef bint grows
-    threads = <int> min(<Py_ssize_t> threads, count, MEMBERS)
+    threads = <int> min(<Py_ssize_t> threads, count, granted)
     if threads < 2 or not claim(&busy):
         for i in range(count):
             task(context, i)
         return
     regions += 1
+    grows = threads > team      # OpenMP starts threads
+    if grows:
+        block_signals(&signals)
+        threads = grown(threads)
+    team = threads
     region.task, region.context, region.members = task, context, threads
     for member in range(threads):
         shares[member].begun, shares[member].next = 0, bound
         bound += count // threads + (member < count % threads)
         shares[member].end = bound
     region.environment = get_float_environment()
-    grows = threads > team      # OpenMP starts threads
-    team = threads
-    if grows:
-        block_signals(&signals)
     start = now()
     for member in prange(threads, num_threads=threads, schedule="static", chunksize=1):
         join(&region, member)
