@@ -26,24 +26,25 @@ def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: 
 
 
 def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_index: int, *,
-                   or_distributions: bool = False) -> Any:
-    """A validated C-contiguous int64 copy of labels; None if they may be distributions."""
+                   or_distributions: bool = False) -> tuple[Any, Any]:
+    """A validated C-contiguous int64 copy of labels and its Array; (None, None) if they may be distributions."""
     masked = isinstance(labels, MaskedArray)
     if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
         if (or_distributions and isinstance(labels, np.ndarray) and not masked and labels.dtype.kind not in "iu"
                 and labels.shape != rows):
-            return None
+            return None, None
         raise _refusal(labels, rows, classes, or_distributions)
     given = labels
     if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
         labels = np.minimum(labels, 2**63 - 1)      # the cast to int64 must not wrap around to a valid label
     labels = np.array(labels, np.int64, order="C")  # a copy, which no other thread can change after validation
-    wrong = dispatch.active.cross_entropy.first_wrong_label(Array(labels, "labels", kind="q"), classes, ignore_index)
+    array = Array(labels, "labels", kind="q")
+    wrong = dispatch.active.cross_entropy.first_wrong_label(array, classes, ignore_index)
     if wrong >= 0:
         index = ", ".join(str(i) for i in np.unravel_index(wrong, rows))
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
                          f"labels[{index}] = {given.flat[wrong]}")
-    return labels
+    return labels, array
 
 
 def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions: bool) -> Exception:
@@ -79,14 +80,12 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
         raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     rows, classes = shape[:-1], shape[-1]
-    label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
+    _, label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
     target = None
     if label is None:
         target = Array(labels, "labels", shape=shape)
         if count_correct:
             raise ValueError("count_correct: expected False with labels that are distributions, got True")
-    else:
-        label = Array(label, "labels", kind="q")
     weight = check_weight(class_weight, classes)
     d = slope = None
     if gradient:
@@ -99,12 +98,12 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
     divisor = 1.0
     if reduction == "mean":
         divisor = (float(x.size // classes) if label is None
-                   else kernel.normaliser(label, weight, ignore_index=ignore_index))
+                   else kernel.normaliser(label, weight, ignore_index))
     losses = np.empty(rows, np.float32) if reduction == "none" else None
+    row_losses = None if losses is None else Array(losses, "loss", writable=True)
     loss, correct = kernel.cross_entropy(
-        x, labels=label, targets=target, weight=weight, gradient=slope,
-        row_losses=None if losses is None else Array(losses, "loss", writable=True), divisor=divisor,
-        ignore_index=ignore_index, smoothing=label_smoothing, count_correct=bool(count_correct))
+        x, label, target, weight, slope, row_losses, divisor=divisor, ignore_index=ignore_index,
+        smoothing=label_smoothing, count_correct=count_correct)
     return loss if losses is None else losses, d, correct
 
 

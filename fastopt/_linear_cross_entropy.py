@@ -90,7 +90,7 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     offset = None if bias is None else Array(bias, "bias", shape=(classes,))
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     count = max(1, _LOGITS // classes) if chunk is None else integer(chunk, "chunk", 1)
-    label = integer_labels(labels, (rows,), classes, ignore_index)
+    label, checked = integer_labels(labels, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
     gradients, held = _outputs(out, given)
@@ -105,7 +105,7 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     kernel = dispatch.active.cross_entropy
     divisor = 1.0
     if reduction == "mean":
-        divisor = kernel.normaliser(Array(label, "labels", kind="q"), scale, ignore_index=ignore_index)
+        divisor = kernel.normaliser(checked, scale, ignore_index)
     losses = np.empty(rows, np.float32) if reduction == "none" else None
     count = min(count, max(rows, 1))
     logits = np.empty((count, classes), np.float32)
@@ -122,11 +122,11 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
         if bias is not None:
             z += bias
         slope = Array(z, "logits", writable=True)
+        part_labels = Array(label[start : start + count], "labels", kind="q")
+        row_losses = None if losses is None else Array(losses[start : start + count], "loss", writable=True)
         part_loss, part_correct = kernel.cross_entropy(
-            slope, labels=Array(label[start : start + count], "labels", kind="q"), targets=None, weight=scale,
-            gradient=slope, divisor=divisor, ignore_index=ignore_index, smoothing=label_smoothing,
-            row_losses=None if losses is None else Array(losses[start : start + count], "loss", writable=True),
-            count_correct=bool(count_correct))
+            slope, part_labels, None, scale, slope, row_losses, divisor=divisor, ignore_index=ignore_index,
+            smoothing=label_smoothing, count_correct=count_correct)
         loss += part_loss
         correct += part_correct
         np.matmul(z, weight, out=gradients[0][start : start + count])

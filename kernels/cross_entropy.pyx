@@ -273,7 +273,7 @@ def first_wrong_label(Array labels not None, Py_ssize_t n, long long ignore_inde
     return -1
 
 
-def normaliser(Array labels not None, Array weight, *, long long ignore_index):
+def normaliser(Array labels not None, Array weight, long long ignore_index):
     """The divisor of a mean: the number of labels that are not ignored, or the sum of their class weights."""
     cdef CrossEntropyJob job
     cdef Py_ssize_t used
@@ -285,7 +285,7 @@ def normaliser(Array labels not None, Array weight, *, long long ignore_index):
     return <double> used
 
 
-def cross_entropy(Array x not None, *, Array labels, Array targets, Array weight, Array gradient, Array row_losses,
+def cross_entropy(Array x not None, Array labels, Array targets, Array weight, Array gradient, Array row_losses, *,
                   double divisor, long long ignore_index, double smoothing, bint count_correct):
     """Return (Σ loss / divisor, number of correct labels, 0 unless count_correct); the gradient is divided too.
 
