@@ -141,10 +141,10 @@ cdef void join(Region* region, int member) noexcept nogil:
 cdef void settle(const Region* region, Py_ssize_t count, long long start, long long end) noexcept nogil:
     """Add to the credit what the region has saved; when it is used up, let calls run alone for a while."""
     global credit, multiple
-    cdef long long serial = 0       # a caller that found no task left was displaced from its core by its own team
+    cdef double serial = 0.0        # a caller that found no task left was displaced from its core by its own team
     if region.done > 0:
-        serial = (region.finished - region.began) * count // region.done        # all tasks, at the caller's pace
-    credit += serial - (end - start)
+        serial = <double> (region.finished - region.began) * count / region.done        # all tasks, at its own pace
+    credit += <long long> serial - (end - start)
     if credit > MOST_CREDIT:
         credit = MOST_CREDIT
         multiple = LEAST
@@ -167,7 +167,9 @@ cdef int grown(int threads) noexcept nogil:
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
     """Call task(context, i) once for each i in [0, count), in any order, on this many threads.
 
-    With one thread, or while another call's region is running, all of them run here.
+    With one thread or one task, or while another call's region is running, all of them run here. The team has
+    `threads` members even where tasks are fewer: libgomp ends the threads that a smaller team leaves out, and would
+    have to start them again for the next region.
     """
     global regions, team
     cdef Region region
@@ -175,13 +177,14 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
     cdef Py_ssize_t i, bound = 0
     cdef long long start
     cdef int member
-    cdef bint grows
-    threads = <int> min(<Py_ssize_t> threads, count, granted)
-    if threads < 2 or not claim(&busy):
+    cdef bint grows, first = team == 1
+    threads = min(threads, granted)
+    if threads < 2 or count < 2 or not claim(&busy):
         for i in range(count):
             task(context, i)
         return
     regions += 1
+    start = now()
     grows = threads > team      # OpenMP starts threads
     if grows:
         block_signals(&signals)
@@ -193,10 +196,9 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
         bound += count // threads + (member < count % threads)
         shares[member].end = bound
     region.environment = get_float_environment()
-    start = now()
     for member in prange(threads, num_threads=threads, schedule="static", chunksize=1):
         join(&region, member)
-    if backs_off and not grows:
+    if backs_off and not first:
         settle(&region, count, start, now())
     if grows:
         restore_signals(&signals)
