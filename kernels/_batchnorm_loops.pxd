@@ -339,9 +339,9 @@ cdef inline void write_forward_block(Forward* f, const Block* b, int flags) noex
     if b.run >= LONG_RUN:
         ahead = ahead_of(b, b.outer, b.outer_stride)
         for i in range(b.outer):
-            n = b.run if i + 1 < b.outer else b.last_run
+            n = b.run if i > 0 else b.first_run
             for c in range(b.channels):
-                at = i * b.outer_stride + c * b.run
+                at = max(i * b.outer_stride + b.first_run - b.run, 0) + c * b.run
                 write_forward(x + at, y + at, n, f.center + b.channel + c, f.factor + b.channel + c,
                               f.shift + b.channel + c, 0, flags, distance(&ahead, i))
         return
@@ -369,9 +369,9 @@ cdef inline void write_backward_rows(Backward* g, const Block* b, int flags) noe
     if b.run >= LONG_RUN:
         ahead = ahead_of(b, b.outer, b.outer_stride)
         for i in range(b.outer):
-            n = b.run if i + 1 < b.outer else b.last_run
+            n = b.run if i > 0 else b.first_run
             for c in range(b.channels):
-                at = i * b.outer_stride + c * b.run
+                at = max(i * b.outer_stride + b.first_run - b.run, 0) + c * b.run
                 write_backward(x + at, dy + at, dx + at, n, g.mean + b.channel + c, g.scale + b.channel + c,
                                g.beta + b.channel + c, g.slope + b.channel + c, g.shift + b.channel + c, 0, flags,
                                distance(&ahead, i))

@@ -71,7 +71,7 @@ cdef struct Block:
     Py_ssize_t outer                # outer indices, those of the tail included,
     Py_ssize_t outer_stride         # and from one to the next
     Py_ssize_t run                  # adjacent elements of a channel; long runs are cut in MAX_LANES
-    Py_ssize_t last_run             # the same at the last outer index
+    Py_ssize_t first_run            # the same at the first outer index
     Py_ssize_t jump                 # from the end of the last row to the block that is likely next
 
 
@@ -153,9 +153,9 @@ cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) n
         b.count = <double> length
         b.run = b.outer_stride = MAX_LANES
         b.outer = (length + MAX_LANES - 1) // MAX_LANES
-        b.last_run = length - (b.outer - 1) * MAX_LANES
+        b.first_run = length - (b.outer - 1) * MAX_LANES
     else:
-        b.run = b.last_run = b.channel_lanes = t.inner
+        b.run = b.first_run = b.channel_lanes = t.inner
         b.lanes = b.row_outer * b.channels * t.inner
         b.rows = min(t.block_rows, t.rows - index * t.block_rows)
         b.tail = t.tail if index == t.blocks - 1 else 0
