@@ -70,8 +70,8 @@ cdef struct Block:
     double count                    # values of each channel
     Py_ssize_t outer                # outer indices, those of the tail included,
     Py_ssize_t outer_stride         # and from one to the next
-    Py_ssize_t run                  # adjacent elements of a channel; long runs are cut in MAX_LANES
-    Py_ssize_t first_run            # the same at the first outer index
+    Py_ssize_t run                  # adjacent elements of a channel; long runs are cut in MAX_LANES,
+    Py_ssize_t first_run            # the first of which may be shorter: prefetching expects the last to be complete
     Py_ssize_t jump                 # from the end of the last row to the block that is likely next
 
 
