@@ -54,7 +54,8 @@ cdef struct Backward:
 
 
 # Prefetching. A tile's rows are short pieces of memory far from each other, and the processor's own prefetchers start
-# anew with each. Without these requests arrays beyond the second-level cache take 10 to 30 % longer.
+# anew with each. Measured on Zen 4 with one thread, time without these requests: (32, 64, 56, 56) forward 1.27 to 1.31,
+# backward 1.11 to 1.17 of that with them, but (256, 1024) backward, whose rows are 4 KB from each other, 0.71 to 0.91.
 
 cdef extern from *:
     """
