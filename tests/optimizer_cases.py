@@ -2,7 +2,8 @@
 
 States, optional arrays, `step` and the options that a function takes are read from its signature. The rows are used by
 test_bits.py (kernels against the reference), arguments.py (bad input), test_optimizer_*.py and test_properties.py (the
-classes), test_golden.py (torch's trajectories) and test_completeness.py (no row may be missing).
+classes), test_golden.py (torch's trajectories), test_vectorised.py (the operations of each loop) and
+test_completeness.py (no row may be missing).
 """
 
 import inspect
@@ -37,6 +38,9 @@ class Row:
     """Arguments with which the function takes all of its arrays, and those that have no default."""
     refused: dict = field(default_factory=dict)
     """Values that the function must refuse, by argument: those that REFUSED does not have."""
+    loops: tuple = ()
+    """(multiplications, divisions, square roots) of one element, for each set of the function's own flags and with no
+    shared option. Those by grad_scale and by the factor of decoupled weight decay count."""
     layerwise: bool = False
     """Whether the step depends on norms of the whole tensor."""
     torch: bool = True
@@ -44,6 +48,11 @@ class Row:
 
     def parameters(self):
         return inspect.signature(getattr(fastopt, self.function)).parameters.values()
+
+    @property
+    def family(self):
+        """The name of its module, of the kernels' too."""
+        return getattr(fastopt, self.function).__module__.removeprefix("fastopt._")
 
     @property
     def taken(self):
@@ -100,37 +109,50 @@ ROWS = [
         settings=({"lr": 0.1}, {"lr": 0.1, "momentum": 0.9}, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
         calls=(call(), call("buf", momentum=0.9), call("buf", momentum=0.9, dampening=0.3),
                call("buf", momentum=0.9, nesterov=True)),
-        valid={"lr": 0.1, "momentum": 0.9}, refused={"dampening": (float("nan"),)}),
-    Row("SGDM", "sgdm", settings=({"lr": 0.1},), calls=(call(),), refused={"beta": (1.0, -0.1)}, torch=False),
+        valid={"lr": 0.1, "momentum": 0.9}, refused={"dampening": (float("nan"),)},
+        loops=((3, 0, 0), (5, 0, 0), (6, 0, 0), (3, 0, 0), (4, 0, 0))),
+    Row("SGDM", "sgdm", settings=({"lr": 0.1},), calls=(call(),), refused={"beta": (1.0, -0.1)},
+        loops=((5, 0, 0),), torch=False),
     Row("Momentum", "momentum", settings=({"lr": 0.1}, {"lr": 0.1, "nesterov": True}),
-        calls=(call(), call(momentum=0.5, nesterov=True)), valid={"lr": 0.1}, torch=False),
+        calls=(call(), call(momentum=0.5, nesterov=True)), valid={"lr": 0.1},
+        loops=((4, 0, 0), (5, 0, 0)), torch=False),
     Row("ASGD", "asgd", settings=({"lr": 0.1, "t0": 4.0},),
         calls=(call(), call(t0=500.0, lambd=0.1, alpha=0.5)),
-        refused={"lambd": (-1.0,), "alpha": (-1.0,), "t0": (-1.0,)}),
+        refused={"lambd": (-1.0,), "alpha": (-1.0,), "t0": (-1.0,)},
+        loops=((4, 0, 0), (3, 0, 0))),
     Row("Adagrad", "adagrad", settings=({"lr": 0.1, "initial_accumulator_value": 0.1, "lr_decay": 0.01},),
-        calls=(call(), call(lr_decay=0.1, eps=1e-3, eps_inside_sqrt=True)), refused={"lr_decay": (-0.1,)}),
-    Row("Adadelta", "adadelta", settings=({},), calls=(call(), call(rho=0.5, eps=0.0)), refused={"rho": (1.0, -0.1)}),
+        calls=(call(), call(lr_decay=0.1, eps=1e-3, eps_inside_sqrt=True)), refused={"lr_decay": (-0.1,)},
+        loops=((4, 1, 1),)),
+    Row("Adadelta", "adadelta", settings=({},), calls=(call(), call(rho=0.5, eps=0.0)), refused={"rho": (1.0, -0.1)},
+        loops=((10, 1, 2),)),
     Row("RMSprop", "rmsprop",
         settings=({"lr": 0.01}, {"lr": 0.01, "momentum": 0.5, "centered": True, "eps_inside_sqrt": True}),
         calls=(call(), call(eps=1e-3, eps_inside_sqrt=True), call("grad_avg", alpha=0.9), call("buf", momentum=0.9),
                call("grad_avg", "buf", momentum=0.9, eps=1e-3)),
-        valid={"momentum": 0.9}, refused={"alpha": (1.0, -0.1)}),
+        valid={"momentum": 0.9}, refused={"alpha": (1.0, -0.1)},
+        loops=((6, 1, 1), (9, 1, 1), (7, 1, 1), (10, 1, 1))),
     Row("Adam", "adam", settings=({"lr": 0.01}, {"lr": 0.01, "amsgrad": True, "eps_hat": True}),
         calls=(call(), call("vmax", betas=(0.8, 0.95)), call(eps_hat=True, eps=1e-3),
-               call(eps=0.0, betas=(0.0, 0.0)))),
+               call(eps=0.0, betas=(0.0, 0.0))),
+        loops=((8, 1, 1), (8, 1, 1))),
     Row("AdamW", "adam", settings=({"lr": 0.01, "weight_decay": 0.1},)),
-    Row("Adamax", "adamax", settings=({"lr": 0.01},), calls=(call(),)),
+    Row("Adamax", "adamax", settings=({"lr": 0.01},), calls=(call(),),
+        loops=((6, 1, 0),)),
     Row("NAdam", "nadam", settings=({"lr": 0.01},), calls=(call(), call(momentum_decay=0.1, betas=(0.8, 0.99))),
-        refused={"momentum_decay": (-0.1,)}),
-    Row("RAdam", "radam", settings=({"lr": 0.01},), calls=(call(), call(betas=(0.5, 0.6), eps=1e-3))),
+        refused={"momentum_decay": (-0.1,)},
+        loops=((9, 1, 1),)),
+    Row("RAdam", "radam", settings=({"lr": 0.01},), calls=(call(), call(betas=(0.5, 0.6), eps=1e-3)),
+        loops=((8, 0, 0), (8, 1, 1))),
     Row("Lion", "lion", settings=({"lr": 0.01, "weight_decay": 0.1},), calls=(call(), call(betas=(0.0, 0.5))),
-        torch=False),
+        loops=((7, 0, 0),), torch=False),
     Row("Rprop", "rprop", settings=({"lr": 0.01},),
         calls=(call(), call(etas=(0.25, 3.0), step_sizes=(0.01, 1.0))),
-        refused={"etas": ((1.0, 1.2), (0.5, 1.0), 0.5), "step_sizes": ((-1.0, 50.0), (1.0, 0.5))}),
+        refused={"etas": ((1.0, 1.2), (0.5, 1.0), 0.5), "step_sizes": ((-1.0, 50.0), (1.0, 0.5))},
+        loops=((5, 0, 0),)),
     Row("LARS", "lars", settings=({"lr": 1.0},),
         calls=(call(), call(momentum=0.5, trust_coefficient=0.02, eps=0.0)),
-        valid={"lr": 0.1}, refused={"trust_coefficient": (0.0,)}, layerwise=True, torch=False),
+        valid={"lr": 0.1}, refused={"trust_coefficient": (0.0,)},
+        loops=((4, 0, 0),), layerwise=True, torch=False),
     Row("LAMB", "lamb", settings=({"lr": 0.01},),
         calls=(call(), call(betas=(0.8, 0.95), eps=1e-3), call(weight_decay=0.0)), layerwise=True, torch=False),
 ]

@@ -50,6 +50,11 @@ class TestEveryOptimizer:
         assert any(other.calls for other in ROWS if other.function == row.function), \
             f"tests/optimizer_cases.py: no calls of {row.function}"
 
+    def test_has_its_loops_counted(self, row):
+        """A layerwise one may have loops of its own: test_vectorised.py."""
+        assert row.layerwise or any(other.loops for other in ROWS if other.function == row.function), \
+            f"tests/optimizer_cases.py: {row.function} has no loops"
+
     def test_every_hyper_parameter_is_refused_some_value(self, row):
         """Those of bool type need no row: TypeError is the rule's, for True or False alone."""
         refused = {name for function in FUNCTIONS if function.name == row.function for name, _ in function.refused}

@@ -2,9 +2,9 @@
 
 An optimizer is compiled once per combination of flags. If gcc gives up on one of these loops its results stay the same
 and only its time grows, so the results cannot show it; the number of instructions on full vectors can. The least number
-follows from the formulas: a vectorised loop holds each of its multiplications, divisions and square roots once.
-(Its remainder runs in narrower vectors at v3 and v4. At baseline it shares their registers, so that level is not
-counted.)
+follows from the formulas (`loops` in optimizer_cases.py): a vectorised loop holds each of its multiplications,
+divisions and square roots once. (Its remainder runs in narrower vectors at v3 and v4. At baseline it shares their
+registers, so that level is not counted.)
 """
 
 import importlib.util
@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 
 import pytest
+from optimizer_cases import ROWS
 
 from fastopt._runtime import dispatch
 
@@ -25,21 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 REGISTERS = {"v3": "%ymm", "v4": "%zmm"}
 
-ELEMENTWISE = {
-    "adam": [("adam", 8, 1, 1), ("adam, amsgrad", 8, 1, 1), ("adamax", 6, 1, 0), ("nadam", 9, 1, 1),
-             ("radam", 8, 0, 0), ("radam, rectified", 8, 1, 1)],
-    "sgd": [("sgd", 3, 0, 0), ("sgd, momentum", 5, 0, 0), ("sgd, Nesterov", 6, 0, 0), ("sgd, first step", 3, 0, 0),
-            ("sgd, first step, Nesterov", 4, 0, 0), ("momentum", 4, 0, 0), ("momentum, Nesterov", 5, 0, 0),
-            ("sgdm", 5, 0, 0), ("asgd", 4, 0, 0), ("asgd, first step", 3, 0, 0)],
-    "adaptive": [("adagrad", 4, 1, 1), ("adadelta", 10, 1, 2), ("rmsprop", 6, 1, 1), ("rmsprop, centred", 9, 1, 1),
-                 ("rmsprop, momentum", 7, 1, 1), ("rmsprop, both", 10, 1, 1)],
-    "sign": [("lion", 7, 0, 0), ("rprop", 5, 0, 0)],
-    "layerwise": [("lars", 4, 0, 0)],
-}
-"""By module: (loop, multiplications, divisions, square roots) of one element with no shared flag set.
-
-Among the multiplications are those by grad_scale and by the factor of decoupled weight decay.
-"""
+KERNELS = sorted({row.family for row in ROWS})
 
 
 def shared(multiplications, divisions, roots):
@@ -67,13 +54,15 @@ def packed(path, register):
 
 
 @pytest.mark.parametrize("level", REGISTERS)
-@pytest.mark.parametrize("kernel", ELEMENTWISE)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_every_loop_is_vectorised(kernel, level):
     if kernel not in dispatch.kernels_at(level):
         pytest.skip(f"{kernel} is not built at {level}")
     expected = Counter()
-    for _, *operations in ELEMENTWISE[kernel]:
-        expected += shared(*operations)
+    for row in ROWS:
+        if row.family == kernel:
+            for operations in row.loops:
+                expected += shared(*operations)
     if kernel == "layerwise":
         expected += lamb(level)
     found = packed(importlib.util.find_spec(f"fastopt._isa.{level}.{kernel}").origin, REGISTERS[level])
