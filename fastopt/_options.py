@@ -65,7 +65,7 @@ class Options(OptionsWithoutDecay, total=False):
 
     Notes
     -----
-    `lion`, `lamb` and `rprop` define their own weight_decay and take no decoupled_weight_decay.
+    A function whose own signature has weight_decay gives it its own meaning and takes no decoupled_weight_decay.
     """
 
     weight_decay: float
@@ -196,3 +196,12 @@ def pair(name: str, values: Any) -> tuple[float, float]:
     except (TypeError, ValueError):
         raise TypeError(f"{name}: expected two numbers, got {values!r}") from None
     return first, second
+
+
+def triple(name: str, values: Any) -> tuple[float, float, float]:
+    """The same for three numbers."""
+    try:
+        first, second, third = values
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected three numbers, got {values!r}") from None
+    return first, second, third
