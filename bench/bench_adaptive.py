@@ -1,4 +1,4 @@
-"""adagrad, adadelta and rmsprop.
+"""adagrad, adadelta, rmsprop and adan.
 
     pytest bench/bench_adaptive.py
 """
@@ -34,12 +34,23 @@ def numpy_centred(p, g, v, grad_avg, buf):
     p -= 0.01 * buf
 
 
+def numpy_adan(p, g, m, v, n, prev):
+    d = g - prev
+    m[...] = 0.98 * m + 0.02 * g
+    v[...] = 0.92 * v + 0.08 * d
+    n[...] = 0.99 * n + 0.01 * (g + 0.92 * d) ** 2
+    prev[...] = g
+    u = m / (1 - 0.98**2) + 0.92 * v / (1 - 0.92**2)
+    p -= 1e-3 * u / (np.sqrt(n / (1 - 0.99**2)) + 1e-8)
+
+
 CASES = [
     add_case(Case("adagrad", numpy_adagrad, torch=("Adagrad", {}))),
     add_case(Case("adadelta", numpy_adadelta, torch=("Adadelta", {}))),
     add_case(Case("rmsprop", numpy_rmsprop, torch=("RMSprop", {}))),
     add_case(Case("rmsprop", numpy_centred, {"momentum": 0.9}, torch=("RMSprop", {"centered": True, "momentum": 0.9}),
                   note="(centred, momentum)")),
+    add_case(Case("adan", numpy_adan)),
 ]
 WORKLOADS = [workload for case in CASES for workload in tensors(case)]
 

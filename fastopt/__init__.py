@@ -2,7 +2,7 @@
 
 from fastopt import convert, init, reference, schedules
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
-from fastopt._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
+from fastopt._adaptive import Adadelta, Adagrad, Adan, RMSprop, adadelta, adagrad, adan, rmsprop
 from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
 from fastopt._batchnorm_fold import batch_norm_fold
 from fastopt._batchnorm_layer import BatchNorm
@@ -29,12 +29,12 @@ from fastopt._state_file import load_state, save_state
 __version__ = "0.1.0"
 
 __all__ = [
-    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchGradientSums",
-    "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop",
-    "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "asgd", "batch_norm_backward", "batch_norm_backward_sums",
-    "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums",
-    "batch_norm_statistics", "convert", "get_num_threads", "hardmax", "init", "lamb", "lars", "linear_cross_entropy",
-    "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam",
-    "reference", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd", "sgdm", "show_config",
-    "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
+    "BatchGradientSums", "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam",
+    "RMSprop", "Rprop", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd", "batch_norm_backward",
+    "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge",
+    "batch_norm_merge_sums", "batch_norm_statistics", "convert", "get_num_threads", "hardmax", "init", "lamb", "lars",
+    "linear_cross_entropy", "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum", "nadam",
+    "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd",
+    "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
 ]

@@ -1,10 +1,21 @@
-"""Adagrad, Adadelta, RMSprop: functions on one parameter and classes for a whole model."""
+"""Adagrad, Adadelta, RMSprop, Adan: functions on one parameter and classes for a whole model."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, Checked, ModelOptions, Options, Rate, check_options
+from fastopt._options import (
+    Array,
+    Checked,
+    ModelOptions,
+    ModelOptionsWithoutDecay,
+    Options,
+    OptionsWithoutDecay,
+    Rate,
+    check_options,
+    check_own_decay,
+    triple,
+)
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 
@@ -13,6 +24,8 @@ _adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="[0, inf)
 _adadelta_ranges = Ranges(lr="[0, inf)", rho="[0, 1)", eps="[0, inf)")
 _rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)", centered="bool",
                          eps_inside_sqrt="bool")
+_adan_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{f"betas[{i}]": "[0, 1)" for i in range(3)},
+                      eps="[0, inf)", weight_decay="[0, inf)", no_prox="bool")
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
@@ -240,3 +253,88 @@ class RMSprop(Optimizer):
     @staticmethod
     def _states(hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
         return "v", "grad_avg" if hyper["centered"] else None, "buf" if hyper["momentum"] else None
+
+
+def _adan_rule(step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool,
+               options: Checked) -> Any:
+    beta1, beta2, beta3 = triple("betas", betas)
+    _adan_ranges(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox)
+    return dispatch.active.adaptive.adan(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox, options)
+
+
+def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *, step: int, lr: float = 1e-3,
+         betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8, weight_decay: float = 0.0,
+         no_prox: bool = False, **options: Unpack[OptionsWithoutDecay]) -> None:
+    """Update one parameter in place by Adan: Adam with Nesterov's momentum, estimated from gradient differences.
+
+    With the gradient g (scaled, clipped and regularised by l1: `fastopt.Options`), the previous one, g′, and
+    t = ``step``::
+
+        d = g − g′                           0 at step 1
+        m ← β₁ · m + (1 − β₁) · g
+        v ← β₂ · v + (1 − β₂) · d
+        n ← β₃ · n + (1 − β₃) · (g + β₂ · d)²
+        u = (α · m + γ · v) / (√n + ε′)
+        p ← (p − u) / (1 + lr · weight_decay)      p · (1 − lr · weight_decay) − u with no_prox
+        g′ ← g
+
+        α = lr · √(1 − β₃ᵗ) / (1 − β₁ᵗ)      γ = lr · β₂ · √(1 − β₃ᵗ) / (1 − β₂ᵗ)      ε′ = eps · √(1 − β₃ᵗ)
+
+    Parameters
+    ----------
+    param, m, v, n, prev : float32 arrays of one shape
+        The parameter, the averages of the gradient, of its differences and of the squares (zeros before the first
+        step), and the previous gradient (read from step 2 on), C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    step : int
+        1 at the first update.
+    lr, betas, eps : float, (float, float, float), float
+        Learning rate ≥ 0, decay of the averages in [0, 1), eps ≥ 0.
+    weight_decay : float
+        Decoupled: ≥ 0. It acts as a proximal step, after the update.
+    no_prox : bool
+        Shrink the parameter by lr · weight_decay before the update instead, as AdamW does.
+    **options
+        L1 regularisation, clipping and averaging: see `fastopt.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Xie et al. 2022, arXiv:2208.06677, in the form of the authors' code (github.com/sail-sg/Adan): bias corrections, eps
+    on the corrected root, and betas that multiply the old average, which are 1 − β of the paper's algorithm 1. Same
+    bits as ``fastopt.reference.adan``.
+    """
+    apply(
+        _adan_rule(step, lr, betas, eps, weight_decay, no_prox, check_own_decay(adan, options)),
+        param, grad, options.get("average"), m, v, n, prev,
+    )
+
+
+class Adan(Optimizer):
+    """Adan for a whole model: ``Adan(lr=0.001).update(params, grads)``.
+
+    Parameters
+    ----------
+    lr, betas, eps, weight_decay, no_prox
+        As in `fastopt.adan`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay: weight_decay is
+        decoupled here.
+
+    Notes
+    -----
+    State: m, v, n and prev. The formula is `fastopt.adan`'s.
+    """
+
+    _rule = staticmethod(_adan_rule)
+    _state_names = ("m", "v", "n", "prev")
+    _not_decoupled = "its weight_decay is decoupled"
+
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8,
+                 weight_decay: float = 0.0, no_prox: bool = False, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, no_prox=no_prox), options)

@@ -9,18 +9,25 @@
 #                                   d = 1 / (√(w + ε₁) + ε₂)
 #                                   p ← p · (1 − lr · λ) − lr · g · d
 #   with momentum:                  b ← μ · b + g · d;  p ← p · (1 − lr · λ) − lr · b
+# adan (Xie et al. 2022):           d = g − g′, 0 at the first step;  g′ ← g
+#                                   m ← β₁ · m + (1 − β₁) · g;  v ← β₂ · v + (1 − β₂) · d
+#                                   n ← β₃ · n + (1 − β₃) · (g + β₂ · d)²
+#                                   u = (α · m + γ · v) / (√n + ε′)
+#                                   p ← (p − u) / (1 + lr · λ),  or p · (1 − lr · λ) − u without the proximal form
 #
-# torch.optim's forms. One of ε₁ and ε₂ is 0: eps stands inside or outside the root. The clamp in the centred form
-# keeps a difference that rounding made negative from becoming NaN.
+# torch.optim's forms, and for adan the authors' with its bias corrections in the scalars. One of ε₁ and ε₂ is 0: eps
+# stands inside or outside the root. The clamp in the centred form keeps a difference that rounding made negative from
+# becoming NaN.
 
-from libc.math cimport sqrtf
+from libc.math cimport pow, sqrt, sqrtf
 
-from _optimizer cimport FIRST, OWN, OWN2, SECOND, THIRD, Common, set_common, specialise
+from _optimizer cimport FIRST, FOURTH, OWN, OWN2, SECOND, THIRD, Common, set_common, specialise
 from fastopt._runtime.driver cimport Rule
 
 cdef enum:
     CENTERED = OWN
     BUFFERED = OWN2     # rmsprop with momentum
+    FIRST_STEP = OWN    # adan's
 
 cdef struct Adaptive:
     Common common
@@ -133,4 +140,62 @@ def rmsprop(double lr, double alpha, double eps, bint eps_inside_sqrt, bint cent
     if momentum != 0.0:
         s.common.flags |= BUFFERED
         rule.uses |= THIRD
+    return rule
+
+
+# adan
+
+cdef struct Adan:
+    Common common
+    float beta1
+    float beta2
+    float beta3
+    float one_minus_beta1
+    float one_minus_beta2
+    float one_minus_beta3
+    float alpha
+    float gamma
+    float eps
+    float after         # 1 / (1 + lr · λ) in the proximal form, otherwise 1
+
+
+cdef inline float adan_element(const void* scalars, float p, float g, float* m, float* v, float* n, float* prev,
+                               int flags) noexcept nogil:
+    cdef const Adan* s = <const Adan*> scalars
+    cdef float d = <float> 0.0 if flags & FIRST_STEP else g - prev[0]
+    cdef float ahead = g + s.beta2 * d
+    m[0] = s.beta1 * m[0] + s.one_minus_beta1 * g
+    v[0] = s.beta2 * v[0] + s.one_minus_beta2 * d
+    n[0] = s.beta3 * n[0] + s.one_minus_beta3 * (ahead * ahead)
+    prev[0] = g
+    return (p * s.common.keep - (s.alpha * m[0] + s.gamma * v[0]) / (sqrtf(n[0]) + s.eps)) * s.after
+
+
+cdef void adan_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept nogil:
+    cdef Adan s = (<const Adan*> scalars)[0]
+    if s.common.flags & FIRST_STEP:
+        specialise(adan_element, &s, x, n, FIRST_STEP, FIRST | SECOND | THIRD, FIRST | SECOND | THIRD | FOURTH)
+    else:
+        specialise(adan_element, &s, x, n, 0, FIRST | SECOND | THIRD | FOURTH, FIRST | SECOND | THIRD | FOURTH)
+
+
+def adan(long long step, double lr, double beta1, double beta2, double beta3, double eps, double weight_decay,
+         bint no_prox, object common):
+    """The rule of step `step`."""
+    cdef Rule rule = Rule.__new__(Rule)
+    cdef Adan* s = <Adan*> rule.block
+    cdef double t = <double> step
+    cdef double root = sqrt(1.0 - pow(beta3, t))
+    set_common(rule, lr, common, 1.0 - lr * weight_decay if no_prox else 1.0)
+    s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
+    s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
+    s.beta3, s.one_minus_beta3 = beta3, 1.0 - beta3
+    s.alpha = lr * root / (1.0 - pow(beta1, t))
+    s.gamma = lr * beta2 * root / (1.0 - pow(beta2, t))
+    s.eps = eps * root
+    s.after = 1.0 if no_prox else 1.0 / (1.0 + lr * weight_decay)
+    if step == 1:
+        s.common.flags |= FIRST_STEP
+    rule.fn, rule.cost, rule.states = adan_rule, 0.7, ("m", "v", "n", "prev")
+    rule.uses |= FIRST | SECOND | THIRD | FOURTH
     return rule

@@ -1,4 +1,4 @@
-"""Adagrad, Adadelta and RMSprop against hand-computed steps."""
+"""Adagrad, Adadelta, RMSprop and Adan against hand-computed steps."""
 
 import numpy as np
 import pytest
@@ -58,3 +58,23 @@ def test_centred_rmsprop_survives_constant_gradients():
 def test_rmsprop_with_momentum_wants_its_buffer():
     with pytest.raises(TypeError, match="^buf: expected"):
         fastopt.rmsprop(np.zeros(2, np.float32), np.ones(2, np.float32), np.zeros(2, np.float32), momentum=0.9)
+
+
+def test_adan_by_hand():
+    """Gradients 2 and 3: d = 0, then 1; at step 1 u = lr, at step 2 ĝ = 3.5 and n = 0.75 · 4 / 4 + 0.25 · 12.25."""
+    param, m, v, n = (np.zeros(1, np.float32) for _ in range(4))
+    prev = np.full(1, 7.0, np.float32)      # not read at step 1
+    options = dict(lr=0.1, betas=(0.5, 0.5, 0.75), eps=0.0)
+    fastopt.adan(param, np.full(1, 2.0, np.float32), m, v, n, prev, step=1, **options)
+    np.testing.assert_allclose((m[0], v[0], n[0], prev[0], param[0]), (1.0, 0.0, 1.0, 2.0, -0.1), rtol=1e-6)
+    fastopt.adan(param, np.full(1, 3.0, np.float32), m, v, n, prev, step=2, **options)
+    np.testing.assert_allclose((m[0], v[0], n[0], prev[0]), (2.0, 0.5, 3.8125, 3.0), rtol=1e-6)
+    u = 0.1 * (2.0 / 0.75 + 0.5 * 0.5 / 0.75) / np.sqrt(3.8125 / (1 - 0.75**2))
+    np.testing.assert_allclose(param[0], -0.1 - u, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("no_prox", "expected"), [(False, (2.0 - 0.1) / 1.05), (True, 2.0 * 0.95 - 0.1)])
+def test_adan_decays_after_the_step_or_before_it(no_prox, expected):
+    param, (m, v, n, prev) = np.full(1, 2.0, np.float32), np.zeros((4, 1), np.float32)
+    fastopt.adan(param, np.ones(1, np.float32), m, v, n, prev, step=1, lr=0.1, weight_decay=0.5, no_prox=no_prox)
+    np.testing.assert_allclose(param[0], expected, rtol=1e-6)

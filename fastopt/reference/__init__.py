@@ -1,7 +1,7 @@
 """The written definition of every result: the same names and signatures in plain NumPy."""
 
 from fastopt.reference._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
-from fastopt.reference._adaptive import Adadelta, Adagrad, RMSprop, adadelta, adagrad, rmsprop
+from fastopt.reference._adaptive import Adadelta, Adagrad, Adan, RMSprop, adadelta, adagrad, adan, rmsprop
 from fastopt.reference._batchnorm import (
     BatchNorm,
     batch_norm_backward,
@@ -21,8 +21,8 @@ from fastopt.reference._sign import Lion, Rprop, lion, rprop
 from fastopt.reference._softmax import hardmax, log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
-    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "BatchNorm", "Lion",
-    "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "asgd",
+    "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "BatchNorm",
+    "Lion", "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
     "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "hardmax", "lamb", "lars",
     "linear_cross_entropy", "lion", "log_softmax", "log_softmax_backward", "momentum", "nadam", "radam", "rmsprop",

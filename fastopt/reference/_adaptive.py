@@ -1,11 +1,12 @@
-"""Steps divided by a root of the gradients' squares: Adagrad, Adadelta, RMSprop."""
+"""Steps divided by a root of the gradients' squares: Adagrad, Adadelta, RMSprop, Adan."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 
-from fastopt._options import ModelOptions, Options, Rate
+from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, OptionsWithoutDecay, Rate
 from fastopt.reference._common import Array, complete, decayed, gradient, update_average
 from fastopt.reference._optimizer import Optimizer
 
@@ -60,6 +61,28 @@ def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, 
     update_average(param, o)
 
 
+def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *, step: int, lr: float = 1e-3,
+         betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8, weight_decay: float = 0.0,
+         no_prox: bool = False, **options: Unpack[OptionsWithoutDecay]) -> None:
+    """See `fastopt.adan`."""
+    o = complete(adan, options)
+    f = param.dtype.type
+    beta1, beta2, beta3 = betas
+    root = math.sqrt(1.0 - beta3**step)
+    alpha, gamma = lr * root / (1.0 - beta1**step), lr * beta2 * root / (1.0 - beta2**step)
+    g = gradient(param, grad, o)
+    d = np.zeros_like(g) if step == 1 else g - prev
+    m[...] = f(beta1) * m + f(1.0 - beta1) * g
+    v[...] = f(beta2) * v + f(1.0 - beta2) * d
+    ahead = g + f(beta2) * d
+    n[...] = f(beta3) * n + f(1.0 - beta3) * (ahead * ahead)
+    prev[...] = g
+    u = (f(alpha) * m + f(gamma) * v) / (np.sqrt(n) + f(eps * root))
+    before, after = (1.0 - lr * weight_decay, 1.0) if no_prox else (1.0, 1.0 / (1.0 + lr * weight_decay))
+    param[...] = (decayed(param, lr, 0.0, before) - u) * f(after)
+    update_average(param, o)
+
+
 class Adagrad(Optimizer):
     """See `fastopt.Adagrad`."""
 
@@ -95,3 +118,13 @@ class RMSprop(Optimizer):
 
     def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         return ("v", *(["grad_avg"] if hyper["centered"] else []), *(["buf"] if hyper["momentum"] else []))
+
+
+class Adan(Optimizer):
+    """See `fastopt.Adan`."""
+
+    _function = staticmethod(adan)
+
+    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8,
+                 weight_decay: float = 0.0, no_prox: bool = False, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, no_prox=no_prox), options)
