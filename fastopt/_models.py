@@ -11,14 +11,14 @@ from fastopt._runtime.hyper import Ranges
 _step_count_range = Ranges(step_count="int [0, 9e18]")
 
 
-def paired(params: Params, grads: Grads) -> tuple[list[Any], list[Array], list[Any]]:
-    """Return keys, parameters and gradients as lists of one length."""
+def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[Any], list[Array], list[Any]]:
+    """Return keys, parameters and gradients as lists of one length; `source` is what messages call the gradients."""
     if isinstance(params, Mapping):
         if not isinstance(grads, Mapping):
-            raise TypeError(f"grads: expected a dict like params, got {type(grads).__name__}")
+            raise TypeError(f"{source}: expected a dict like params, got {type(grads).__name__}")
         if params.keys() != grads.keys():
             missing, extra = [key for key in params if key not in grads], [key for key in grads if key not in params]
-            raise ValueError("grads: expected the keys of params, got "
+            raise ValueError(f"{source}: expected the keys of params, got "
                              + " and ".join([f"none for {key!r}" for key in missing]
                                             + [f"{key!r}, which params does not have" for key in extra]))
         keys = list(params)
@@ -28,10 +28,10 @@ def paired(params: Params, grads: Grads) -> tuple[list[Any], list[Array], list[A
     if not isinstance(params, Iterable):
         raise TypeError(f"params: expected a dict, a sequence or an array, got {type(params).__name__}")
     if isinstance(grads, (Mapping, np.ndarray)) or not isinstance(grads, Iterable):
-        raise TypeError(f"grads: expected a sequence like params, got {type(grads).__name__}")
+        raise TypeError(f"{source}: expected a sequence like params, got {type(grads).__name__}")
     params, grads = list(params), list(grads)
     if len(params) != len(grads):
-        raise ValueError(f"grads: expected {len(params)} arrays, one for each of params, got {len(grads)}")
+        raise ValueError(f"{source}: expected {len(params)} arrays, one for each of params, got {len(grads)}")
     return list(range(len(params))), params, grads
 
 

@@ -207,7 +207,7 @@ class Optimizer:
         kept = self._bound, self._steps, self.state
         try:
             if bound is not self._bound:
-                self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
+                self._adopt(bound)
             rules = self._rules(bound.groups, bound.makers, before + 1, lr, grad_scale)
             bound.binding.apply(rules, ordered, self._counter)
         except BaseException:
@@ -303,6 +303,10 @@ class Optimizer:
             arrays.append((param, None, *map(state[key].get, streams)))
         binding = Binding(keys, arrays, self._state_names, members)
         return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
+
+    def _adopt(self, bound: Bound) -> None:
+        """Make these arrays those that are bound."""
+        self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
 
     def _own(self, key: Any, param: Array) -> dict[str, Any]:
         """The hyper-parameters that differ for this parameter."""

@@ -68,11 +68,13 @@ cdef class Binding:
     cdef bint busy
     cdef list params                    # the arrays bound, in order
     cdef bint numbered                  # whether keys are 0, 1, …
+    cdef object source                  # what the user calls the gradients of this call
 
     def __cinit__(self, list keys, list arrays, tuple states, list groups, unsigned reads=0):
         cdef Py_ssize_t i, k
         cdef Py_buffer* row
         self.keys, self.states, self.count, self.reads = keys, states, len(arrays), reads | 1 << GRAD
+        self.source = "grads"
         if not (len(keys) == len(groups) == self.count and STATE + len(states) <= STREAMS):
             raise ValueError("keys, arrays, groups: expected the same length")
         if any([len(streams) != STATE + len(states) for streams in arrays]):
@@ -159,7 +161,7 @@ cdef class Binding:
         return found
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
-        return (("params", "grads")[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
+        return (("params", self.source)[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
                 self.keys[tensor])
 
     cdef object where(self, Py_ssize_t interval):
@@ -195,15 +197,18 @@ cdef class Binding:
         self.tensors[i].x[GRAD] = <float*> slot.buf
         return 0
 
-    def apply(self, list rules not None, list grads not None, Counter counter not None):
-        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]; count the step. All or nothing."""
-        self.step(rules, grads, counter)
+    def apply(self, list rules not None, list grads not None, Counter counter not None, object source="grads"):
+        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]; count the step. All or nothing.
+
+        `source` is what error messages call the gradients.
+        """
+        self.step(rules, grads, counter, source)
 
     def measure(self, Rule rule not None, list grads not None):
         """Return the first of rule's sums over all gradients, added in order. Nothing is written."""
-        return self.step([rule] * max(self.rules, 1), grads, None)
+        return self.step([rule] * max(self.rules, 1), grads, None, "grads")
 
-    cdef double step(self, list rules, list grads, Counter counter) except? -1.0:
+    cdef double step(self, list rules, list grads, Counter counter, object source) except? -1.0:
         """Run the rules and move the counter on; without one, add up what they measure."""
         cdef Compiled* code = NULL
         cdef double* sums = NULL
@@ -216,12 +221,12 @@ cdef class Binding:
         cdef Py_ssize_t k
         cdef Py_buffer* slot
         if len(grads) != self.count:
-            raise ValueError(f"grads: expected {self.count} arrays, got {len(grads)}")
+            raise ValueError(f"{source}: expected {self.count} arrays, got {len(grads)}")
         if count < self.rules:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
         if self.busy:
             raise RuntimeError("update: expected one call at a time, got a second while another thread's is running")
-        self.busy = True
+        self.busy, self.source = True, source
         try:
             code = <Compiled*> malloc(max(count, 1) * sizeof(Compiled))
             if code == NULL:
