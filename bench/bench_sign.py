@@ -1,4 +1,4 @@
-"""lion and rprop.
+"""lion, rprop and sophia.
 
     pytest bench/bench_sign.py
 """
@@ -23,9 +23,16 @@ def numpy_rprop(p, g, prev, step_size):
     p -= np.sign(prev) * step_size
 
 
+def numpy_sophia(p, g, m, h):
+    p *= np.float32(1 - 1e-4 * 0.1)
+    m[...] = 0.965 * m + 0.035 * g
+    p -= 1e-4 * np.clip(m / np.maximum(0.04 * h, 1e-12), -1, 1)
+
+
 CASES = [
     add_case(Case("lion", numpy_lion)),
     add_case(Case("rprop", numpy_rprop, torch=("Rprop", {}), initial={"step_size": 0.01})),
+    add_case(Case("sophia", numpy_sophia, passes=("urur",), initial={"h": 1.0})),
 ]
 WORKLOADS = [workload for case in CASES for workload in tensors(case)]
 

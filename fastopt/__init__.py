@@ -22,7 +22,7 @@ from fastopt._options import Options, UpdateInfo
 from fastopt._runtime.config import show_config
 from fastopt._runtime.threads import get_num_threads, num_threads, set_num_threads
 from fastopt._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
-from fastopt._sign import Lion, Rprop, lion, rprop
+from fastopt._sign import Lion, Rprop, Sophia, lion, rprop, sophia
 from fastopt._softmax import hardmax, log_softmax, log_softmax_backward, softmax, softmax_backward
 from fastopt._state_file import load_state, save_state
 
@@ -31,10 +31,11 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
     "BatchGradientSums", "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam",
-    "RMSprop", "Rprop", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd", "batch_norm_backward",
-    "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge",
-    "batch_norm_merge_sums", "batch_norm_statistics", "convert", "get_num_threads", "hardmax", "init", "lamb", "lars",
-    "linear_cross_entropy", "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum", "nadam",
-    "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd",
-    "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "RMSprop", "Rprop", "Sophia", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
+    "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
+    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "get_num_threads", "hardmax",
+    "init", "lamb", "lars", "linear_cross_entropy", "lion", "load_state", "log_softmax", "log_softmax_backward",
+    "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state", "schedules",
+    "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_loss", "sophia",
 ]

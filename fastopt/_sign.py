@@ -1,16 +1,30 @@
-"""Lion and Rprop: functions on one parameter and classes for a whole model."""
+"""Lion, Rprop and Sophia: functions on one parameter and classes for a whole model."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
 
+from fastopt._models import paired
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate, check_own_decay, pair
+from fastopt._options import (
+    Array,
+    Checked,
+    Grads,
+    ModelOptionsWithoutDecay,
+    OptionsWithoutDecay,
+    Params,
+    Rate,
+    check_own_decay,
+    pair,
+)
 from fastopt._runtime import dispatch
+from fastopt._runtime.binding import Counter
 from fastopt._runtime.hyper import Ranges
 
 _lion_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
 _rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",
                           "step_sizes[1]": "[0, inf)"})
+_sophia_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}, rho="[0, inf)",
+                        eps="(0, inf)")
 _lr_range = Ranges(lr="[0, inf)")
 
 
@@ -170,3 +184,120 @@ class Rprop(Optimizer):
     @classmethod
     def _initial(cls, name: str, hyper: Mapping[str, Any]) -> float:
         return hyper["lr"] if name == "step_size" else 0.0
+
+
+def _sophia_rule(step: int, lr: float, betas: tuple[float, float], rho: float, eps: float, options: Checked,
+                 estimated: bool = False) -> Any:
+    beta1, beta2 = pair("betas", betas)
+    _sophia_ranges(lr, beta1, beta2, rho, eps)
+    return dispatch.active.sign.sophia(lr, beta1, beta2, rho, eps, estimated, options)
+
+
+def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None = None, *, lr: float = 1e-4,
+           betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04, eps: float = 1e-12, weight_decay: float = 0.1,
+           **options: Unpack[OptionsWithoutDecay]) -> None:
+    """Update one parameter in place by Sophia: momentum over the Hessian's diagonal, clipped elementwise.
+
+    With the gradient g (scaled, clipped and regularised by l1: `fastopt.Options`)::
+
+        m ← β₁ · m + (1 − β₁) · g
+        h ← β₂ · h + (1 − β₂) · hessian      if hessian is given
+        p ← p · (1 − lr · weight_decay) − lr · min(max(m / max(rho · h, eps), −1), 1)
+
+    Parameters
+    ----------
+    param, m, h : float32 arrays of one shape
+        The parameter, its momentum and the average of the Hessian's diagonal (zeros before the first step),
+        C-contiguous, updated in place.
+    grad : float32 array of the same shape
+        Read only.
+    hessian : float32 array of the same shape, optional
+        An estimate of the Hessian's diagonal at the parameter, at the steps that have one (every tenth in the paper);
+        read only. Of a loss averaged over B examples Sophia-G's (Gauss–Newton–Bartlett) is B · ĝ², where ĝ is the
+        gradient for labels sampled from the model's own predictions. It is not scaled by grad_scale or clipped.
+    lr, betas : float, (float, float)
+        Learning rate ≥ 0, β₁ and β₂ in [0, 1).
+    rho : float
+        ≥ 0; the larger, the fewer elements are clipped (the paper's γ).
+    eps : float
+        > 0.
+    weight_decay : float
+        Decoupled, as in the paper.
+    **options
+        L1 regularisation, clipping and averaging: see `fastopt.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in `fastopt.adam`; nothing has been written then.
+
+    Notes
+    -----
+    Liu et al. 2023, arXiv:2305.14342, algorithm 3. The defaults and the name rho are those of the authors' first code
+    (github.com/Liuhong99/Sophia), which multiplies h by B at the step instead of the estimate and adds 1e-15 to
+    rho · B · h. While h is 0 or negative the step is lr · sign(m) (for |m| ≥ eps). Same bits as
+    ``fastopt.reference.sophia``.
+    """
+    checked = check_own_decay(sophia, options, weight_decay, "decoupled_weight_decay")
+    apply(
+        _sophia_rule(1, lr, betas, rho, eps, checked, hessian is not None),
+        param, grad, options.get("average"), m, h, hessian,
+    )
+
+
+class Sophia(Optimizer):
+    """Sophia for a whole model: ``Sophia(lr=1e-4).update(params, grads)``.
+
+    At the steps that have an estimate of the Hessian's diagonal, ``update_hessian(params, hessians)`` comes first.
+
+    Parameters
+    ----------
+    lr, betas, rho, eps, weight_decay
+        As in `fastopt.sophia`; lr may be a function of the step (1-based), see `fastopt.schedules`.
+    **options
+        Those of every optimizer class (see `fastopt.Optimizer`), except decoupled_weight_decay: weight_decay is
+        decoupled here.
+
+    Notes
+    -----
+    State: m and h. The formula is `fastopt.sophia`'s.
+    """
+
+    _rule = staticmethod(_sophia_rule)
+    _state_names = ("m", "h")
+    _decay = "decoupled_weight_decay"
+    _not_decoupled = "its weight_decay is decoupled"
+
+    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
+                 eps: float = 1e-12, weight_decay: float = 0.1, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, rho=rho, eps=eps), dict(options, weight_decay=weight_decay))
+
+    def update_hessian(self, params: Params, hessians: Grads) -> None:
+        """Take an estimate of the Hessian's diagonal into its average h, in one native call; count no step.
+
+        Parameters
+        ----------
+        params : dict, sequence or array
+            As in `update`. They are not changed.
+        hessians : dict, sequence or array
+            One estimate for each parameter, as `hessian` of `fastopt.sophia`, under the same keys or in the same order;
+            never written. They are not looked at by clip_norm or skip_nonfinite.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that is not as described. Nothing has changed then.
+        """
+        keys, arrays, ordered = paired(params, hessians, "hessians")
+        bound, step = self._bound, self.step_count + 1
+        lr = self._lr_at(step)
+        if bound is None or keys != bound.keys or not bound.binding.holds(arrays):
+            bound = self._bind(keys, arrays, step, lr)
+        self._rules(bound.groups, bound.makers, step, lr, 1.0)      # checks what per_param returned
+        rules = []
+        for group in bound.groups:
+            _, beta2 = pair("betas", group.own.get("betas", self._hyper["betas"]))
+            rules.append(dispatch.active.sign.sophia_hessian(beta2))
+        bound.binding.apply(rules, ordered, Counter(), "hessians")
+        if bound is not self._bound:
+            self._adopt(bound)

@@ -54,7 +54,7 @@ def optimizer(row):
         row.function,
         lambda rng: {"param": f32(rng, 3, 40), "grad": f32(rng, 3, 40),
                      **{state: positive(rng, 3, 40) for state in states}},
-        written=("param", *states),
+        written=("param", *(state for state in states if state not in row.read)),
         options={**({"step": 2} if "step" in row.taken else {}), **row.valid, "average_decay": 0.9},
         refused=tuple((name, value) for name, values in refused.items() for value in values),
     )

@@ -38,6 +38,8 @@ class Row:
     """Arguments with which the function takes all of its arrays, and those that have no default."""
     refused: dict = field(default_factory=dict)
     """Values that the function must refuse, by argument: those that REFUSED does not have."""
+    read: tuple = ()
+    """Optional arrays that are not state: the function only reads them."""
     loops: tuple = ()
     """(multiplications, divisions, square roots) of one element, for each set of the function's own flags and with no
     shared option. Those by grad_scale and by the factor of decoupled weight decay count."""
@@ -154,6 +156,10 @@ ROWS = [
         calls=(call(), call(etas=(0.25, 3.0), step_sizes=(0.01, 1.0))),
         refused={"etas": ((1.0, 1.2), (0.5, 1.0), 0.5), "step_sizes": ((-1.0, 50.0), (1.0, 0.5))},
         loops=((5, 0, 0),)),
+    Row("Sophia", "sophia", settings=({"lr": 0.01},),
+        calls=(call(), call("hessian"), call("hessian", betas=(0.5, 0.9), rho=1.0, eps=1e-3, weight_decay=0.0)),
+        read=("hessian",), refused={"rho": (-0.1,), "eps": (0.0, float("nan"))},
+        loops=((6, 1, 0), (8, 1, 0)), torch=False),
     Row("LARS", "lars", settings=({"lr": 1.0},),
         calls=(call(), call(momentum=0.5, trust_coefficient=0.02, eps=0.0)),
         valid={"lr": 0.1}, refused={"trust_coefficient": (0.0,)},

@@ -17,14 +17,15 @@ from fastopt.reference._cross_entropy import softmax_cross_entropy, softmax_cros
 from fastopt.reference._layerwise import LAMB, LARS, lamb, lars
 from fastopt.reference._linear_cross_entropy import linear_cross_entropy
 from fastopt.reference._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
-from fastopt.reference._sign import Lion, Rprop, lion, rprop
+from fastopt.reference._sign import Lion, Rprop, Sophia, lion, rprop, sophia
 from fastopt.reference._softmax import hardmax, log_softmax, log_softmax_backward, softmax, softmax_backward
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan", "BatchNorm",
-    "Lion", "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
-    "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
-    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "hardmax", "lamb", "lars",
-    "linear_cross_entropy", "lion", "log_softmax", "log_softmax_backward", "momentum", "nadam", "radam", "rmsprop",
-    "rprop", "sgd", "sgdm", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "Lion", "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "Sophia", "adadelta", "adagrad", "adam", "adamax", "adan",
+    "asgd", "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward",
+    "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "hardmax", "lamb",
+    "lars", "linear_cross_entropy", "lion", "log_softmax", "log_softmax_backward", "momentum", "nadam", "radam",
+    "rmsprop", "rprop", "sgd", "sgdm", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_loss", "sophia",
 ]

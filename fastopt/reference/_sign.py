@@ -1,12 +1,12 @@
-"""Steps by the sign of a gradient: Lion, Rprop."""
+"""Steps by the sign of a gradient: Lion, Rprop; and by a clipped ratio, Sophia."""
 
 from collections.abc import Mapping
 from typing import Any, Unpack
 
 import numpy as np
 
-from fastopt._options import ModelOptionsWithoutDecay, OptionsWithoutDecay, Rate
-from fastopt.reference._common import Array, complete, decayed, gradient, update_average
+from fastopt._options import Grads, ModelOptionsWithoutDecay, OptionsWithoutDecay, Params, Rate
+from fastopt.reference._common import Array, complete, decayed, gradient, greater, update_average
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -40,6 +40,22 @@ def rprop(param: Array, grad: Array, prev: Array, step_size: Array, *, etas: tup
     update_average(param, o)
 
 
+def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None = None, *, lr: float = 1e-4,
+           betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04, eps: float = 1e-12, weight_decay: float = 0.1,
+           **options: Unpack[OptionsWithoutDecay]) -> None:
+    """See `fastopt.sophia`."""
+    o = complete(sophia, options)
+    f = param.dtype.type
+    beta1, beta2 = betas
+    g = gradient(param, grad, o)
+    m[...] = f(beta1) * m + f(1.0 - beta1) * g
+    if hessian is not None:
+        h[...] = f(beta2) * h + f(1.0 - beta2) * hessian
+    u = np.clip(m / greater(f(rho) * h, f(eps)), f(-1), f(1))
+    param[...] = decayed(param, lr, weight_decay) - f(lr) * u
+    update_average(param, o)
+
+
 class Lion(Optimizer):
     """See `fastopt.Lion`."""
 
@@ -62,3 +78,28 @@ class Rprop(Optimizer):
 
     def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         return hyper["lr"] if name == "step_size" else 0.0
+
+
+class Sophia(Optimizer):
+    """See `fastopt.Sophia`."""
+
+    _function = staticmethod(sophia)
+
+    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
+                 eps: float = 1e-12, weight_decay: float = 0.1, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, rho=rho, eps=eps, weight_decay=weight_decay), options)
+
+    def update_hessian(self, params: Params, hessians: Grads) -> None:
+        """As `fastopt.Sophia.update_hessian`."""
+        if isinstance(params, np.ndarray):
+            params, hessians = [params], [hessians]
+        by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
+        given = dict(hessians if isinstance(hessians, Mapping) else enumerate(hessians))
+        for key, param in by_key.items():
+            f = param.dtype.type
+            hyper = {**self._hyper, **self._per_param(key, param)}
+            if key not in self.state:
+                self.state[key], self.steps[key] = self._new_state(param, hyper), 0
+            _, beta2 = hyper["betas"]
+            h = self.state[key]["h"]
+            h[...] = f(beta2) * h + f(1.0 - beta2) * np.asarray(given[key], param.dtype)
