@@ -17,11 +17,11 @@ cdef enum:
     ACCUMULATORS = 64   # of a sum: enough that no addition waits for the one before
 
 # Numbers of arrays updated, only read and only written, as three digits: literals in the loops.
-FORMS = (110, 210, 310, 410, 220, 120, 111, 100, 10, 20, 11, 21)
+FORMS = (110, 210, 310, 410, 510, 220, 120, 111, 100, 10, 20, 11, 21)
 
 cdef enum:
-    READ = 4            # in Pass.array: up to four updated arrays, two only read, one only written
-    WRITTEN = 6
+    READ = 5            # in Pass.array: up to five updated arrays, two only read, one only written
+    WRITTEN = 7
     MOST = 4            # passes on each chunk
 
 cdef struct Pass:
@@ -36,7 +36,7 @@ cdef struct Streams:
     double* sums                    # one for each chunk
 
 
-cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, IN r, IN s, INOUT w, Py_ssize_t n, float share,
+cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, INOUT e, IN r, IN s, INOUT w, Py_ssize_t n, float share,
                       int updated, int read, int written) noexcept nogil:
     cdef Py_ssize_t i
     cdef float mean
@@ -45,6 +45,7 @@ cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, IN r, IN s, INOUT w, P
         mean += b[i] if updated > 1 else <float> -0.0
         mean += c[i] if updated > 2 else <float> -0.0
         mean += d[i] if updated > 3 else <float> -0.0
+        mean += e[i] if updated > 4 else <float> -0.0
         mean += r[i] if read > 0 else <float> -0.0
         mean += s[i] if read > 1 else <float> -0.0
         mean *= share
@@ -52,6 +53,7 @@ cdef inline void move(INOUT a, INOUT b, INOUT c, INOUT d, IN r, IN s, INOUT w, P
         if updated > 1: b[i] = mean
         if updated > 2: c[i] = mean
         if updated > 3: d[i] = mean
+        if updated > 4: e[i] = mean
         if written > 0: w[i] = mean
 
 
@@ -76,8 +78,8 @@ cdef inline double pass_over(const Pass* x, Py_ssize_t start, Py_ssize_t n, int 
                              int written) noexcept nogil:
     if updated == 0 and written == 0:
         return add(x.array[READ] + start, x.array[READ + 1] + start, n, read)
-    move(x.array[0] + start, x.array[1] + start, x.array[2] + start, x.array[3] + start, x.array[READ] + start,
-         x.array[READ + 1] + start, x.array[WRITTEN] + start, n, x.share, updated, read, written)
+    move(x.array[0] + start, x.array[1] + start, x.array[2] + start, x.array[3] + start, x.array[4] + start,
+         x.array[READ] + start, x.array[READ + 1] + start, x.array[WRITTEN] + start, n, x.share, updated, read, written)
     return 0.0
 
 
@@ -86,6 +88,7 @@ cdef inline double one_pass(const Pass* x, Py_ssize_t start, Py_ssize_t n) noexc
     elif x.form == 210: return pass_over(x, start, n, 2, 1, 0)
     elif x.form == 310: return pass_over(x, start, n, 3, 1, 0)
     elif x.form == 410: return pass_over(x, start, n, 4, 1, 0)
+    elif x.form == 510: return pass_over(x, start, n, 5, 1, 0)
     elif x.form == 220: return pass_over(x, start, n, 2, 2, 0)
     elif x.form == 120: return pass_over(x, start, n, 1, 2, 0)
     elif x.form == 111: return pass_over(x, start, n, 1, 1, 1)

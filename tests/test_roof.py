@@ -7,7 +7,7 @@ from helpers import AWKWARD, THREADS, assert_same_bits, unaligned
 import fastopt
 from fastopt.bench.roof import bytes_per_element, roof
 
-FORMS = ["ur", "uru", "uruu", "uruuu", "urur", "rur", "u", "rw", "rrw", "urw"]
+FORMS = ["ur", "uru", "uruu", "uruuu", "uruuuu", "urur", "rur", "u", "rw", "rrw", "urw"]
 SUMS = ["r", "rr", "r-", "-r-"]
 
 
