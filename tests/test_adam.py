@@ -86,3 +86,11 @@ def test_adamax_keeps_the_largest_gradient():
     fastopt.adamax(param, np.ones(1, np.float32), m, u, step=2, lr=0.1)
     np.testing.assert_allclose(u, 3.996, rtol=1e-6)
     np.testing.assert_allclose(param, -0.1 - 0.1 / (1 - 0.81) * (0.9 * 0.4 + 0.1) / 3.996, rtol=1e-5)
+
+
+def test_nadam_by_hand():
+    """Without momentum_decay μ = β₁ / 2 = 0.4 at every step: g = 2, m = 0.4, the step is lr · (2 + 0.16 / 0.84) / 2."""
+    param, m, v = (np.zeros(1, np.float32) for _ in range(3))
+    fastopt.nadam(param, np.full(1, 2.0, np.float32), m, v, step=1, lr=0.1, betas=(0.8, 0.75), eps=0.0,
+                  momentum_decay=0.0)
+    np.testing.assert_allclose((m[0], v[0], param[0]), (0.4, 1.0, -0.1 * (1.0 + 0.08 / 0.84)), rtol=1e-6)

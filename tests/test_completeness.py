@@ -29,6 +29,12 @@ def benchmarks():
         path.read_text("utf-8") for path in Path(fastopt.__file__).parent.glob("bench/*.py"))
 
 
+def test_every_optimizer_class_is_public():
+    made = {kind.__name__ for base in (fastopt.Optimizer, *fastopt.Optimizer.__subclasses__())
+            for kind in base.__subclasses__() if kind.__module__.startswith("fastopt.")}
+    assert made <= set(fastopt.__all__), f"fastopt/__init__.py: {made - set(fastopt.__all__)} not in __all__"
+
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_class_has_a_row(name):
     assert name in {row.name for row in ROWS}, f"{name} has no row in tests/optimizer_cases.py"
@@ -70,8 +76,12 @@ class TestEveryOptimizer:
         assert of_function - of_class <= {"decoupled_weight_decay"}
         assert of_class - of_function <= {"lr", "amsgrad", "centered", "initial_accumulator_value"}
 
+    def test_has_steps_computed_by_hand(self, row):
+        path = f"tests/test_{row.family}.py"
+        assert f"fastopt.{row.function}(" in text(path), f"{path}: no test calls fastopt.{row.function}"
+
     def test_is_measured(self, row):
-        assert f'"{row.function}"' in benchmarks(), f"bench/: no row measures {row.function}"
+        assert f'"{row.function}"' in benchmarks(), f"bench/bench_{row.family}.py: no Case measures {row.function}"
 
     def test_is_in_the_readme(self, row):
         for name in (row.name, row.function):
