@@ -10,6 +10,7 @@ from golden.record import ROWS as RECORDED
 from optimizer_cases import ROWS, taken_by
 
 import fastopt
+from fastopt._runtime import dispatch
 
 ROOT = Path(__file__).parents[1]
 CLASSES = [name for name in fastopt.__all__ if isinstance(getattr(fastopt, name), type)
@@ -51,6 +52,10 @@ class TestEveryOptimizer:
         for name in (row.name, row.function):
             assert name in fastopt.__all__, f"fastopt/__init__.py: {name} is not in __all__"
             assert name in fastopt.reference.__all__, f"fastopt/reference/__init__.py: {name} is not in __all__"
+
+    def test_has_a_kernel(self, row, level):
+        assert hasattr(getattr(dispatch.active, row.family), row.function), \
+            f"kernels/{row.family}.pyx has no {row.function} at {level}"
 
     def test_is_compared_with_the_reference(self, row):
         assert any(other.calls for other in ROWS if other.function == row.function), \
