@@ -41,6 +41,11 @@ optimizers: list[fastopt.Optimizer] = [fastopt.Momentum(), fastopt.RMSprop(), fa
 
 assert_type(fastopt.adam(params["w"], grads["w"], params["w"], params["w"], step=1, lr=0.1, weight_decay=0.01), None)
 assert_type(fastopt.sgd(params["w"], grads["w"], lr=0.1), None)
+fastopt.Adan(betas=(0.98, 0.92, 0.99), weight_decay=0.02, no_prox=True).update(params, grads)
+sophia = fastopt.Sophia(lr=1e-4, rho=0.04)
+assert_type(sophia.update_hessian(params, grads), None)
+fastopt.sophia(params["w"], grads["w"], params["w"], params["w"], grads["w"], lr=0.1)
+fastopt.sophia(params["w"], grads["w"], params["w"], params["w"], None, l1=0.1)
 
 # Errors: mypy would report an unused "type: ignore" here.
 fastopt.Adam(lr="0.1")  # type: ignore[arg-type]
@@ -51,4 +56,6 @@ opt.update(params, grads, 0.5)  # type: ignore[call-arg]
 opt.update({"w": np.zeros(3)}, grads)  # type: ignore[arg-type]
 opt.step_count = 3  # type: ignore[misc]
 fastopt.sgd(params["w"], grads["w"], 0.1)  # type: ignore[call-arg, arg-type]
+fastopt.Adan(betas=(0.98, 0.92))  # type: ignore[arg-type]
+sophia.update(params, grads, grads)  # type: ignore[call-arg, arg-type]
 fastopt.sgd([0.1], grads["w"], lr=0.1)  # type: ignore[arg-type]
