@@ -4,18 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import (
-    Array,
-    Checked,
-    ModelOptions,
-    ModelOptionsWithoutDecay,
-    Options,
-    Rate,
-    check_options,
-    pair,
-)
+from fastopt._options import Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options, pair
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import LearningRate as Rate
 
 _BETAS = {"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}
 _ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, inf)")

@@ -5,19 +5,19 @@ from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
-    Array,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
     Options,
     OptionsWithoutDecay,
-    Rate,
     check_options,
     check_own_decay,
     triple,
 )
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import LearningRate as Rate
 
 _adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="[0, inf)", eps="[0, inf)",
                          eps_inside_sqrt="bool")

@@ -38,9 +38,12 @@ class BatchNorm:
         self.num_features = num_features
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
         self.unbiased, self.relu = unbiased, relu
-        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+        self.gamma: Float32Array = np.ones(num_features, np.float32)
+        self.beta: Float32Array = np.zeros(num_features, np.float32)
+        self.dgamma: Float32Array = np.zeros(num_features, np.float32)
+        self.dbeta: Float32Array = np.zeros(num_features, np.float32)
+        self.running_mean: Float32Array = np.zeros(num_features, np.float32)
+        self.running_var: Float32Array = np.ones(num_features, np.float32)
         self._cache: BatchNormCache | None = None
 
     def forward(self, x: Float32Array, training: bool = True, *, out: Float32Array | None = None) -> Float32Array:

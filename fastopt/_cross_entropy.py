@@ -1,6 +1,6 @@
 """Softmax cross-entropy: loss and gradient in one pass over the logits."""
 
-from typing import Any, Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
 from numpy.ma import MaskedArray
@@ -107,6 +107,31 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
     return loss if losses is None else losses, d, correct
 
 
+@overload
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+                          ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                          class_weight: Float32Array | None = ..., count_correct: Literal[False] = ...,
+                          out: Float32Array | None = ...) -> tuple[float, Float32Array]: ...
+@overload
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+                          ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                          class_weight: Float32Array | None = ..., count_correct: Literal[True],
+                          out: Float32Array | None = ...) -> tuple[float, Float32Array, int]: ...
+@overload
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+                          ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                          class_weight: Float32Array | None = ..., count_correct: Literal[False] = ...,
+                          out: Float32Array | None = ...) -> tuple[Float32Array, Float32Array]: ...
+@overload
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+                          ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                          class_weight: Float32Array | None = ..., count_correct: Literal[True],
+                          out: Float32Array | None = ...) -> tuple[Float32Array, Float32Array, int]: ...
+@overload
+def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = ...,
+                          ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                          class_weight: Float32Array | None = ..., count_correct: bool = ...,
+                          out: Float32Array | None = ...) -> tuple[Any, ...]: ...
 def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
                           ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
                           class_weight: Float32Array | None = None, count_correct: bool = False,
@@ -169,6 +194,31 @@ def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reducti
     return (loss, d, correct) if count_correct else (loss, d)
 
 
+@overload
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+                               ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                               class_weight: Float32Array | None = ...,
+                               count_correct: Literal[False] = ...) -> float: ...
+@overload
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+                               ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                               class_weight: Float32Array | None = ...,
+                               count_correct: Literal[True]) -> tuple[float, int]: ...
+@overload
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+                               ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                               class_weight: Float32Array | None = ...,
+                               count_correct: Literal[False] = ...) -> Float32Array: ...
+@overload
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+                               ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                               class_weight: Float32Array | None = ...,
+                               count_correct: Literal[True]) -> tuple[Float32Array, int]: ...
+@overload
+def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = ...,
+                               ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
+                               class_weight: Float32Array | None = ...,
+                               count_correct: bool = ...) -> Any: ...
 def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
                                ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
                                class_weight: Float32Array | None = None, count_correct: bool = False) -> Any:

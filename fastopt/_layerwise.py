@@ -4,19 +4,19 @@ from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
-    Array,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
     Options,
     OptionsWithoutDecay,
-    Rate,
     check_options,
     check_own_decay,
     pair,
 )
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import LearningRate as Rate
 
 _lars_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", trust_coefficient="(0, inf)", eps="[0, inf)")
 _lamb_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"},

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from fastopt._options import Array, Grads, Params, State
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import Grads, Params, State
 
 _step_count_range = Ranges(step_count="int [0, 9e18]")
 

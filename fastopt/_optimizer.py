@@ -9,12 +9,7 @@ import numpy as np
 from fastopt._models import checked_state, paired
 from fastopt._options import (
     DEFAULTS,
-    Array,
-    Grads,
     ModelOptions,
-    Params,
-    Rate,
-    State,
     UpdateInfo,
     check_options,
     check_own_decay,
@@ -25,6 +20,9 @@ from fastopt._options import (
 from fastopt._runtime import dispatch, driver
 from fastopt._runtime.binding import Binding, Counter
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import Grads, Params, State
+from fastopt._typing import LearningRate as Rate
 
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
 _skip_range = Ranges(skip_nonfinite="bool")

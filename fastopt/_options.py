@@ -4,21 +4,13 @@ import functools
 import inspect
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array, PerParam
 
-Array = NDArray[np.float32]
-Params = Mapping[Any, Array] | Iterable[Array] | Array
-Grads = Mapping[Any, Any] | Iterable[Any] | NDArray[Any]
 Checked = tuple[float, bool, float, float, float, float, float, bool]
-State = dict[Any, dict[str, Array]]
-Rate = float | Callable[[int], float]
-"""A learning rate, or a function of the step's number (1-based) that returns one: see `fastopt.schedules`."""
 
 
 class _Shared(TypedDict, total=False):
@@ -32,7 +24,7 @@ class OptionsWithoutDecay(_Shared, total=False):
     """`Options` without weight_decay and decoupled_weight_decay, for a function that defines its own weight_decay."""
 
     grad_scale: float
-    average: Array | None
+    average: Float32Array | None
 
 
 class Options(OptionsWithoutDecay, total=False):
@@ -77,7 +69,7 @@ class ModelOptionsWithoutDecay(_Shared, total=False):
 
     clip_norm: float | None
     skip_nonfinite: bool
-    per_param: Callable[[Any, Array], Mapping[str, Any]] | None
+    per_param: PerParam | None
 
 
 class ModelOptions(ModelOptionsWithoutDecay, total=False):

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Array, Checked, ModelOptions, Options, Rate, check_options
+from fastopt._options import Checked, ModelOptions, Options, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import LearningRate as Rate
 
 _sgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
 _momentum_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", nesterov="bool")

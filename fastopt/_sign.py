@@ -5,20 +5,13 @@ from typing import Any, Unpack
 
 from fastopt._models import paired
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import (
-    Array,
-    Checked,
-    Grads,
-    ModelOptionsWithoutDecay,
-    OptionsWithoutDecay,
-    Params,
-    Rate,
-    check_own_decay,
-    pair,
-)
+from fastopt._options import Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay, pair
 from fastopt._runtime import dispatch
 from fastopt._runtime.binding import Counter
 from fastopt._runtime.hyper import Ranges
+from fastopt._typing import Float32Array as Array
+from fastopt._typing import Grads, Params
+from fastopt._typing import LearningRate as Rate
 
 _lion_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
 _rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",

@@ -21,5 +21,7 @@ LearningRate: TypeAlias = float | Schedule
 PerParam: TypeAlias = Callable[[Any, Float32Array], Mapping[str, Any]]
 """From a parameter's key and array to the hyper-parameters that differ for it."""
 
+State: TypeAlias = dict[Any, dict[str, Float32Array]]
+"""An optimizer's state arrays, by the parameter's key and the state's name."""
 StateDict: TypeAlias = dict[str, Any]
 """Nested dicts of arrays, numbers and strings: what `state_dict` returns and `save_state` writes."""

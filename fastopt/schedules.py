@@ -266,6 +266,6 @@ class join:
                boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        step = integer(step, "step", 1)
-        k = bisect_left(self.boundaries, step)
-        return self.schedules[k](step - self.boundaries[k - 1] if k else step)
+        count: int = integer(step, "step", 1)
+        k = bisect_left(self.boundaries, count)
+        return self.schedules[k](count - self.boundaries[k - 1] if k else count)

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_same_bits
 
 import fastopt
-from fastopt.reference._common import norm
+from fastopt.reference._formula import norm
 
 
 def test_norm_is_right(rng):

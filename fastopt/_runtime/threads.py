@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fastopt._runtime.hyper import Ranges
 _request = Ranges(num_threads="int [1, 1024]")
 
 
-def set_num_threads(num_threads):
+def set_num_threads(num_threads: int | None) -> None:
     """Set how many threads the kernels may use in this process.
 
     Parameters
@@ -19,6 +20,11 @@ def set_num_threads(num_threads):
     num_threads : int or None
         At least 1. None goes back to the default: ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else as many
         as OpenMP offers within the process's CPU affinity and its cgroup's CPU quota.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but None or an int in [1, 1024].
 
     Notes
     -----
@@ -33,19 +39,24 @@ def set_num_threads(num_threads):
         parallel.set_process_request(num_threads)
 
 
-def get_num_threads():
+def get_num_threads() -> int:
     """Return how many threads a large enough call made here and now would use."""
     return parallel.threads()
 
 
 @contextmanager
-def num_threads(num_threads):
-    """Use so many threads in the calls that this Python thread makes inside the ``with`` block.
+def num_threads(num_threads: int) -> Iterator[None]:
+    """Use this many threads in the calls that this Python thread makes inside the ``with`` block.
 
     Parameters
     ----------
     num_threads : int
         At least 1. Other Python threads keep theirs; blocks nest.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For anything but an int in [1, 1024].
     """
     _request(num_threads)
     before = parallel.swap_thread_request(num_threads)
@@ -55,7 +66,7 @@ def num_threads(num_threads):
         parallel.swap_thread_request(before)
 
 
-def _environment():
+def _environment() -> int:
     """FASTOPT_NUM_THREADS as a number, 0 when it is not set."""
     text = os.environ.get("FASTOPT_NUM_THREADS", "").strip()
     if not text:
@@ -68,9 +79,9 @@ def _environment():
     return number
 
 
-def cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgroup")):
+def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
     """CPUs that this process's cgroup, or one above it, may use, rounded up; 0 when there is no limit."""
-    limits = []
+    limits: list[float | None] = []
     try:
         lines = membership.read_text(errors="surrogateescape").splitlines()
     except OSError:
@@ -89,11 +100,11 @@ def cgroup_quota(root=Path("/sys/fs/cgroup"), membership=Path("/proc/self/cgroup
             limits.append(read(group))
             if group == base:
                 break
-    limits = [limit for limit in limits if limit is not None]
-    return max(1, math.ceil(min(limits))) if limits else 0
+    known = [limit for limit in limits if limit is not None]
+    return max(1, math.ceil(min(known))) if known else 0
 
 
-def _quota_v2(group):
+def _quota_v2(group: Path) -> float | None:
     try:
         quota, period = (group / "cpu.max").read_text().split()
         return None if quota == "max" else int(quota) / int(period)
@@ -101,7 +112,7 @@ def _quota_v2(group):
         return None
 
 
-def _quota_v1(group):
+def _quota_v1(group: Path) -> float | None:
     try:
         quota = int((group / "cpu.cfs_quota_us").read_text())
         period = int((group / "cpu.cfs_period_us").read_text())

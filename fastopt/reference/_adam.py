@@ -6,8 +6,9 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, Rate
-from fastopt.reference._common import Array, complete, decayed, gradient, greater, update_average
+from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options
+from fastopt._typing import LearningRate as Rate
+from fastopt.reference._formula import Array, complete, decayed, gradient, greater, update_average
 from fastopt.reference._optimizer import Optimizer
 
 

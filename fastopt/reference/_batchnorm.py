@@ -5,9 +5,13 @@ result of the kernels equal to this one bit for bit. The words row, lane, block 
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
+
+from fastopt.reference._formula import Array
 
 MIN_LANES, MAX_LANES, MIN_ROWS, MAX_ROWS, BLOCK_VALUES, BLOCKS_MULTIPLE = 64, 1024, 64, 256, 16384, 2
 
@@ -17,35 +21,32 @@ quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 class BatchStatistics(NamedTuple):
     """See `fastopt.BatchStatistics`."""
 
-    count: int
-    mean: np.ndarray
-    m2: np.ndarray
+    count: int  # type: ignore[assignment]
+    mean: Array
+    m2: Array
 
 
 class BatchGradientSums(NamedTuple):
     """See `fastopt.BatchGradientSums`."""
 
-    dy: np.ndarray
-    dy_x: np.ndarray
+    dy: Array
+    dy_x: Array
 
 
 class BatchNormCache:
     """x, and four float64 numbers for each channel: mean, invstd, scale = gamma · invstd, beta."""
 
-    def __init__(self, x, channel_axis, saved, training, relu, count):
-        self.x, self.channel_axis, self.saved = x, channel_axis, saved
+    def __init__(self, x: Array, channel_axis: int, saved: Array, training: bool, relu: bool, count: int) -> None:
+        self.x: Any = x
+        self.channel_axis, self.saved = channel_axis, saved
         self.training, self.relu, self.count = training, relu, count
+        self.mean, self.invstd, self.scale, self.beta = saved
 
-    mean = property(lambda self: self.saved[0])
-    invstd = property(lambda self: self.saved[1])
-    scale = property(lambda self: self.saved[2])
-    beta = property(lambda self: self.saved[3])
-
-    def release(self):
+    def release(self) -> None:
         self.x = None
 
 
-def grouped(array, x, axis):
+def grouped(array: Array, x: Array, axis: int) -> Array:
     """A view of `array`, which has the shape and layout of x, as (outer, channels, inner) in the order of memory."""
     if not x.flags.c_contiguous:        # a view of channels-last memory
         array, x, axis = np.moveaxis(array, axis, -1), np.moveaxis(x, axis, -1), -1
@@ -57,19 +58,19 @@ def grouped(array, x, axis):
     return view
 
 
-def empty_like(x):
+def empty_like(x: Array) -> Array:
     """An array of x's shape and layout."""
     return np.empty_like(x, order="C" if x.flags.c_contiguous else "K")
 
 
 # The order of sums.
 
-def row_outer_of(channels, inner):
+def row_outer_of(channels: int, inner: int) -> int:
     """Outer indices in a row."""
     return max(MIN_LANES // (channels * inner), 1)
 
 
-def rows_of_block(rows, most):
+def rows_of_block(rows: int, most: int) -> int:
     """At most `most` and a multiple of 4. Several blocks have about equal sizes."""
     most = min(most, max(rows // 32 * 4, MIN_ROWS))
     count = -(-rows // most)
@@ -79,7 +80,7 @@ def rows_of_block(rows, most):
     return -(-rows // (4 * count)) * 4
 
 
-def blocks(x):
+def blocks(x: Array) -> Iterator[Array]:
     """The blocks of (outer, channels, inner), in the order in which their sums are merged."""
     outer, channels, inner = x.shape
     if inner > MAX_LANES:
@@ -96,18 +97,18 @@ def blocks(x):
             yield x[start : start + size if start + size < starts.stop else outer]
 
 
-def in_order(values):
+def in_order(values: Array) -> Array:
     """Σ over the first axis, one after the other (np.sum may pair them up)."""
     return np.add.accumulate(values, axis=0)[-1] + 0.0
 
 
-def padded(values, axis, multiple):
+def padded(values: Array, axis: int, multiple: int) -> Array:
     """Zeros appended to an axis up to a multiple: they change no sum."""
     missing = -values.shape[axis] % multiple
     return np.pad(values, [(0, missing if i == axis else 0) for i in range(values.ndim)]) if missing else values
 
 
-def lane_sums(block):
+def lane_sums(block: Array) -> Array:
     """Σ of each channel of a block (outer, channels, inner): of each lane, then of the lanes of a channel."""
     _, channels, inner = block.shape
     row_outer = row_outer_of(channels, inner)
@@ -116,13 +117,13 @@ def lane_sums(block):
     return lanes[:, 0] if inner == 1 else fold(lanes)
 
 
-def run_sums(block):
+def run_sums(block: Array) -> Array:
     """The same for a block (1, channels, values) of long runs."""
     rows = padded(block[0], 1, MIN_LANES).reshape(block.shape[1], -1, MIN_LANES)
     return fold(in_order(rows.swapaxes(0, 1)))
 
 
-def fold(lanes):
+def fold(lanes: Array) -> Array:
     """Σ over the last axis: eight sums of every eighth lane, then halves are added."""
     lanes = padded(lanes, 1, 8).reshape(lanes.shape[0], -1, 8)
     sums = in_order(lanes.swapaxes(0, 1))
@@ -131,23 +132,23 @@ def fold(lanes):
     return sums[:, 0]
 
 
-def block_sums(block, long):
+def block_sums(block: Array, long: bool) -> Array:
     return run_sums(block) if long else lane_sums(block)
 
 
 # Statistics.
 
-def merged(n, mean, m2, n_b, mean_b, m2_b):
+def merged(n: Any, mean: Array, m2: Array, n_b: Any, mean_b: Array, m2_b: Array) -> tuple[Any, Array, Array]:
     """The statistics of n + n_b values."""
     share = n_b / (n + n_b)
     delta = mean_b - mean
     return n + n_b, mean + delta * share, (m2 + m2_b) + delta * delta * (n * share)
 
 
-def totals(x):
+def totals(x: Array) -> tuple[Any, Array, Array]:
     """Count, mean and m2 = Σ (x − mean)² of each channel of (outer, channels, inner)."""
     long = x.shape[2] > MAX_LANES
-    total = None
+    total: tuple[Any, Array, Array] | None = None
     for block in blocks(x):
         n = float(block.shape[0] * block.shape[2])
         shift = block[0, :, :1].astype(np.float64)
@@ -155,13 +156,14 @@ def totals(x):
         s, q = block_sums(d, long), block_sums(d * d, long)
         part = n, shift[:, 0] + s * (1.0 / n), q - s * (s * (1.0 / n))
         total = part if total is None else merged(*total, *part)
+    assert total is not None
     return total
 
 
-def gradient_sums(dy, d):
+def gradient_sums(dy: Array, d: Array) -> tuple[Array, Array]:
     """Σ dy and Σ dy · d of each channel."""
     long = d.shape[2] > MAX_LANES
-    first = second = 0.0
+    first = second = np.zeros(d.shape[1])
     for g, product in zip(blocks(dy), blocks(dy * d), strict=True):
         first = first + block_sums(g, long)
         second = second + block_sums(product, long)
@@ -170,36 +172,36 @@ def gradient_sums(dy, d):
 
 # Elements.
 
-def column(values, dtype=np.float64):
+def column(values: Array, dtype: DTypeLike = np.float64) -> Array:
     """One number for each channel, beside (outer, channels, inner)."""
     return np.asarray(values).astype(dtype)[:, np.newaxis]
 
 
-def rectified(y, relu):
+def rectified(y: Array, relu: bool) -> Array:
     return np.where(y < 0, y.dtype.type(0), y) if relu else y
 
 
-def rounded_scale(scale, dtype):
+def rounded_scale(scale: Array, dtype: Any) -> Array:
     """Finite values beyond the range of dtype become the largest, for which 0 · scale is 0."""
     largest = float(np.finfo(dtype).max)
     return np.where(np.isfinite(scale), np.clip(scale, -largest, largest), scale).astype(dtype)
 
 
-def normalised(x, mean, scale, beta):
+def normalised(x: Array, mean: Array, scale: Array, beta: Array) -> Array:
     """In double, rounded once."""
     return ((x - column(mean)) * column(scale) + column(beta)).astype(x.dtype)
 
 
-def inferred(x, mean, scale, beta):
+def inferred(x: Array, mean: Array, scale: Array, beta: Array) -> Array:
     """By given statistics: in the type of x."""
     return (x - column(mean, x.dtype)) * column(rounded_scale(scale, x.dtype), x.dtype) + column(beta, x.dtype)
 
 
-def inverse_root(var, eps):
+def inverse_root(var: Array, eps: float) -> Array:
     return 1.0 / np.sqrt(np.asarray(var).astype(np.float64) + eps)
 
 
-def gradient_and_distance(dy, cache):
+def gradient_and_distance(dy: Array, cache: BatchNormCache) -> tuple[Array, Array]:
     """dy, 0 where relu made y 0, and x − mean, as (outer, channels, inner)."""
     x = grouped(cache.x, cache.x, cache.channel_axis)
     g = grouped(dy, cache.x, cache.channel_axis).astype(np.float64)
@@ -210,8 +212,11 @@ def gradient_and_distance(dy, cache):
 
 
 @quiet
-def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, training=True, momentum=0.1, eps=1e-5,
-                       channel_axis=1, unbiased=True, relu=False, out=None, statistics=None):
+def batch_norm_forward(x: Array, gamma: Array, beta: Array, running_mean: Array | None = None,
+                       running_var: Array | None = None, *, training: bool = True, momentum: float = 0.1,
+                       eps: float = 1e-5, channel_axis: int = 1, unbiased: bool = True, relu: bool = False,
+                       out: Array | None = None, statistics: tuple[int, Array, Array] | None = None,
+                       ) -> tuple[Array, BatchNormCache]:
     """See `fastopt.batch_norm_forward`."""
     y = empty_like(x) if out is None else out
     values, result = grouped(x, x, channel_axis), grouped(y, x, channel_axis)
@@ -226,6 +231,8 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
             return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
         var = m2 / count
     else:
+        assert running_mean is not None
+        assert running_var is not None
         mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
     gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
     invstd = inverse_root(var, eps)
@@ -237,7 +244,7 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
     # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
     factor, center = np.where(m2 == 0, -0.0 * np.abs(scale), scale), np.where(mean == 0, -0.0, mean)
     result[...] = rectified(normalised(values, center, factor, beta), relu)
-    if running_mean is not None:
+    if running_mean is not None and running_var is not None:
         running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
         new = m2 / (count - 1.0) if unbiased else var
         running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * new
@@ -245,10 +252,12 @@ def batch_norm_forward(x, gamma, beta, running_mean=None, running_var=None, *, t
 
 
 @quiet
-def batch_norm_backward(dy, cache, *, out=None, sums=None):
+def batch_norm_backward(dy: Array, cache: BatchNormCache, *,
+                        out: Array | tuple[Array | None, Array | None, Array | None] | None = None,
+                        sums: tuple[Array, Array] | None = None) -> tuple[Array, Array, Array]:
     """See `fastopt.batch_norm_backward`."""
     x, axis, scale, invstd = cache.x, cache.channel_axis, cache.scale, cache.invstd
-    dx, dgamma, dbeta = out if type(out) is tuple else (out, None, None)
+    dx, dgamma, dbeta = out if isinstance(out, tuple) else (out, None, None)
     dx = empty_like(x) if dx is None else dx
     dgamma = np.empty(len(scale), x.dtype) if dgamma is None else dgamma
     dbeta = np.empty(len(scale), x.dtype) if dbeta is None else dbeta
@@ -272,7 +281,8 @@ def batch_norm_backward(dy, cache, *, out=None, sums=None):
 
 
 @quiet
-def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1, relu=False, out=None):
+def batch_norm_inference(x: Array, gamma: Array, beta: Array, mean: Array, var: Array, *, eps: float = 1e-5,
+                         channel_axis: int = 1, relu: bool = False, out: Array | None = None) -> Array:
     """See `fastopt.batch_norm_inference`."""
     y = empty_like(x) if out is None else out
     scale = gamma.astype(np.float64) * inverse_root(var, eps)
@@ -282,7 +292,7 @@ def batch_norm_inference(x, gamma, beta, mean, var, *, eps=1e-5, channel_axis=1,
 
 
 @quiet
-def batch_norm_statistics(x, channel_axis=1):
+def batch_norm_statistics(x: Array, channel_axis: int = 1) -> BatchStatistics:
     """See `fastopt.batch_norm_statistics`."""
     values = grouped(x, x, channel_axis)
     outer, channels, inner = values.shape
@@ -291,9 +301,9 @@ def batch_norm_statistics(x, channel_axis=1):
 
 
 @quiet
-def batch_norm_merge(*parts):
+def batch_norm_merge(*parts: tuple[int, Array, Array]) -> BatchStatistics:
     """See `fastopt.batch_norm_merge`."""
-    total = 0, np.zeros_like(parts[0][1]), np.zeros_like(parts[0][2])
+    total: tuple[Any, Array, Array] = 0, np.zeros_like(parts[0][1]), np.zeros_like(parts[0][2])
     for count, mean, m2 in parts:
         if count:
             total = merged(*total, count, mean, m2) if total[0] else (count, mean.copy(), m2.copy())
@@ -301,7 +311,7 @@ def batch_norm_merge(*parts):
 
 
 @quiet
-def batch_norm_backward_sums(dy, cache):
+def batch_norm_backward_sums(dy: Array, cache: BatchNormCache) -> BatchGradientSums:
     """See `fastopt.batch_norm_backward_sums`."""
     if cache.x.size == 0:
         return BatchGradientSums(np.zeros_like(cache.mean), np.zeros_like(cache.mean))
@@ -309,13 +319,15 @@ def batch_norm_backward_sums(dy, cache):
 
 
 @quiet
-def batch_norm_merge_sums(*parts):
+def batch_norm_merge_sums(*parts: tuple[Array, Array]) -> BatchGradientSums:
     """See `fastopt.batch_norm_merge_sums`."""
     return BatchGradientSums(*(in_order(np.stack(values)) for values in zip(*parts, strict=True)))
 
 
 @quiet
-def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_axis=0, out=None):
+def batch_norm_fold(weight: Array, bias: Array | None, gamma: Array, beta: Array, mean: Array, var: Array,
+                    eps: float = 1e-5, *, output_axis: int = 0, out: tuple[Array, Array] | None = None,
+                    ) -> tuple[Array, Array]:
     """See `fastopt.batch_norm_fold`."""
     new_weight, new_bias = (np.empty_like(weight), np.empty_like(beta)) if out is None else out
     scale = rounded_scale(gamma.astype(np.float64) * inverse_root(var, eps), weight.dtype)
@@ -328,31 +340,32 @@ def batch_norm_fold(weight, bias, gamma, beta, mean, var, eps=1e-5, *, output_ax
 class BatchNorm:
     """See `fastopt.BatchNorm`."""
 
-    def __init__(self, num_features, *, eps=1e-5, momentum=0.1, channel_axis=1, unbiased=True, relu=False):
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,
+                 unbiased: bool = True, relu: bool = False) -> None:
         self.num_features = num_features
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
         self.unbiased, self.relu = unbiased, relu
         self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
         self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
         self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
-        self._cache = None
+        self._cache: BatchNormCache | None = None
 
-    def forward(self, x, training=True, *, out=None):
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
         y, self._cache = batch_norm_forward(
             x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
             eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
         return y
 
-    def backward(self, dy, *, out=None):
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         if self._cache is None:
             raise ValueError("backward: expected a forward pass before it, got none since the last backward")
         dx, _, _ = batch_norm_backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
         self._cache = None
         return dx
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, Array]:
         return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
         for name in ("gamma", "beta", "running_mean", "running_var"):
             getattr(self, name)[...] = state[name]

@@ -1,11 +1,15 @@
 """Softmax cross-entropy, computed in double and rounded once to float32."""
 
+from typing import Any
+
 import numpy as np
 
+from fastopt.reference._formula import Array
 from fastopt.reference._softmax import moments, result
 
 
-def cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight, count_correct, out):
+def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: int, label_smoothing: float,
+                  class_weight: Array | None, count_correct: bool, out: Array | None) -> tuple[Any, Array, int]:
     """(loss, gradient, correct)"""
     *rows, classes = logits.shape
     x = logits.reshape(-1, classes)
@@ -13,7 +17,8 @@ def cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, clas
     weight = np.ones(classes) if class_weight is None else class_weight.astype(np.float64)
     with np.errstate(all="ignore"):
         distance, rest, log_sum = moments(x) if n else (x.astype(np.float64), np.ones((0, 1)), np.ones((0, 1)))
-        used, divisor = np.ones((n, 1), bool), n
+        used: Array = np.ones((n, 1), bool)
+        divisor: Any = n
         if labels.dtype.kind in "iu":
             labels = labels.reshape(-1, 1)
             used = labels != ignore_index
@@ -25,7 +30,7 @@ def cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, clas
             target = labels.reshape(-1, classes).astype(np.float64)
         tau = weight * ((1.0 - label_smoothing) * target + label_smoothing / classes)
         total = tau.sum(1, keepdims=True)
-        loss = total * log_sum - np.where(tau == 0, 0.0, tau * distance).sum(1, keepdims=True)
+        loss: Any = total * log_sum - np.where(tau == 0, 0.0, tau * distance).sum(1, keepdims=True)
         loss = np.where(used, loss, 0.0)
         # The softmax of the largest element is 1 / (1 + rest); this form does not cancel if that element is the label.
         slope = np.where(distance == 0, (total - tau) - total * (rest / (1.0 + rest)),
@@ -44,16 +49,18 @@ def cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, clas
     return loss, result(slope.reshape(logits.shape), out), correct
 
 
-def softmax_cross_entropy(logits, labels, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                          class_weight=None, count_correct=False, out=None):
+def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mean", ignore_index: int = -100,
+                          label_smoothing: float = 0.0, class_weight: Array | None = None, count_correct: bool = False,
+                          out: Array | None = None) -> tuple[Any, ...]:
     """See `fastopt.softmax_cross_entropy`."""
     loss, d, correct = cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight,
                                      count_correct, out)
     return (loss, d, correct) if count_correct else (loss, d)
 
 
-def softmax_cross_entropy_loss(logits, labels, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                               class_weight=None, count_correct=False):
+def softmax_cross_entropy_loss(logits: Array, labels: Array, *, reduction: str = "mean", ignore_index: int = -100,
+                               label_smoothing: float = 0.0, class_weight: Array | None = None,
+                               count_correct: bool = False) -> Any:
     """See `fastopt.softmax_cross_entropy_loss`."""
     loss, _, correct = cross_entropy(logits, labels, reduction, ignore_index, label_smoothing, class_weight,
                                      count_correct, None)

@@ -5,8 +5,9 @@ from typing import Unpack
 
 import numpy as np
 
-from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, OptionsWithoutDecay, Rate
-from fastopt.reference._common import Array, complete, decayed, gradient, norm, regularised, scaled, update_average
+from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, OptionsWithoutDecay
+from fastopt._typing import LearningRate as Rate
+from fastopt.reference._formula import Array, complete, decayed, gradient, norm, regularised, scaled, update_average
 from fastopt.reference._optimizer import Optimizer
 
 

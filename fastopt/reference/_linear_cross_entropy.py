@@ -1,13 +1,18 @@
 """Cross-entropy of a final linear layer, computed in double and rounded once to float32."""
 
+from typing import Any
+
 import numpy as np
 
 from fastopt.reference._cross_entropy import cross_entropy
+from fastopt.reference._formula import Array
 from fastopt.reference._softmax import result
 
 
-def linear_cross_entropy(x, weight, labels, bias=None, *, reduction="mean", ignore_index=-100, label_smoothing=0.0,
-                         class_weight=None, count_correct=False, chunk=None, out=None):
+def linear_cross_entropy(x: Array, weight: Array, labels: Array, bias: Array | None = None, *, reduction: str = "mean",
+                         ignore_index: int = -100, label_smoothing: float = 0.0, class_weight: Array | None = None,
+                         count_correct: bool = False, chunk: int | None = None, out: tuple[Array, ...] | None = None,
+                         ) -> tuple[Any, ...]:
     """See `fastopt.linear_cross_entropy`; `chunk` is ignored: all logits are computed at once."""
     logits = x.astype(np.float64) @ weight.astype(np.float64).T
     if bias is not None:

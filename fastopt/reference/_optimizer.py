@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt._options import DEFAULTS, Grads, ModelOptions, Params, Rate, UpdateInfo, options_of, refuse_unknown
-from fastopt.reference._common import Array, add_in_order, block_squares
+from fastopt._options import DEFAULTS, ModelOptions, UpdateInfo, options_of, refuse_unknown
+from fastopt._typing import Grads, Params
+from fastopt._typing import LearningRate as Rate
+from fastopt.reference._formula import Array, add_in_order, block_squares
 
 
 class Optimizer:
@@ -40,7 +42,7 @@ class Optimizer:
     def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> UpdateInfo:
         """Take one step: update every parameter in place."""
         if isinstance(params, np.ndarray):
-            params, grads = [params], [grads]
+            params, grads = [params], [np.asarray(grads)]
         by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
         given = dict(grads if isinstance(grads, Mapping) else enumerate(grads))
         slopes = {key: np.asarray(given[key], param.dtype) for key, param in by_key.items()}

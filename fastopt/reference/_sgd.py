@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
-from fastopt._options import ModelOptions, Options, Rate
-from fastopt.reference._common import Array, complete, decayed, gradient, update_average
+from fastopt._options import ModelOptions, Options
+from fastopt._typing import LearningRate as Rate
+from fastopt.reference._formula import Array, complete, decayed, gradient, update_average
 from fastopt.reference._optimizer import Optimizer
 
 

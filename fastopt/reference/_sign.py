@@ -5,8 +5,10 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from fastopt._options import Grads, ModelOptionsWithoutDecay, OptionsWithoutDecay, Params, Rate
-from fastopt.reference._common import Array, complete, decayed, gradient, greater, update_average
+from fastopt._options import ModelOptionsWithoutDecay, OptionsWithoutDecay
+from fastopt._typing import Grads, Params
+from fastopt._typing import LearningRate as Rate
+from fastopt.reference._formula import Array, complete, decayed, gradient, greater, update_average
 from fastopt.reference._optimizer import Optimizer
 
 

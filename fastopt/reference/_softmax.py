@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from fastopt.reference._formula import Array
 
-def moments(x, axis=-1):
+
+def moments(x: Array, axis: int = -1) -> tuple[Array, Array, Array]:
     """In float64: x − m for the largest element m, Σ exp(x − m) over the other elements, and its log1p.
 
     All are NaN in a row whose largest element is infinite or NaN.
@@ -21,7 +23,7 @@ def moments(x, axis=-1):
     return distance, rest, np.log1p(rest)
 
 
-def result(values, out):
+def result(values: Array, out: Array | None) -> Array:
     """`values` as float32, or in `out` if given."""
     with np.errstate(over="ignore", under="ignore"):
         if out is None:
@@ -30,7 +32,7 @@ def result(values, out):
     return out
 
 
-def log_softmax(x, axis=-1, out=None):
+def log_softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     """See `fastopt.log_softmax`."""
     if x.size == 0:
         return result(x, out)
@@ -38,7 +40,7 @@ def log_softmax(x, axis=-1, out=None):
     return result(distance - log_sum, out)
 
 
-def softmax(x, axis=-1, out=None):
+def softmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     """See `fastopt.softmax`."""
     if x.size == 0:
         return result(x, out)
@@ -47,7 +49,7 @@ def softmax(x, axis=-1, out=None):
         return result(np.exp(distance) / (1.0 + rest), out)
 
 
-def hardmax(x, axis=-1, out=None):
+def hardmax(x: Array, axis: int = -1, out: Array | None = None) -> Array:
     """See `fastopt.hardmax`."""
     if x.size == 0:
         return result(x, out)
@@ -56,7 +58,7 @@ def hardmax(x, axis=-1, out=None):
     return result(np.where(np.isnan(x).any(axis, keepdims=True), np.nan, y), out)
 
 
-def log_softmax_backward(dy, y, axis=-1, out=None):
+def log_softmax_backward(dy: Array, y: Array, axis: int = -1, out: Array | None = None) -> Array:
     """See `fastopt.log_softmax_backward`."""
     total = dy.sum(axis, keepdims=True, dtype=np.float64)
     y = y.astype(np.float64)
@@ -64,7 +66,7 @@ def log_softmax_backward(dy, y, axis=-1, out=None):
     return result(np.where(y > -0.5, (dy - total) - np.expm1(y) * total, dy - np.exp(y) * total), out)
 
 
-def softmax_backward(dy, y, axis=-1, out=None):
+def softmax_backward(dy: Array, y: Array, axis: int = -1, out: Array | None = None) -> Array:
     """See `fastopt.softmax_backward`."""
     total = (dy * y.astype(np.float64)).sum(axis, keepdims=True)
     return result(y * (dy - total), out)

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Softmax as a user's program calls it: mypy checks every type here against the installed package."""
 
 from typing import assert_type

@@ -1,4 +1,3 @@
-# mypy: ignore-errors
 """Thread counts as a user's program sets them: mypy checks every type here against the installed package."""
 
 from typing import assert_type
