@@ -13,16 +13,16 @@ from _memory cimport IN, INOUT
 
 cdef enum:
     ROW_RUN = 16            # runs of at least this length are rows
-    ROW_LANES = 1024        # lanes of other rows, about, at least
+    MIN_ROW_LANES = 1024    # other rows have about this many lanes, or more
     ROW_STRIP = 4096        # most elements of a row in a task: x, y and three constants stay in the first-level cache
-    TASK_ELEMENTS = 16384   # of a task, about
+    TASK_ELEMENTS = 16384   # approximate size of a task
     STEP = 64               # elements prefetched at a time
-    LARGE = 1048576         # elements of arrays that are prefetched
+    LARGE = 1048576         # elements from which an array is prefetched
 
 cdef struct Inference:
     const float* x
     float* y
-    const float* mean               # of each channel where rows are runs, else of each lane; so the next two
+    const float* mean               # one value per channel where rows are runs, else per lane; the next two likewise
     const float* scale
     const float* beta
     Py_ssize_t channels
@@ -40,7 +40,7 @@ cdef inline void set_rows(Inference* f, Py_ssize_t outer, Py_ssize_t channels, P
     if f.rows_are_runs:
         f.rows, f.lanes = outer * channels, inner
     else:
-        f.lanes = channels * inner * max(min(ROW_LANES // (channels * inner), outer // 8), 1)
+        f.lanes = channels * inner * max(min(MIN_ROW_LANES // (channels * inner), outer // 8), 1)
         f.rows = (f.size + f.lanes - 1) // f.lanes
     f.strips = (f.lanes + ROW_STRIP - 1) // ROW_STRIP
     f.task_rows = max(TASK_ELEMENTS // min(f.lanes, ROW_STRIP), 1)

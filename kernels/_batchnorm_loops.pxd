@@ -171,7 +171,7 @@ cdef inline void write_backward_strip(IN x, IN dy, INOUT dx, Py_ssize_t n, IN64 
             dx[i] = <float> ((<double> x[i] * slope[step * i] + shift[step * i]) + scale[step * i] * g)
 
 
-# The same for any `n` adjacent elements: strips of STRIP (a literal, too) and the rest.
+# The same for any `n` adjacent elements: strips of STRIP elements (a literal as well) and the remainder.
 
 cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssize_t n, const double* first, double* s,
                              double* q, Py_ssize_t ahead) noexcept nogil:
@@ -201,7 +201,7 @@ cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const dou
         prefetch(x + ahead, n)
         prefetch(y + ahead, n)
         write_forward_strip(x, y, n, center, factor, shift, step, flags)
-    elif n % STRIP:                     # overlaps the strip before: the same is written twice
+    elif n % STRIP:                     # overlaps the previous strip: the same values are written again
         at, c = n - STRIP, step * (n - STRIP)
         write_forward_strip(x + at, y + at, STRIP, center + c, factor + c, shift + c, step, flags)
 
@@ -240,7 +240,7 @@ cdef inline void write_backward(const float* x, const float* dy, float* dx, Py_s
                              flags)
     at = n // STRIP * STRIP
     if n > STRIP and n % STRIP and not flags & IN_PLACE:
-        at = n - STRIP                  # overlaps the strip before: the same is written twice
+        at = n - STRIP                  # overlaps the previous strip: the same values are written again
         c = step * at
         write_backward_strip(x + at, dy + at, dx + at, STRIP, mean + c, scale + c, beta + c, slope + c, shift + c, step,
                              flags)

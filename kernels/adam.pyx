@@ -1,4 +1,4 @@
-# Adam: Kingma and Ba 2014 (arXiv:1412.6980), algorithm 1, with the bias corrections drawn into two scalars (the
+# Adam: Kingma and Ba 2014 (arXiv:1412.6980), algorithm 1, with the bias corrections folded into two scalars (the
 # paper's section 2, last paragraph), so that an element costs one division and one square root:
 #
 #   m ← β₁ · m + (1 − β₁) · g
@@ -11,7 +11,7 @@
 # With the same m and v:
 #   adamax (the paper's section 7)     u ← max(β₂ · u, |g| + ε);  p ← p · (1 − lr · λ) − lr / (1 − β₁ᵗ) · m / u
 #   nadam (Dozat 2016)                 p ← p · (1 − lr · λ) − (γ · g + α · m) / (√v + ε′)
-#   radam (Liu et al. 2019)            p ← p · (1 − lr · λ) − α · m / (√v + ε), or − α · m while v is too young
+#   radam (Liu et al. 2019)            p ← p · (1 − lr · λ) − α · m / (√v + ε), or − α · m as long as ρ ≤ 5
 
 from libc.math cimport fabsf, pow, sqrt, sqrtf
 
@@ -56,7 +56,7 @@ cdef void adam_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept
 
 def adam(long long step, double lr, double beta1, double beta2, double eps, bint amsgrad, bint eps_hat,
          object common):
-    """The rule of step `step`; every scalar is computed in double and rounded once."""
+    """The rule of step `step`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
     cdef double root = sqrt(1.0 - pow(beta2, <double> step))

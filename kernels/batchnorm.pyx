@@ -47,7 +47,7 @@ cdef enum:
 
 cdef enum:
     FEW_TILES = 8
-    MANY_CHANNELS = 1024    # so many are merged and finished on several threads
+    MANY_CHANNELS = 1024    # from this number on, channels are merged and finished on several threads
     CACHED = 1048576        # bytes of a tile that the second-level cache is taken to hold between SUM and WRITE
 
 cdef struct Pass:
@@ -222,7 +222,7 @@ cdef void write_task(void* context, Py_ssize_t task) noexcept nogil:
 
 
 cdef void run(Pass* p, double nanoseconds) noexcept nogil:
-    """All stages; `nanoseconds`: the time of one element on one thread, about."""
+    """All stages. `nanoseconds` is the approximate time per element on one thread."""
     cdef Tiling* t = &p.tiling
     cdef int threads = threads_for(nanoseconds * <double> t.outer * <double> t.channels * <double> t.inner)
     cdef Py_ssize_t arrays = 2 if p.forward == NULL else 1
@@ -308,7 +308,7 @@ def forward(Layout layout not None, Array gamma not None, Array beta not None, A
 
 cdef double* begin_backward(Pass* p, Backward* g, Layout layout, Array dy, Array saved, int stages, bint training,
                             bint relu, void** memory) except NULL:
-    """`begin`, and what backward reads; what forward saved is copied to cache lines' boundaries."""
+    """`begin`, and what backward reads; what forward saved is copied to arrays aligned to cache lines."""
     cdef double* doubles = begin(p, layout, stages, 8, memory)
     cdef double* copies = doubles + 2 * p.padded
     cdef Py_ssize_t row

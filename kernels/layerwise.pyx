@@ -166,7 +166,7 @@ cdef float lamb_settle(const void* scalars, const double* sums) noexcept nogil:
     return <float> ((<const Lamb*> scalars).lr * ratio)
 
 
-# The moments are up to date by now and only read.
+# lamb_measure has updated the moments; here they are only read.
 cdef inline float lamb_element(const void* scalars, float p, float g, float* m, float* v, float* _c, float* _d,
                                int flags) noexcept nogil:
     cdef const Lamb* s = <const Lamb*> scalars

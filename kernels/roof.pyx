@@ -22,7 +22,7 @@ FORMS = (110, 210, 310, 410, 510, 220, 120, 111, 100, 10, 20, 11, 21)
 cdef enum:
     READ = 5            # in Pass.array: up to five updated arrays, two only read, one only written
     WRITTEN = 7
-    MOST = 4            # passes on each chunk
+    MOST_PASSES = 4     # on each chunk
 
 cdef struct Pass:
     int form
@@ -30,7 +30,7 @@ cdef struct Pass:
     float share                     # 1 / number of arrays that are loaded
 
 cdef struct Streams:
-    Pass passes[MOST]
+    Pass passes[MOST_PASSES]
     int count
     Py_ssize_t size
     double* sums                    # one for each chunk
@@ -127,14 +127,16 @@ cdef Py_ssize_t fill(Pass* x, tuple updated, tuple read, tuple written) except -
 
 
 def streams(Py_ssize_t size, tuple passes not None):
-    """Do passes, (updated, read, written) tuples of Arrays of this size, chunk by chunk; return the sum of what was
-    read in those that write nothing."""
+    """Run passes, (updated, read, written) tuples of Arrays of this size, chunk by chunk.
+
+    Return the sum of all elements read in the passes that write nothing.
+    """
     cdef Streams x
     cdef Py_ssize_t k, chunks = (size + CHUNK - 1) // CHUNK, count = 0
     cdef double total = 0.0
     x.size, x.count = size, len(passes)
-    if x.count > MOST:
-        raise ValueError(f"streams: expected at most {MOST} passes chunk by chunk, got {x.count}")
+    if x.count > MOST_PASSES:
+        raise ValueError(f"streams: expected at most {MOST_PASSES} passes chunk by chunk, got {x.count}")
     for k in range(x.count):
         updated, read, written = passes[k]
         count += fill(&x.passes[k], updated, read, written)

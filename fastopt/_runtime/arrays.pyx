@@ -30,7 +30,7 @@ cdef object label(object name):
 
 
 cdef str describe(object source):
-    """What was given, for an error message."""
+    """A description of what was given, for an error message."""
     if isinstance(source, MaskedArray):
         return f"masked array {source.dtype} {source.shape}"
     if not isinstance(source, ndarray):

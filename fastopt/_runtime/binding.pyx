@@ -1,8 +1,8 @@
 # A model's arrays, bound once and updated many times.
 #
 # A Binding holds the exported buffers of parameters and state (so NumPy refuses to resize them) and the driver's
-# tables. A step looks only at whether each gradient is still the same object: what costs small models most is taking
-# four buffers a parameter anew. Everything is validated before the first element is written.
+# tables. A step checks only whether each gradient is still the same object: acquiring four buffers per parameter again
+# would be most of the cost of a small model. Everything is validated before the first element is written.
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free, malloc, qsort
 
@@ -19,7 +19,7 @@ cdef object ndarray = numpy.ndarray
 cdef object MaskedArray = numpy.ma.MaskedArray
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
-cdef Py_ssize_t HELD = 65536            # a gradient of at most so many elements stays bound between steps
+cdef Py_ssize_t HELD = 65536            # gradients of at most this many elements stay bound between steps
 
 
 cdef struct Interval:
@@ -35,7 +35,7 @@ cdef int by_start(const void* a, const void* b) noexcept nogil:
 
 
 cdef class Counter:
-    """Steps taken. The native call itself moves it on, so that no interrupt can come between a step and its count."""
+    """Steps taken. The native call increments it, so that no interrupt can come between a step and its count."""
     cdef public long long value
 
 
@@ -45,7 +45,7 @@ cdef class Binding:
     Parameters
     ----------
     keys : list
-        What the user calls each tensor; only error messages use it.
+        The user's key of each tensor.
     arrays : list of tuple
         For each tensor (param, None, average, state…): a rule's streams without the gradient, and None for those that
         the rule does not use.
@@ -60,7 +60,7 @@ cdef class Binding:
     cdef tuple states
     cdef unsigned reads
     cdef Py_ssize_t count, total, rules
-    cdef Py_buffer* views               # count x STREAMS; the gradient's slot is bound anew as steps need it
+    cdef Py_buffer* views               # count x STREAMS; the gradient's slot is bound again when a step needs it
     cdef Tensor* tensors
     cdef Table table
     cdef Interval* written              # memory that is written, sorted by start
@@ -113,7 +113,7 @@ cdef class Binding:
         cut(&self.table, self.tensors, self.count)
         self.params = [entry[0] for entry in arrays]
         self.numbered = True
-        for i in range(self.count):     # by type first: == of a user's keys may be anything, an array too
+        for i in range(self.count):     # the type first: a user's key may define == in any way, even to return an array
             if type(keys[i]) is not int or keys[i] != i:
                 self.numbered = False
                 break
@@ -139,8 +139,8 @@ cdef class Binding:
         return True
 
     def gradients_of(self, params, grads):
-        """The gradients in the order bound, where params are two of a kind, dicts or lists, with the arrays bound under
-        their keys; otherwise None."""
+        """The gradients in the order bound, if params and grads are both dicts or both lists and params holds the bound
+        arrays under their keys; otherwise None."""
         cdef Py_ssize_t i
         cdef dict given, slopes
         cdef list found
@@ -183,7 +183,7 @@ cdef class Binding:
         return 0
 
     cdef int bind_gradient(self, Py_ssize_t i, object grad) except -1:
-        """Make tensor i's gradient slot hold `grad`, converted if it must be."""
+        """Bind `grad`, converted if necessary, as the gradient of tensor i."""
         cdef Py_buffer* slot = &self.views[i * STREAMS + GRAD]
         cdef const Py_buffer* param = &self.views[i * STREAMS]
         PyBuffer_Release(slot)
@@ -209,7 +209,7 @@ cdef class Binding:
         return self.step([rule] * max(self.rules, 1), grads, None, "grads")
 
     cdef double step(self, list rules, list grads, Counter counter, object source) except? -1.0:
-        """Run the rules and move the counter on; without one, add up what they measure."""
+        """Run the rules and increment the counter; without a counter, return the sum of what they measure."""
         cdef Compiled* code = NULL
         cdef double* sums = NULL
         cdef Plan plan
@@ -225,7 +225,7 @@ cdef class Binding:
         if count < self.rules:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
         if self.busy:
-            raise RuntimeError("update: expected one call at a time, got a second while another thread's is running")
+            raise RuntimeError("update: expected one call at a time, got a second one while the first is running")
         self.busy, self.source = True, source
         try:
             code = <Compiled*> malloc(max(count, 1) * sizeof(Compiled))
@@ -263,8 +263,8 @@ cdef class Binding:
                 for i in range(self.table.first[self.table.chunks]):
                     result += sums[SUMS * i]
         finally:
-            # Keep only small gradients bound: they are what rebinding costs something for, and large ones are the
-            # user's to free.
+            # Only small gradients stay bound: for them rebinding is a noticeable cost; the memory of large ones should
+            # be free when the user drops them.
             for i in range(self.count):
                 slot = &self.views[i * STREAMS + GRAD]
                 if held(slot) and (self.tensors[i].size > HELD or not holds(slot, grads[i])):
@@ -276,7 +276,7 @@ cdef class Binding:
 
 
 cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
-    """Bind a gradient that can be read as it is; False, with nothing bound, for any other."""
+    """Bind a gradient that needs no conversion; return False, with nothing bound, for any other."""
     if type(grad) is not ndarray:
         return False
     try:
@@ -291,9 +291,9 @@ cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
 
 
 cdef object as_gradient(object grad, const Py_buffer* param):
-    """A C-contiguous float32 copy (by index) of an array or NumPy scalar of floats; anything else as it is."""
+    """A C-contiguous float32 copy (by index) of an array or NumPy scalar of floats; anything else unchanged."""
     if not isinstance(grad, ARRAYS) or isinstance(grad, MaskedArray):
-        return grad                     # acquire takes it or says why not
+        return grad                     # acquire accepts it or raises an error
     array = numpy.asarray(grad)
     if array.dtype.kind != "f" or array.shape != shape_of(param):
         return grad

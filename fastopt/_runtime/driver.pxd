@@ -6,12 +6,12 @@ cdef enum:
     GRAD = 1
     AVERAGE = 2            # the exponential moving average of the parameter
     STATE = 3              # the first of the rule's states
-    STREAMS = 7            # the most that there can be
-    OUTCOME = 7            # behind them: what `settle` made of this tensor's sums
+    STREAMS = 7            # the largest number of streams
+    OUTCOME = 7            # index after the streams: the float that `settle` computed from this tensor's sums
 
 cdef enum:
     SUMS = 2               # sums that a rule can take over a tensor
-    BLOCK = 24             # doubles of scalars that a rule can carry
+    SCALARS = 24           # size of a rule's scalars, in doubles
 
 # Apply a rule to n consecutive elements of one tensor. x[k] points to stream k; a stream that the rule does not use
 # points to param and must not be accessed. x[OUTCOME] points to one float, the tensor's own.
@@ -30,7 +30,7 @@ cdef class Rule:
     cdef tuple states                  # the states' names, as the user knows them
     cdef unsigned uses                 # bit k: stream k must be given (param and grad always must)
     cdef unsigned reads                # bit k: stream k is only read (grad always is)
-    cdef double block[BLOCK]           # the scalars, in a struct of the rule's own; doubles for their alignment
+    cdef double block[SCALARS]         # the scalars, in a struct of the rule's own; doubles for their alignment
 
 
 cdef struct Tensor:
@@ -58,7 +58,7 @@ cdef struct Compiled:                   # a Rule without Python
 
 cdef struct Table:
     Segment* segments
-    Py_ssize_t* first                   # index of each chunk's first segment; behind it the number of segments
+    Py_ssize_t* first                   # index of each chunk's first segment, followed by the number of segments
     Py_ssize_t chunks
 
 

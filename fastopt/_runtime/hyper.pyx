@@ -14,7 +14,7 @@ import numpy
 cdef tuple NOT_NUMBERS = (bool, str, bytes, numpy.bool_)
 
 cdef enum:
-    MOST = 32
+    MOST_RANGES = 32
 
 cdef struct Range:
     double low
@@ -41,7 +41,7 @@ cdef object refusal(object name, object expected, object error, object value):
 
 
 cdef object power(object bound):
-    """A bound of an interval; 2⁶³ and its like as powers."""
+    """A bound of an interval as text; large powers of two are written as such."""
     size = abs(bound)
     if size < 2**32 or size & (size - 1):
         return bound
@@ -76,12 +76,12 @@ cdef class Ranges:
     """
     cdef readonly tuple names
     cdef tuple intervals
-    cdef Range ranges[MOST]
+    cdef Range ranges[MOST_RANGES]
 
     def __init__(self, **intervals):
         cdef Py_ssize_t i
-        if len(intervals) > MOST:
-            raise ValueError(f"intervals: expected at most {MOST}, got {len(intervals)}")
+        if len(intervals) > MOST_RANGES:
+            raise ValueError(f"intervals: expected at most {MOST_RANGES}, got {len(intervals)}")
         self.names = tuple(intervals)
         self.intervals = tuple(intervals.values())
         for i, text in enumerate(self.intervals):

@@ -1,10 +1,10 @@
 /* What parallel.pyx needs of the system: per-thread variables, atomics, the clock, CPU affinity, fork handlers, signal
-   masks, and OpenMP's run-time functions. Every #if of the threads is here. */
+   masks, and OpenMP's run-time functions. All code of threads that depends on the platform is here. */
 #ifndef FASTOPT_PARALLEL_H
 #define FASTOPT_PARALLEL_H
 
 /* Cython declares the index of a prange firstprivate and lastprivate. For the two together gcc puts a barrier before the
-   loop: every member of the team waits there for the last one, asleep as it may be, before it takes its first task. The
+   loop: every thread of the team waits there until the last one has woken up, before it takes its first task. The
    index needs no first value, so the clause expands to nothing (tests/test_threads.py looks for the barrier). */
 #define firstprivate(index)
 

@@ -1,30 +1,30 @@
-# The one module that knows of threads: OpenMP's parallel region, in which every kernel runs, and the team's size.
+# The only module that deals with threads: the OpenMP parallel region in which every kernel runs, and the team's size.
 #
 # Design
 # ------
 # A kernel cuts its work into tasks whose bounds depend on sizes alone and hands them to `parallel_for`, which runs them
-# in a `prange` region. Which thread runs a task is free; what the task computes is not: so results have the same bits
-# for any number of threads.
+# in a `prange` region. Any thread may run any task, and what a task computes does not depend on the thread: so results
+# have the same bits for any number of threads.
 #
-# Each member of the team owns a share of consecutive tasks, so that the same memory meets the same core again in the
-# next call, and steals from the other shares when its own is done. A member that starts late, or loses its core to
-# another process, finds its tasks taken.
+# Each member of the team owns a share of consecutive tasks, so that a core finds in its cache what it worked on in
+# the previous call, and steals from the other shares when its own is done (work stealing). If a member starts late, or
+# loses its core to another process, the others run its tasks.
 #
 # At the end of a region OpenMP's barrier waits for every member, even for one that has had no core to run on yet.
-# Beside the threads of NumPy's BLAS, which go on spinning after a matrix product, that can cost a time slice of
+# Next to the threads of NumPy's BLAS, which go on spinning after a matrix product, that can cost a time slice of
 # milliseconds where microseconds of work were to be shared. Two measures (docs/threads.md has the figures):
 #
 #   - a short spin: fastopt/_runtime/__init__.py has libgomp's threads spin for microseconds, not milliseconds;
-#   - back-off: what a region saves, against its tasks run one after the other, is credit; what it loses is paid from
-#     it. Without credit, calls run on the calling thread alone for a multiple of the loss. The multiple doubles each
-#     time and returns to its least when the team has earned its credit: a hiccup costs little, and a team whose cores
-#     are never free is asked for rarely.
+#   - back-off: the time that a region saves compared with running its tasks serially is credit; the time that it loses
+#     is subtracted. Without credit, calls run on the calling thread alone for a multiple of the loss. The multiple
+#     doubles each time and is reset when the team has earned its credit: a single delay costs little, and a team whose
+#     cores are never free is tried rarely.
 #
 # How many threads (`threads_for`), in this order:
 #   1. work shorter than the serial threshold runs on the calling thread;
 #   2. so does work inside another OpenMP region; in a forked child, where libgomp would wait for threads that do not
-#      exist if they had run in the parent, for us or for any other library that shares it; and while the team is left
-#      alone;
+#      exist if they had run in the parent, for us or for any other library that shares it; and during
+#      back-off;
 #   3. `num_threads(n)` of this Python thread, else `set_num_threads(n)` or FASTOPT_NUM_THREADS;
 #   4. else OpenMP's own count, cut to the CPUs this process may run on and to its cgroup's quota, unless the user
 #      set OMP_NUM_THREADS, which is taken as it is;
@@ -60,8 +60,8 @@ cdef enum:
     MEMBERS = 1024          # of a team, at most
     ADVANCE = 200000        # nanoseconds of credit to begin with: waking a sleeping team takes 50 to 100 microseconds
     MOST_CREDIT = 1000000
-    LEAST = 64              # without credit calls run alone for LEAST to MOST times the time lost,
-    MOST = 1024
+    LEAST_MULTIPLE = 64     # without credit, calls run serially for this
+    MOST_MULTIPLE = 1024    # to this many times the time lost,
     LONGEST = 1000000000    # and for this many nanoseconds at most
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
@@ -74,7 +74,7 @@ cdef int openmp_at_import = omp_get_max_threads()
 cdef long long regions = 0              # run so far
 cdef bint backs_off = True              # off in tests and measurements of regions
 cdef long long alone_until = 0          # by the clock of now()
-cdef long long credit = ADVANCE, multiple = LEAST
+cdef long long credit = ADVANCE, multiple = LEAST_MULTIPLE
 
 watch_forks()
 
@@ -138,8 +138,8 @@ cdef void join(Region* region, int member) noexcept nogil:
         set_float_environment(own)
 
 
-cdef void settle(const Region* region, Py_ssize_t count, long long start, long long end) noexcept nogil:
-    """Add to the credit what the region has saved; when it is used up, let calls run alone for a while."""
+cdef void account(const Region* region, Py_ssize_t count, long long start, long long end) noexcept nogil:
+    """Add the time that the region saved to the credit; without credit left, begin a back-off."""
     global credit, multiple
     cdef double serial = 0.0        # a caller that found no task left was displaced from its core by its own team
     if region.done > 0:
@@ -147,11 +147,11 @@ cdef void settle(const Region* region, Py_ssize_t count, long long start, long l
     credit += <long long> serial - (end - start)
     if credit > MOST_CREDIT:
         credit = MOST_CREDIT
-        multiple = LEAST
+        multiple = LEAST_MULTIPLE
     elif credit < 0:
         store(&alone_until, end + min(multiple * (ADVANCE - credit), <long long> LONGEST))
         credit = ADVANCE
-        multiple = min(2 * multiple, <long long> MOST)
+        multiple = min(2 * multiple, <long long> MOST_MULTIPLE)
 
 
 cdef int grown(int threads) noexcept nogil:
@@ -199,7 +199,7 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
     for member in prange(threads, num_threads=threads, schedule="static", chunksize=1):
         join(&region, member)
     if backs_off and not first:
-        settle(&region, count, start, now())
+        account(&region, count, start, now())
     if grows:
         restore_signals(&signals)
     release(&busy)
@@ -251,7 +251,7 @@ def set_process_request(int threads):
 
 
 def swap_thread_request(int threads):
-    """Set this Python thread's own request (0: none) and return the one before."""
+    """Set this Python thread's own request (0: none) and return the previous one."""
     global thread_request
     cdef int before = thread_request
     thread_request = threads
@@ -259,7 +259,7 @@ def swap_thread_request(int threads):
 
 
 def swap_serial_below(double nanoseconds):
-    """Set the serial threshold and return the one before."""
+    """Set the serial threshold and return the previous one."""
     global serial_below
     before = serial_below
     serial_below = nanoseconds
@@ -267,7 +267,7 @@ def swap_serial_below(double nanoseconds):
 
 
 def swap_back_off(bint on):
-    """Have calls run alone after a late team, or not; return what was set before."""
+    """Turn back-off on or off and return the previous setting."""
     global backs_off
     before = backs_off
     backs_off = on
@@ -275,12 +275,12 @@ def swap_back_off(bint on):
 
 
 def threads():
-    """Threads that work of any size may use if it is started here and now."""
+    """Threads that work of any size may use if it is started now on this thread."""
     return allowed_threads()
 
 
 def state():
-    """Every fact the policy looks at, by name."""
+    """All inputs of the policy, by name."""
     return {
         "openmp": _OPENMP,
         "threads": allowed_threads(),

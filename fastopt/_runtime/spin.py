@@ -1,4 +1,4 @@
-"""How long libgomp's threads spin before they sleep: set for the moment in which libgomp is loaded."""
+"""How long libgomp's threads spin before they sleep: set only while libgomp is being loaded."""
 
 import os
 import sys
@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 SPINS = "1000"
-"""Turns of libgomp's waiting loop, each a pause instruction: 25 to 60 µs on x86-64 (docs/threads.md)."""
+"""Iterations of libgomp's waiting loop, each a pause instruction: 25 to 60 µs on x86-64 (docs/threads.md)."""
 
 
 @contextmanager
 def short_spin() -> Iterator[None]:
-    """Let a libgomp that is loaded inside the ``with`` block spin for microseconds, unless the user has a say in it.
+    """Let a libgomp that is loaded inside the ``with`` block spin for microseconds, unless the user configured it.
 
-    libgomp reads its environment once, when it is loaded, and spins for milliseconds if that says nothing. Beside the
-    threads of NumPy's BLAS, which spin as well, time slices are lost then. The variable is set in C's environment alone
-    and removed again, so that neither ``os.environ`` nor a child process sees it. A libgomp that is loaded already
-    keeps its setting.
+    libgomp reads its environment once, when it is loaded, and by default spins for milliseconds. Next to the threads of
+    NumPy's BLAS, which also spin, that costs whole time slices. The variable is set in C's environment only and removed
+    again, so that neither ``os.environ`` nor a child process sees it. A libgomp that is already loaded keeps its
+    setting.
     """
     if sys.platform != "linux" or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         yield

@@ -18,7 +18,7 @@ def set_num_threads(num_threads: int | None) -> None:
     Parameters
     ----------
     num_threads : int or None
-        At least 1. None goes back to the default: ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else as many
+        At least 1. None restores the default: ``FASTOPT_NUM_THREADS``, else ``OMP_NUM_THREADS``, else as many
         as OpenMP offers within the process's CPU affinity and its cgroup's CPU quota.
 
     Raises
@@ -40,7 +40,7 @@ def set_num_threads(num_threads: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """Return how many threads a large enough call made here and now would use."""
+    """Return how many threads a large enough call would use now, on this Python thread."""
     return parallel.threads()
 
 
