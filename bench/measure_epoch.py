@@ -34,7 +34,7 @@ from fastopt.demo.network import Network
 INPUTS, CLASSES, SEED = 784, 10, 0
 CONTENDERS = ("numpy", "fastopt", "fastopt, 1 thread", "torch")
 PAUSE = 0.05
-"""Seconds between contenders, so that no one's threads still spin when the next begins."""
+"""Seconds between contenders, so that no contender's threads still spin when the next one begins."""
 
 SETTINGS = {
     "as installed": {},

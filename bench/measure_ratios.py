@@ -1,8 +1,8 @@
 """fastopt's optimizers beside their peers, as ratios: `python bench/measure_ratios.py` prints the tables.
 
-Contenders are timed in turn within each round, so that what else the machine does meets all of them. A ratio is the
-median over the rounds of (peer's time / fastopt's), beside it the middle half of the rounds, and the ratio of the best
-rounds, which is the one to look at on a busy machine. fastopt's own figure is its best round.
+Contenders are timed in turn within each round, so that other load on the machine affects all of them alike. A ratio is
+the median over the rounds of (peer's time / fastopt's), beside it the middle half of the rounds, and the ratio of the
+best rounds, which is the one to look at on a busy machine. fastopt's own figure is its best round.
 
 Libraries that are not installed are left out. FASTOPT_NUM_THREADS sets the threads, the peers' too.
 """

@@ -1,8 +1,8 @@
-"""Libraries that only the benchmarks of bench/ know, each by the fastest way that its users have.
+"""Libraries that only the benchmarks of bench/ use, each through the fastest interface that its users have.
 
 torch and numba are in fastopt.bench: `fastopt bench` times them, too. Rows of a library that is not installed are
 skipped, by name. Each gets as many threads as fastopt has when it is first used, by its own means; thinc has one only.
-Where a result can be written to memory of the caller's, it is.
+Results are written to the caller's memory wherever a library allows it.
 """
 
 import functools
@@ -30,7 +30,7 @@ def tensorflow():
 
 @functools.cache
 def jax():
-    """Its thread pool is as large as NPROC says when it is made."""
+    """The size of its thread pool is read from NPROC when the pool is created."""
     before = os.environ.get("NPROC")
     os.environ["NPROC"] = str(fastopt.get_num_threads())
     try:

@@ -30,7 +30,7 @@ RECORDED = []
 
 
 def contenders(workload):
-    """Names of those who take part in a workload."""
+    """Names of the contenders that take part in a workload."""
     return [name for name in workload.contenders if workload.elements <= LARGEST.get(library(name), LARGEST_PEER)]
 
 
@@ -100,7 +100,7 @@ def summary():
 
 
 def require_memory(needed):
-    """Skip where so many bytes, and half as many again, are not available."""
+    """Skip the test unless 1.5 times `needed` bytes of memory are available."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         free = int(meminfo.read_text().split("MemAvailable:")[1].split()[0]) * 1024

@@ -22,7 +22,7 @@ class BatchNormCache:
     """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers for each channel.
 
     x is not copied and must still have its values when backward runs. `mean`, `invstd`, `scale` (gamma · invstd) and
-    `beta` are float64 and those of the forward pass. `count` is the number of values that the statistics are of.
+    `beta` are float64 and those of the forward pass. `count` is the number of values per channel in the statistics.
     `release()` drops the reference to x.
     """
 
@@ -201,7 +201,8 @@ def batch_norm_backward(
     Raises
     ------
     TypeError, ValueError
-        As `batch_norm_forward`; also for a cache that was released or is none. Nothing has been written then.
+        As `batch_norm_forward`; also for a cache that was released, or that is not a BatchNormCache. Nothing has been
+        written then.
 
     Notes
     -----

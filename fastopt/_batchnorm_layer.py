@@ -27,7 +27,7 @@ class BatchNorm:
 
     Notes
     -----
-    Between forward and backward the layer holds a reference to x, which must keep its values. backward uses it up.
+    Between forward and backward the layer holds a reference to x, which must keep its values; backward releases it.
     """
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,

@@ -13,7 +13,7 @@ from fastopt._typing import Float32Array
 
 
 class BatchStatistics(NamedTuple):
-    """Of each channel: how many values, their mean, and m2 = Σ (x − mean)²; float64 arrays of shape (channels,)."""
+    """Per channel: the number of values, their mean, and m2 = Σ (x − mean)²; float64 arrays of shape (channels,)."""
 
     count: int  # type: ignore[assignment]
     mean: NDArray[np.float64]
@@ -21,7 +21,7 @@ class BatchStatistics(NamedTuple):
 
 
 class BatchGradientSums(NamedTuple):
-    """Of each channel: Σ dy and Σ dy · (x − mean); float64 arrays of shape (channels,)."""
+    """Per channel: Σ dy and Σ dy · (x − mean); float64 arrays of shape (channels,)."""
 
     dy: NDArray[np.float64]
     dy_x: NDArray[np.float64]
@@ -44,7 +44,7 @@ def batch_norm_statistics(x: Float32Array, channel_axis: int = 1) -> BatchStatis
     Raises
     ------
     TypeError, ValueError
-        For an array of another type or layout.
+        If an array has another type or layout.
     """
     layout = Layout(x, channel_axis)
     mean, m2 = np.zeros(layout.channels), np.zeros(layout.channels)

@@ -21,7 +21,7 @@ def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: 
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
     _ranges(label_smoothing)
-    # 2**63 − 1 is what integer_labels makes of every larger uint64 label
+    # integer_labels maps every uint64 label above 2**63 − 1 to that value
     return integer(ignore_index, "ignore_index", -2**63, 2**63 - 1)
 
 
@@ -175,7 +175,7 @@ def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reducti
     Raises
     ------
     TypeError, ValueError
-        If an argument is not as described; so is a label out of range. Nothing has been written then.
+        If an argument is not as described, or a label is out of range. Nothing has been written then.
 
     Notes
     -----

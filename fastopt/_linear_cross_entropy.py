@@ -64,7 +64,7 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     dx, dweight : float32 arrays
         Those of `out`, or new ones; with bias also dbias.
     correct : int
-        Only with count_correct; the last one.
+        Only with count_correct; last in the tuple.
 
     Raises
     ------

@@ -39,7 +39,7 @@ class Group(NamedTuple):
     own: dict[str, Any]
     """The hyper-parameters that `per_param` returned for them."""
     late: int
-    """The number of the optimizer's steps that they took no part in: their own step number is smaller by it."""
+    """Steps of the optimizer in which they were not updated: their own step number is the optimizer's minus this."""
 
 
 class Bound(NamedTuple):
@@ -101,7 +101,7 @@ class Optimizer:
     _not_decoupled: ClassVar[str] = ""
     """Why the class takes no decoupled_weight_decay; empty if it takes it."""
     _decay: ClassVar[str] = "weight_decay"
-    """The shared option that the class's weight_decay is."""
+    """The shared option that the class's weight_decay sets."""
 
     def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         if self._not_decoupled and "decoupled_weight_decay" in options:
@@ -166,7 +166,7 @@ class Optimizer:
         params : dict, sequence or array
             float32 C-contiguous arrays. They are bound at the first update, and again whenever others are given; in
             between they must not be made read-only or reinterpreted. State is kept under the dict's keys or the
-            positions. The parameters may differ from the last step's: each has its own step count, on which bias
+            positions. They may be other parameters than in the last step: each has its own step count, on which bias
             corrections depend, as in PyTorch; a schedule gets the optimizer's.
         grads : dict, sequence or array
             One gradient for each parameter, under the same keys or in the same order; never written. A gradient of
@@ -241,7 +241,7 @@ class Optimizer:
         self._counter.value, self._steps, self.state, self._bound = count, steps, state, None
 
     def _lr_at(self, step: int) -> float:
-        """The learning rate of one step. A schedule is called once a step, so that all groups and the info agree."""
+        """The learning rate of one step. A schedule is called once per step, for all groups and UpdateInfo."""
         lr = self._hyper["lr"]
         return lr(step) if callable(lr) else lr
 
@@ -268,7 +268,7 @@ class Optimizer:
             checked = check_own_decay(type(self), options, options.pop("weight_decay"), self._decay)
         else:
             checked = check_options(type(self), options)
-        rule = self._rule       # not self: the optimizer holds the function, and would be freed by a collection only
+        rule = self._rule       # not self: the cycle would keep the arrays until the next garbage collection
 
         def make(step: int, lr: float, grad_scale: float) -> Any:
             return rule(step=step, lr=lr, **hyper, options=with_grad_scale(checked, grad_scale))

@@ -83,7 +83,7 @@ class UpdateInfo(NamedTuple):
     """What a call of an optimizer's `update` did."""
 
     step: int
-    """The step's number, from 1; of a skipped step the number of the step before."""
+    """The step's number, from 1; if the step was skipped, that of the previous step."""
     lr: float
     """The learning rate it used."""
     grad_norm: float | None
@@ -139,7 +139,7 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> C
 
 def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], weight_decay: float = 0.0,
                     meaning: str = "weight_decay") -> Checked:
-    """The same for a function that defines its own weight_decay, which becomes the shared option named `meaning`."""
+    """`check_options` for a function with its own weight_decay, which becomes the shared option named `meaning`."""
     if not options and type(weight_decay) is float and weight_decay == 0.0:
         return _default
     _decay_range(weight_decay)
@@ -174,7 +174,7 @@ def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a TypeError if one of the options is none that `function` takes."""
+    """Raise a TypeError if there is an option that `function` does not take."""
     taken = options_of(function)
     for name in options:
         if name not in taken:

@@ -136,7 +136,7 @@ def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum:
     )
 
 
-_momentum = momentum    # whose argument of the same name hides it inside
+_momentum = momentum    # inside the function, its argument of the same name hides it
 
 
 class Momentum(Optimizer):

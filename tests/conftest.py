@@ -16,7 +16,7 @@ def level(request, monkeypatch):
 
 @pytest.fixture
 def always_parallel():
-    """Use threads for work of any size, and never leave the team alone."""
+    """Use threads for work of any size, and never back off."""
     before, backs_off = parallel.swap_serial_below(0.0), parallel.swap_back_off(False)
     yield
     parallel.swap_serial_below(before)

@@ -192,7 +192,7 @@ def test_statistics_of_a_million_values(rng):
 
 
 def test_an_outlier_first(level):
-    """(K − mean)² is largest, n · var, when K is the only value apart."""
+    """(K − mean)² is largest, n · var, when K is the only outlier."""
     for n in (2, 100, 5000, 2**16):
         x = np.full((n, 2), 1000.0, f32)
         x[0] = [1000.0001, 3e5]

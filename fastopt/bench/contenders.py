@@ -184,7 +184,7 @@ def torch() -> Any:
 
 
 def numba() -> Any:
-    """numba, with as many threads as fastopt has now, as far as it has so many."""
+    """numba, with as many threads as fastopt has now, or as it was started with if those are fewer."""
     module = load("numba")
     module.set_num_threads(min(fastopt.get_num_threads(), module.config.NUMBA_NUM_THREADS))
     return module

@@ -21,7 +21,7 @@ from fastopt.bench.contenders import CONTENDERS, Contender, Maker, Workload, con
 BLOCK = 50_000
 """Larger tensors repeat this many elements."""
 CHECKED = 150_000
-"""Of each of a model's tensors so many elements are checked, from the first on."""
+"""Of each tensor of a model, this many leading elements are checked."""
 TORCH_FUSED = {"SGD", "Adam", "AdamW", "Adagrad"}
 
 Shape = tuple[int, ...]

@@ -1,6 +1,6 @@
 """Every stopwatch of the benchmarks, except pytest-benchmark's.
 
-Contenders are timed in turn, round by round: what else the machine does then meets all of them.
+Contenders are timed in turn, round by round: other load on the machine then affects all of them alike.
 """
 
 import math
@@ -22,7 +22,7 @@ WARM = 0.006
 
 
 def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
-    """Mean seconds of a call, over so many one right after the other."""
+    """Mean seconds of a call, over `repeats` calls in succession."""
     start = time.perf_counter()
     for _ in range(repeats):
         call()
@@ -38,9 +38,9 @@ def in_turn(measures: Mapping[Name, Callable[[], T]], *, rounds: int, least_seco
     measures : mapping
         name → function of no arguments; one round calls each of them once.
     rounds : int
-        Rounds, at least.
+        The smallest number of rounds.
     least_seconds : float
-        Rounds follow until so many seconds have passed, too.
+        The shortest duration: rounds are added until it has passed.
     pause : float
         Seconds of sleep before each measure.
     """

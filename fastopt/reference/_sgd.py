@@ -34,7 +34,7 @@ def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum:
     update_average(param, o)
 
 
-_momentum = momentum    # whose argument of the same name hides it inside
+_momentum = momentum    # inside the function, its argument of the same name hides it
 
 
 def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float = 0.9,
