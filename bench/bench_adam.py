@@ -62,7 +62,7 @@ def numpy_radam(p, g, m, v):
     v[...] = 0.999 * v + 0.001 * g**2
     rho_inf = 2 / (1 - 0.999) - 1
     rho = rho_inf - 2 * 2 * 0.999**2 / (1 - 0.999**2)
-    assert rho <= 5  # at the second step; later ones are an Adam's work
+    assert rho <= 5  # at the second step; later ones cost as much as Adam's
     p -= 1e-3 * (m / (1 - 0.9**2))
 
 

@@ -33,7 +33,7 @@ def batch_norm_statistics(x: Float32Array, channel_axis: int = 1) -> BatchStatis
     Parameters
     ----------
     x, channel_axis
-        As in `fastopt.batch_norm_forward`; one value per channel is enough, and so is none.
+        As in `fastopt.batch_norm_forward`; one value per channel or none is allowed.
 
     Returns
     -------

@@ -43,7 +43,7 @@ class Group(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """A model whose arrays are bound: all that a step needs besides the gradients."""
+    """A model whose arrays are bound: all that a step needs except the gradients."""
 
     keys: list[Any]
     params: list[Array]
@@ -57,7 +57,7 @@ class Bound(NamedTuple):
 
 
 class Optimizer:
-    """Base of the optimizer classes; the keyword arguments below are those that every class takes besides its own.
+    """Base of the optimizer classes; the keyword arguments below are those that all classes share.
 
     Parameters
     ----------

@@ -28,7 +28,7 @@ class OptionsWithoutDecay(_Shared, total=False):
 
 
 class Options(OptionsWithoutDecay, total=False):
-    """Keyword arguments that every optimizer function takes besides its own: ``fastopt.adam(…, weight_decay=0.01)``.
+    """Keyword arguments that all optimizer functions share: ``fastopt.adam(…, weight_decay=0.01)``.
 
     Before the gradient g reaches an optimizer's formula, it is scaled, clipped and regularised, in this order::
 
@@ -73,7 +73,7 @@ class ModelOptionsWithoutDecay(_Shared, total=False):
 
 
 class ModelOptions(ModelOptionsWithoutDecay, total=False):
-    """What the constructor of every other optimizer class takes besides its own: see `fastopt.Optimizer`."""
+    """What the constructor of every other optimizer class takes in addition to its own: see `fastopt.Optimizer`."""
 
     weight_decay: float
     decoupled_weight_decay: float

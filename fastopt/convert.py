@@ -54,7 +54,7 @@ class _Layout(NamedTuple):
     names: dict[str, str]
     """From fastopt's names of the state arrays to torch's."""
     hyper: tuple[str, ...]
-    """Hyper-parameters with the same name and meaning in both, besides lr, weight_decay and maximize."""
+    """Hyper-parameters with the same name and meaning in both, in addition to lr, weight_decay and maximize."""
     extra: dict[str, Any]
     """Default values of torch's options that fastopt does not have."""
     steps: bool = True

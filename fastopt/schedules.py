@@ -203,7 +203,7 @@ class linear_warmup:
     The gradual warm-up of Goyal et al. 2017 (arXiv:1706.02677) in the form of optax.linear_schedule and of
     Keras' warmup_steps: the first update gets `initial`, update warmup_steps + 1 and all later ones get `peak`.
     With initial=0, the default here and there, the first update changes the optimizer's state but no parameter; pass
-    ``initial=peak / warmup_steps``, say, to make the first update count.
+    ``initial=peak / warmup_steps``, for example, to make the first update count.
     ``join([linear_warmup(peak, n), cosine(peak, m)], [n])`` gets the peak in update n + 1 alone.
 
     Parameters

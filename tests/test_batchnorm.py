@@ -243,7 +243,7 @@ def test_results_against_long_double(level, n, ratio, relu, rng):
 def test_results_of_many_values_against_long_double(ratio, beta_is, rng):
     """y and dx of 100 000 values a channel: half a unit of the channel's largest term, at most 4 are promised.
 
-    Of an element's own terms that can't hold: among so many values, one may be as near to the mean as a double is.
+    It cannot hold relative to each element's own terms: among so many values, one can be arbitrarily near to the mean.
     """
     x, gamma, beta, _, _ = arguments(rng, (100_000, 8), scale=1.0, offset=ratio)
     if beta_is is not None:

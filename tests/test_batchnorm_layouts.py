@@ -232,7 +232,7 @@ def test_parts_refused(rng):
 
 
 def test_sums_after_inference_are_those_of_the_reference(level, rng):
-    """relu's mask is that of the y there was: in float32, other than in training."""
+    """relu's mask is that of the y returned, which is computed in float32, unlike in training."""
     x, dy, (gamma, beta, mean) = standard(rng, 4000, 6), standard(rng, 4000, 6), standard(rng, 3, 6)
     x[:2000] = mean - beta / gamma      # y is 0 but for rounding
     results = []

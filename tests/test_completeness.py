@@ -75,7 +75,7 @@ class TestEveryOptimizer:
         assert numbers <= refused, f"tests/optimizer_cases.py: {row.function} has no refused {numbers - refused}"
 
     def test_function_and_class_have_the_same_hyper_parameters(self, row):
-        """The class besides those of the whole model, and instead of optional arrays and the step."""
+        """Except those of the whole model, which only the class has, and the optional arrays and the step."""
         of_function = taken_by(getattr(fastopt, row.function)) - {"step", "grad_scale", "average", *row.optional_states}
         of_class = taken_by(getattr(fastopt, row.name)) - {"clip_norm", "skip_nonfinite", "per_param"}
         assert of_function - of_class <= {"decoupled_weight_decay"}

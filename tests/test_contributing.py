@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's recipe for an optimizer names every file that one stands in."""
+"""CONTRIBUTING.md's recipe for an optimizer names every file that mentions one."""
 
 import re
 from pathlib import Path

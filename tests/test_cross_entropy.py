@@ -55,7 +55,7 @@ def test_at_every_width(family, n, rng, level):
     own = np.where(top, -others, np.expm1(np.take_along_axis(log_softmax, index, 1)))
     np.put_along_axis(slope, index, own, 1)
     assert ulps(d, slope).max() <= 2.0
-    # The rows of the gradient sum to 0 as far as single roundings let them.
+    # The rows of the gradient sum to 0, up to the rounding of each element.
     total = np.abs(d.astype(np.float64).sum(1))
     assert (total <= 4 * 2.0**-24 * np.abs(d.astype(np.float64)).sum(1) + n * 2.0**-149).all()
 
@@ -167,7 +167,7 @@ def test_ignored_rows(n, reduction, rng, level):
     x = rng.standard_normal((150, n), dtype=np.float32)
     labels = rng.integers(n, size=150)
     labels[::3] = -100
-    x[::3] = np.nan  # what stands in an ignored row does not matter
+    x[::3] = np.nan  # the content of an ignored row does not matter
     out = np.full_like(x, np.nan)
     loss, d = fastopt.softmax_cross_entropy(x, labels, reduction=reduction, out=out)
     assert (d[::3] == 0).all()

@@ -136,7 +136,7 @@ def test_the_reference_has_the_same_signature():
     assert parameters(ours) == parameters(theirs)
 
 
-def test_chunk_as_small_numpy_integer_does_not_come_round(rng):
+def test_chunk_as_small_numpy_integer_does_not_wrap_around(rng):
     x, weight, labels, _ = arrays(rng, rows=300)
     wanted = fastopt.linear_cross_entropy(x, weight, labels, chunk=200)
     for chunk in (np.uint8(200), np.int16(200)):

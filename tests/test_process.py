@@ -130,7 +130,7 @@ def test_fork_after_use():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_every_forked_child_is_serial():
-    """Another library that shares libgomp may have used it in the parent: nobody can tell."""
+    """Another library that shares libgomp may have used it in the parent, which cannot be detected."""
     run(PREAMBLE + """
     import fastopt
     fastopt.set_num_threads(2)

@@ -40,7 +40,7 @@ def test_every_task_runs_once(threads):
         assert compiled("regions").times_run(count, threads) == [1] * count
 
 
-def test_every_task_runs_once_whoever_else_calls():
+def test_every_task_runs_once_with_concurrent_callers():
     """While one Python thread has the region, the others' calls run on their own threads."""
     compiled("regions")
     run("""

@@ -187,7 +187,7 @@ def layers(*widths: int) -> list[Shape]:
     return [shape for inputs, outputs in itertools.pairwise(widths) for shape in ((inputs, outputs), (outputs,))]
 
 
-# Contenders that every case has. `by_function` and what is like it serve one tensor, `by_class` a whole model.
+# Contenders that every case has. `by_function` and its variants serve one tensor, `by_class` a whole model.
 
 def by_function(module: ModuleType, one_thread: bool = False) -> Maker:
     def make(problem: OneTensor) -> Contender:

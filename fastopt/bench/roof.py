@@ -36,7 +36,7 @@ def roof(arrays: Sequence[np.ndarray], passes: Sequence[str]) -> Callable[[], li
     Raises
     ------
     TypeError, ValueError
-        An array that is not as described, arrays that overlap, a pass that there is no loop for.
+        An array that is not as described, arrays that overlap, a pass for which there is no loop.
     """
     groups = [letters.split() for letters in passes]
     for letters in (letters for group in groups for letters in group):

@@ -1,6 +1,6 @@
 /* ThreadSanitizer does not see the barriers of libgomp, which is not instrumented. This library, loaded before it, tells
-   what a parallel region orders: its beginning comes after what the caller did, and what the caller does next comes
-   after every member's end. */
+   ThreadSanitizer the happens-before relations of a parallel region: its start follows what the caller did before, and
+   what the caller does next follows the end of every thread. */
 #include <dlfcn.h>
 
 void __tsan_acquire(void*);
