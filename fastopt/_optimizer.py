@@ -11,6 +11,7 @@ from fastopt._options import (
     DEFAULTS,
     ModelOptions,
     UpdateInfo,
+    as_numbers,
     check_options,
     check_own_decay,
     grad_scale_range,
@@ -268,6 +269,7 @@ class Optimizer:
             checked = check_own_decay(type(self), options, options.pop("weight_decay"), self._decay)
         else:
             checked = check_options(type(self), options)
+        checked = as_numbers(checked)
         rule = self._rule       # not self: the cycle would keep the arrays until the next garbage collection
 
         def make(step: int, lr: float, grad_scale: float) -> Any:

@@ -133,7 +133,8 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> C
     try:
         return _checked(**options)
     except TypeError:
-        refuse_unknown(function, options)
+        if not options.keys() <= DEFAULTS.keys():
+            refuse_unknown(function, options)
         raise
 
 
@@ -146,6 +147,11 @@ def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], we
     if "decoupled_weight_decay" in options:
         refuse_unknown(function, options)
     return _replaced(check_options(function, options), meaning, weight_decay)
+
+
+def as_numbers(options: Checked) -> Checked:
+    """Checked options as Python's own numbers, which nobody can change later as an array of no dimensions."""
+    return tuple(value if type(value) is bool else float(value) for value in options)   # type: ignore[return-value]
 
 
 def with_grad_scale(options: Checked, grad_scale: float) -> Checked:

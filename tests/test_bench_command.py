@@ -128,6 +128,25 @@ def test_a_result_of_an_earlier_contender_does_not_count(which, monkeypatch):
         prepare(workload, "idle")
 
 
+@pytest.mark.parametrize("workload", [batchnorm.workload("backward", (8, 3)),
+                                      softmax.workload("softmax_cross_entropy", (4, 5))], ids=str)
+def test_a_nan_in_any_part_of_the_result_is_not_timed(workload, monkeypatch):
+    """The first part is right; Python's max would overlook a NaN that comes later."""
+    ours = CONTENDERS[workload.kernel]["fastopt"]
+
+    def wrong(problem):
+        made = ours(problem)
+
+        def result(_):
+            first, *others = made.result(made.call())
+            return [first, *(np.full_like(other, np.nan) for other in others)]
+        return Contender(made.call, result)
+
+    monkeypatch.setitem(CONTENDERS[workload.kernel], "wrong", wrong)
+    with pytest.raises(WrongResultError, match="wrong's result differs by nan"):
+        prepare(workload, "wrong")
+
+
 def test_a_library_that_does_not_work(monkeypatch, tmp_path):
     (tmp_path / "broken_library.py").write_text("import not_installed_at_all\n", "utf-8")
     monkeypatch.syspath_prepend(tmp_path)

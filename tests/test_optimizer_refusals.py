@@ -274,3 +274,22 @@ def test_bound_parameters_cannot_be_resized():
     opt.update(params, [np.ones(4, np.float32)])
     with pytest.raises(ValueError, match="cannot resize"):
         params[0].resize(1000)
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"average_decay": True}, "^average_decay: expected a number in .*, got bool True"),
+    ({"average_decay": 0.9, "l1": "x"}, "^l1: expected a number in .*, got str 'x'"),
+])
+def test_a_wrong_option_is_named_beside_averages(options, message):
+    with pytest.raises(TypeError, match=message):
+        fastopt.Adam(**options)
+
+
+def test_an_option_cannot_be_changed_behind_the_optimizer():
+    """An array of no dimensions is a number when it is given, and none of its later values counts."""
+    clip, decay, param = np.array(1.0), np.array(0.1), np.ones(3, np.float32)
+    opt = fastopt.SGD(lr=0.1, clip_value=clip, weight_decay=decay)
+    opt.update(param, np.ones(3, np.float32))
+    clip[...], decay[...] = -1.0, np.nan
+    opt.update(param, np.ones(3, np.float32))
+    assert np.isfinite(param).all()

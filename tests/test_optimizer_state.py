@@ -254,3 +254,30 @@ def test_keys_that_compare_by_elements():
     for _ in range(2):
         opt.update({keys[0]: param, keys[1]: param.copy()}, dict.fromkeys(keys, np.ones(2, np.float32)))
     assert (param == -2.0).all()
+
+
+def test_the_reference_can_be_pickled():
+    opt = pickle.loads(pickle.dumps(fastopt.reference.Adam(lr=0.1)))
+    param = np.ones(3, np.float32)
+    opt.update(param, np.ones(3, np.float32))
+    assert (param < 1.0).all()
+
+
+@pytest.mark.parametrize("module", [fastopt, fastopt.reference], ids=["fastopt", "reference"])
+def test_a_state_with_other_arrays_than_the_options_ask_for(module):
+    """Averages start where there are none, and rest where nobody wants them; other arrays must be there."""
+    grad = np.ones(3, np.float32)
+    plain, averaging = module.Adam(), module.Adam(average_decay=0.5)
+    for opt in (plain, averaging):
+        opt.update(np.zeros(3, np.float32), grad)
+    for source, target in ((plain, module.Adam(average_decay=0.5)), (averaging, module.Adam())):
+        target.load_state_dict(source.state_dict())
+        target.update(np.zeros(3, np.float32), grad)
+        assert target.step_count == 2
+    target = module.Adam(average_decay=0.5)
+    target.load_state_dict(plain.state_dict())
+    param = np.zeros(3, np.float32)
+    target.update(param, grad)
+    np.testing.assert_array_equal(target.averages[0], np.float32(0.5) * param)
+    with pytest.raises(ValueError, match=r"^state\[0\]: expected arrays named \['m', 'v', 'vmax'\]"):
+        module.Adam(amsgrad=True).load_state_dict(plain.state_dict())

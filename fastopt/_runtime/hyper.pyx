@@ -33,10 +33,10 @@ cdef object refusal(object name, object expected, object error, object value):
     """The error for a number: its type is shown if that is what is wrong."""
     if isinstance(value, int) and value.bit_length() > 64:
         shown = f"an int of {value.bit_length()} bits"
+    elif error is TypeError:
+        shown = f"{type(value).__name__} {reprlib.repr(value)}"
     else:
         shown = reprlib.repr(value)
-    if error is TypeError:
-        shown = f"{type(value).__name__} {shown}"
     return error(f"{name}: expected {expected}, got {shown}")
 
 

@@ -26,7 +26,7 @@ class Optimizer:
         shared = {name: default for name, default in DEFAULTS.items() if name in ModelOptions.__annotations__}
         given = {**shared, "clip_norm": None, "skip_nonfinite": False, "per_param": None, **options}
         self._clip_norm, self._skip_nonfinite = given.pop("clip_norm"), given.pop("skip_nonfinite")
-        self._per_param: Callable[[Any, Array], Mapping[str, Any]] = given.pop("per_param") or (lambda key, param: {})
+        self._per_param: Callable[[Any, Array], Mapping[str, Any]] = given.pop("per_param") or _no_hyper
         self._hyper = {**given, **own}
         self.lr: Rate = self._hyper.pop("lr")
         self._taken = {*inspect.signature(self._function).parameters, *options_of(self._function)}
@@ -60,6 +60,8 @@ class Optimizer:
             hyper["lr"] = _at(hyper["lr"], step)
             if key not in self.state:
                 self.state[key] = self._new_state(param, hyper)
+            elif hyper["average_decay"] is not None:        # state may have been loaded without averages
+                self.state[key].setdefault("average", param.copy())
             self.steps[key] = self.steps.get(key, 0) + 1
             self._call(param, slopes[key], {**hyper, **self.state[key], "step": self.steps[key],
                                            "grad_scale": grad_scale})
@@ -72,13 +74,19 @@ class Optimizer:
         return {"step_count": self.step_count, "steps": dict(self.steps), "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """As `fastopt.Optimizer.load_state_dict`."""
+        """As `fastopt.Optimizer.load_state_dict`: state that the hyper-parameters need must be there."""
+        needed = set() if self._per_param is not _no_hyper else {*self._states(self._hyper)}
+        for key, entry in state_dict["state"].items():
+            if not needed <= entry.keys():
+                raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {sorted(entry)}")
         self.step_count, self.steps = state_dict["step_count"], dict(state_dict["steps"])
         self.state = {key: {name: array.copy() for name, array in entry.items()}
                       for key, entry in state_dict["state"].items()}
 
     def _call(self, param: Array, grad: Array, arguments: dict[str, Any]) -> None:
         """Call the function with those of the arguments that it takes."""
+        if arguments["average_decay"] is None:
+            arguments = {name: value for name, value in arguments.items() if name != "average"}
         self._function(param, grad, **{name: value for name, value in arguments.items() if name in self._taken})
 
     def _new_state(self, param: Array, hyper: Mapping[str, Any]) -> dict[str, Array]:
@@ -93,6 +101,11 @@ class Optimizer:
     def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         """The value of every element of a state array before the first step."""
         return 0.0
+
+
+def _no_hyper(key: Any, param: Array) -> Mapping[str, Any]:
+    """`per_param` where no hyper-parameter differs."""
+    return {}
 
 
 def _at(lr: Rate, step: int) -> float:

@@ -94,7 +94,7 @@ class Sophia(Optimizer):
     def update_hessian(self, params: Params, hessians: Grads) -> None:
         """As `fastopt.Sophia.update_hessian`."""
         if isinstance(params, np.ndarray):
-            params, hessians = [params], [hessians]
+            params, hessians = [params], [np.asarray(hessians)]
         by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
         given = dict(hessians if isinstance(hessians, Mapping) else enumerate(hessians))
         for key, param in by_key.items():
