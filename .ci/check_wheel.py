@@ -18,7 +18,8 @@ size = wheel.stat().st_size
 if size >= LARGEST:
     sys.exit(f"{wheel.name}: expected less than {LARGEST} bytes, got {size}")
 
-files = {file for file in zipfile.ZipFile(wheel).namelist() if not re.match(r"fastopt-[^/]+\.dist-info/", file)}
+files = {file for file in zipfile.ZipFile(wheel).namelist()
+         if not (re.match(r"fastopt-[^/]+\.dist-info/", file) or file.endswith("/"))}      # auditwheel adds folders
 modules, others = {}, set()     # compiled modules by folder
 for file in files:
     if match := re.fullmatch(r"(fastopt/.+)/(\w+)\.[\w.-]*(so|pyd)", file):

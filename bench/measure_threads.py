@@ -37,13 +37,14 @@ def main(argv=None):
     options = parser.parse_args(argv)
     table = Table(("function", "elements", "1 thread, µs", f"{options.threads} threads, µs", "ratio"), "lrrrr")
     print(table.head())
-    before = parallel.swap_serial_below(0.0)
+    before, backs_off = parallel.swap_serial_below(0.0), parallel.swap_back_off(False)
     for name, elements, call in workloads(options.sizes):
         times = timing.race({1: call, options.threads: call}, rounds=options.rounds, turn=2e-4,
                             around=fastopt.num_threads)
         one, several = timing.medians(times).values()
         print(table.row(name, elements, f"{one * 1e6:.1f}", f"{several * 1e6:.1f}", f"{one / several:.2f}"), flush=True)
     parallel.swap_serial_below(before)
+    parallel.swap_back_off(backs_off)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@
 #   - a short spin: fastopt/_runtime/__init__.py has libgomp's threads spin for microseconds, not milliseconds;
 #   - back-off: the time that a region saves compared with running its tasks serially is credit; the time that it loses
 #     is subtracted. Without credit, calls run on the calling thread alone for a multiple of the loss. The multiple
-#     doubles each time and is reset when the team has earned its credit: a single delay costs little, and a team whose
+#     doubles each time and is halved when the team has earned its credit: a single delay costs little, and a team whose
 #     cores are never free is tried rarely.
 #
 # How many threads (`threads_for`), in this order:
@@ -60,8 +60,9 @@ cdef enum:
     MEMBERS = 1024          # of a team, at most
     ADVANCE = 200000        # nanoseconds of credit to begin with: waking a sleeping team takes 50 to 100 microseconds
     MOST_CREDIT = 1000000
-    LEAST_MULTIPLE = 64     # without credit, calls run serially for this
+    LEAST_MULTIPLE = 16     # without credit, calls run serially for this
     MOST_MULTIPLE = 1024    # to this many times the time lost,
+    WORTH = 8               # work of this many times the delay is shared even then
     LONGEST = 1000000000    # and for this many nanoseconds at most
 
 # Work shorter than this, in nanoseconds of one core, runs serially: docs/threads.md has the measurement.
@@ -74,6 +75,7 @@ cdef int openmp_at_import = omp_get_max_threads()
 cdef long long regions = 0              # run so far
 cdef bint backs_off = True              # off in tests and measurements of regions
 cdef long long alone_until = 0          # by the clock of now()
+cdef long long delay = 0                # what a region has lost lately, in nanoseconds
 cdef long long credit = ADVANCE, multiple = LEAST_MULTIPLE
 
 watch_forks()
@@ -140,14 +142,17 @@ cdef void join(Region* region, int member) noexcept nogil:
 
 cdef void account(const Region* region, Py_ssize_t count, long long start, long long end) noexcept nogil:
     """Add the time that the region saved to the credit; without credit left, begin a back-off."""
-    global credit, multiple
+    global credit, multiple, delay
+    cdef long long gain
     cdef double serial = 0.0        # a caller that found no task left was displaced from its core by its own team
     if region.done > 0:
         serial = <double> (region.finished - region.began) * count / region.done        # all tasks, at its own pace
-    credit += <long long> serial - (end - start)
+    gain = <long long> serial - (end - start)
+    credit += gain
+    store(&delay, max(-gain, delay - delay // 8))
     if credit > MOST_CREDIT:
         credit = MOST_CREDIT
-        multiple = LEAST_MULTIPLE
+        multiple = max(multiple // 2, <long long> LEAST_MULTIPLE)
     elif credit < 0:
         store(&alone_until, end + min(multiple * (ADVANCE - credit), <long long> LONGEST))
         credit = ADVANCE
@@ -231,7 +236,9 @@ cdef int allowed_threads() noexcept nogil:
 
 cdef int threads_for(double nanoseconds) noexcept nogil:
     """Threads for work that takes one core about this long."""
-    if nanoseconds < serial_below or (backs_off and now() < load(&alone_until)):
+    if nanoseconds < serial_below:
+        return 1
+    if backs_off and nanoseconds < WORTH * <double> load(&delay) and now() < load(&alone_until):
         return 1
     return allowed_threads()
 
