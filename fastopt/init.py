@@ -16,6 +16,8 @@ fan_in is inputs times the kernel's size, fan_out is outputs times the kernel's 
 zero.
 """
 
+from __future__ import annotations  # numpy.random, which the signatures name, is loaded by those who draw from it
+
 import math
 import operator
 from collections.abc import Sequence
