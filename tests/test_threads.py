@@ -122,6 +122,26 @@ def test_threads_that_the_system_refuses_are_done_without():
     """)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_team_leaves_memory_to_the_process():
+    """Address space for some of the stacks (of 8 MiB by default) only: the team takes at most half of it."""
+    run(ADAM + """
+    import os, resource
+    expected = [array.copy() for array in arrays]
+    with fastopt.num_threads(1):
+        fastopt.adam(*expected, step=1)
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**31, size + 2**31))
+    before = len(os.listdir("/proc/self/task"))
+    fastopt.set_num_threads(1023)
+    adam()
+    assert all((a == b).all() for a, b in zip(arrays, expected))
+    assert len(os.listdir("/proc/self/task")) >= before + 16
+    np.ones(2**29, np.uint8)
+    adam()
+    """)
+
+
 GETENV = """
     import ctypes
     from fastopt._runtime import parallel

@@ -160,13 +160,18 @@ cdef void account(const Region* region, Py_ssize_t count, long long start, long 
 
 
 cdef int grown(int threads) noexcept nogil:
-    """The size that the calling thread's team can grow to. Threads that the system refuses are not asked for again."""
+    """The size that the calling thread's team can grow to. Threads that the system refuses are not asked for again.
+
+    One thread more is tried than is needed, for what libgomp itself allocates. Where the system refuses, the team grows
+    by half of what it grants: their stacks are address space, of which the process needs the rest.
+    """
     global granted
     cdef int missing = threads - team
-    cdef int started = can_start(missing)
-    if started < missing:
-        granted = team + started
-    return team + started
+    cdef int started = can_start(missing + 1)
+    if started > missing:
+        return threads
+    granted = team + started // 2
+    return granted
 
 
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
