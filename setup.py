@@ -10,6 +10,7 @@ from glob import glob
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 X86_64 = platform.machine().lower() in {"x86_64", "amd64"}
 MSVC = sys.platform == "win32"
@@ -54,6 +55,11 @@ INLINE, QUOTE = "__inline__ __attribute__((always_inline))", '"'
 if MSVC:
     COMPILE, OPENMP, LINK_OPENMP, LINK = ["/O2", "/fp:precise"], ["/openmp"], [], []
     INLINE, QUOTE = "__forceinline", '\\"'
+elif sys.platform == "linux":   # hardening: docs/reliability.md says what it costs, .ci/check_wheel.py looks for it
+    COMPILE += ["-fvisibility=hidden", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    LINK += ["-Wl,-z,relro,-z,now,-z,noexecstack"]
+    if X86_64:
+        COMPILE, LINK = [*COMPILE, "-fcf-protection"], [*LINK, "-Wl,-z,shstk"]
 elif sys.platform == "darwin":  # Apple clang: `brew install libomp`, with its paths in CPPFLAGS and LDFLAGS
     OPENMP, LINK_OPENMP, LINK = ["-Xpreprocessor", "-fopenmp"], ["-lomp"], []
 
@@ -81,6 +87,16 @@ def extensions(build_dir, sources, *, flags=(), macros=(), link=()):
     return made
 
 
+class Build(build_ext):
+    """Without the interpreter's own run path: a folder of this machine, where another one may hold anybody's files."""
+
+    def build_extensions(self):
+        if sys.platform == "linux":
+            own = [flag for flag in sysconfig.get_config_var("LDSHARED").split() if flag.startswith("-Wl,-rpath")]
+            self.compiler.linker_so = [flag for flag in self.compiler.linker_so if flag not in own]
+        super().build_extensions()
+
+
 modules = []
 for name in RUNTIME:
     openmp = name == "parallel"
@@ -93,7 +109,7 @@ for level in LEVELS if X86_64 else ("baseline",):
                                  for name in TESTS if level in TESTS[name]}
     modules += extensions(level, sources, flags=LEVELS[level], macros=[("CYTHON_INLINE", INLINE)])
 
-setup(ext_modules=modules, options={
+setup(ext_modules=modules, cmdclass={"build_ext": Build}, options={
     "build": {"build_base": "build/wheel" if WHEEL else "build"},   # a wheel ships whatever its build_base holds
     "build_ext": {"parallel": os.cpu_count()},
     "bdist_wheel": {"py_limited_api": "cp311"} if ABI3 else {},
