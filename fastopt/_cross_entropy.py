@@ -3,11 +3,10 @@
 from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
-from numpy.ma import MaskedArray
 from numpy.typing import NDArray
 
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
+from fastopt._runtime.arrays import Array, is_masked, require_disjoint, require_disjoint_from_copied
 from fastopt._runtime.hyper import Ranges, integer
 from fastopt._typing import Float32Array
 
@@ -28,7 +27,7 @@ def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: 
 def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_index: int, *,
                    or_distributions: bool = False) -> tuple[Any, Any]:
     """A validated C-contiguous int64 copy of labels and its Array; (None, None) if they may be distributions."""
-    masked = isinstance(labels, MaskedArray)
+    masked = is_masked(labels)
     if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
         if (or_distributions and isinstance(labels, np.ndarray) and not masked and labels.dtype.kind not in "iu"
                 and labels.shape != rows):
@@ -52,7 +51,7 @@ def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions:
     wanted = f"integers of shape {rows}"
     if or_distributions:
         wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
-    if not isinstance(labels, np.ndarray) or isinstance(labels, MaskedArray):
+    if not isinstance(labels, np.ndarray) or is_masked(labels):
         return TypeError(f"labels: expected {wanted}, got {type(labels).__name__}")
     integers = labels.dtype.kind in "iu" and not (or_distributions and labels.ndim > len(rows))
     return (ValueError if integers else TypeError)(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")

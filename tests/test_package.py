@@ -9,6 +9,7 @@ import typing
 from pathlib import Path
 
 import pytest
+from helpers import run
 
 import fastopt
 from fastopt._runtime import dispatch
@@ -64,6 +65,20 @@ def test_every_shared_option_is_described():
 def test_examples_in_docstrings():
     for module in {inspect.getmodule(getattr(fastopt, name)) for name in CALLABLES}:
         assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
+
+
+def test_an_import_loads_only_what_most_programs_use():
+    """Each of these takes milliseconds; some versions of NumPy load some of them, too."""
+    run("""
+    import sys, numpy
+    slow = {"fastopt.reference", "json", "numpy.ma", "numpy.random", "pathlib", "secrets", "urllib.parse", "zipfile"}
+    slow -= sys.modules.keys()
+    import fastopt
+    assert not slow & sys.modules.keys(), slow & sys.modules.keys()
+    assert {"load_state", "reference", "save_state", "adam"} <= set(dir(fastopt))
+    assert fastopt.reference.adam and fastopt.load_state and fastopt.save_state
+    assert not hasattr(fastopt, "no_such_name")
+    """)
 
 
 def test_version():

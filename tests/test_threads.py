@@ -356,7 +356,7 @@ def cgroup(tmp_path, membership, files):
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return cgroup_quota(tmp_path / "root", tmp_path / "membership")
+    return cgroup_quota(str(tmp_path / "root"), str(tmp_path / "membership"))
 
 
 @pytest.mark.parametrize(("membership", "files", "expected"), [
@@ -375,7 +375,7 @@ def test_cgroup_quota(tmp_path, membership, files, expected):
 
 
 def test_no_cgroup_at_all():
-    assert cgroup_quota(Path("/nowhere"), Path("/nowhere/either")) == 0
+    assert cgroup_quota("/nowhere", "/nowhere/either") == 0
 
 
 def test_quota_caps_the_default_alone():

@@ -15,6 +15,7 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef Py_ssize_t elements(const Py_buffer* view) noexcept
 cdef object label(object name)
+cpdef bint is_masked(object source) except -1
 cdef object overlap_error(object name, object other)
 cdef tuple shape_of(const Py_buffer* view)
 

@@ -13,13 +13,22 @@
 # exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
 
+import sys
+
 import numpy
 
 cdef object ndarray = numpy.ndarray
-cdef object MaskedArray = numpy.ma.MaskedArray
+cdef object modules = sys.modules
 cdef object may_share_memory = numpy.may_share_memory
 
 cdef dict ELEMENT = {"f": "float32", "d": "float64", "q": "int64"}
+
+
+cpdef bint is_masked(object source) except -1:
+    """Whether it is a MaskedArray. Importing numpy.ma takes 10 ms: there are none before somebody else did."""
+    if type(source) is ndarray:
+        return False
+    return isinstance(source, getattr(modules.get("numpy.ma"), "MaskedArray", ()))
 
 
 cdef object label(object name):
@@ -31,7 +40,7 @@ cdef object label(object name):
 
 cdef str describe(object source):
     """A description of what was given, for an error message."""
-    if isinstance(source, MaskedArray):
+    if is_masked(source):
         return f"masked array {source.dtype} {source.shape}"
     if not isinstance(source, ndarray):
         if isinstance(source, numpy.generic):
@@ -89,7 +98,7 @@ cdef int acquire(Py_buffer* view, object source, object name, char kind, bint wr
     Its shape must be that of `like`, unless that is NULL. On error `view` is empty.
     """
     clear(view)
-    if type(source) is not ndarray and isinstance(source, MaskedArray):
+    if is_masked(source):
         raise refusal(TypeError, source, name, kind, writable, like)
     try:
         PyObject_GetBuffer(source, view, DESCRIBED)

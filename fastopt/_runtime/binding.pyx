@@ -7,7 +7,7 @@ from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 from libc.stdlib cimport calloc, free, malloc, qsort
 
 from fastopt._runtime.arrays cimport (
-    DESCRIBED, acquire, clear, elements, held, holds, label, overlap_error, same_shape, shape_of, usable,
+    DESCRIBED, acquire, clear, elements, held, holds, is_masked, label, overlap_error, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
     GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run, stream_name,
@@ -16,7 +16,6 @@ from fastopt._runtime.driver cimport (
 import numpy
 
 cdef object ndarray = numpy.ndarray
-cdef object MaskedArray = numpy.ma.MaskedArray
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
 cdef Py_ssize_t HELD = 65536            # gradients of at most this many elements stay bound between steps
@@ -292,7 +291,7 @@ cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
 
 cdef object as_gradient(object grad, const Py_buffer* param):
     """A C-contiguous float32 copy (by index) of an array or NumPy scalar of floats; anything else unchanged."""
-    if not isinstance(grad, ARRAYS) or isinstance(grad, MaskedArray):
+    if not isinstance(grad, ARRAYS) or is_masked(grad):
         return grad                     # acquire accepts it or raises an error
     array = numpy.asarray(grad)
     if array.dtype.kind != "f" or array.shape != shape_of(param):

@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fastopt._runtime import parallel
 from fastopt._runtime.hyper import Ranges
@@ -79,11 +78,11 @@ def _environment() -> int:
     return number
 
 
-def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+def cgroup_quota(root: str = "/sys/fs/cgroup", membership: str = "/proc/self/cgroup") -> int:
     """CPUs that this process's cgroup, or one above it, may use, rounded up; 0 when there is no limit."""
     limits: list[float | None] = []
     try:
-        lines = membership.read_text(errors="surrogateescape").splitlines()
+        lines = _read(membership).splitlines()
     except OSError:
         return 0
     for line in lines:
@@ -91,31 +90,36 @@ def cgroup_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/
         if controllers == "":  # version 2
             base, read = root, _quota_v2
         elif "cpu" in controllers.split(","):  # version 1
-            base, read = root / "cpu", _quota_v1
+            base, read = os.path.join(root, "cpu"), _quota_v1
         else:
             continue
         # Inside a container the path may not exist under its own mount, whose root is then the group itself.
-        folder = base / path.lstrip("/")
-        for group in (folder, *folder.parents):
+        group = os.path.join(base, path.strip("/")).rstrip("/")
+        while group != base:
             limits.append(read(group))
-            if group == base:
-                break
+            group = os.path.dirname(group)
+        limits.append(read(base))
     known = [limit for limit in limits if limit is not None]
     return max(1, math.ceil(min(known))) if known else 0
 
 
-def _quota_v2(group: Path) -> float | None:
+def _read(*path: str) -> str:
+    with open(os.path.join(*path), errors="surrogateescape") as file:
+        return file.read()
+
+
+def _quota_v2(group: str) -> float | None:
     try:
-        quota, period = (group / "cpu.max").read_text().split()
+        quota, period = _read(group, "cpu.max").split()
         return None if quota == "max" else int(quota) / int(period)
     except (OSError, ValueError):
         return None
 
 
-def _quota_v1(group: Path) -> float | None:
+def _quota_v1(group: str) -> float | None:
     try:
-        quota = int((group / "cpu.cfs_quota_us").read_text())
-        period = int((group / "cpu.cfs_period_us").read_text())
+        quota = int(_read(group, "cpu.cfs_quota_us"))
+        period = int(_read(group, "cpu.cfs_period_us"))
         return quota / period if quota > 0 and period > 0 else None
     except (OSError, ValueError):
         return None
