@@ -4,16 +4,16 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options, pair
+from fastopt._options import EPS, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options, pair
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
 _BETAS = {"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}
-_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, inf)")
-_adam_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps="[0, inf)", amsgrad="bool", eps_hat="bool")
-_nadam_ranges = Ranges(momentum_decay="[0, inf)")
+_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps=EPS)
+_adam_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps=EPS, amsgrad="bool", eps_hat="bool")
+_nadam_ranges = Ranges(momentum_decay="double [0, inf)")
 
 
 def _adam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, eps_hat: bool,
@@ -45,7 +45,7 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     step : int
         1 at the first update.
     lr, betas, eps : float, (float, float), float
-        Learning rate ≥ 0, decay of the moments in [0, 1), eps ≥ 0.
+        Learning rate ≥ 0, decay of the moments in [0, 1), eps 0 or at least 2⁻¹²⁶.
     vmax : float32 array, optional
         The largest v so far. If given, it replaces v in the denominator (AMSGrad).
     eps_hat : bool
@@ -207,7 +207,7 @@ _last_momenta: dict[tuple[float, float], tuple[int, float]] = {}
 
 def _nadam_momenta(step: int, beta1: float, momentum_decay: float) -> tuple[float, float, float]:
     """Return μₜ, μₜ₊₁ and μ₁ · … · μₜ; the product becomes 0 once it can no longer change 1 − product."""
-    beta1, momentum_decay = float(beta1), float(momentum_decay)  # a 0-d array is not hashable
+    step, beta1, momentum_decay = int(step), float(beta1), float(momentum_decay)
     last, product = _last_momenta.get((beta1, momentum_decay), (0, 1.0))
     if last > step:
         last, product = 0, 1.0

@@ -5,6 +5,7 @@ from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
+    EPS,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -19,13 +20,13 @@ from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="[0, inf)", eps="[0, inf)",
+_adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="double [0, inf)", eps=EPS,
                          eps_inside_sqrt="bool")
-_adadelta_ranges = Ranges(lr="[0, inf)", rho="[0, 1)", eps="[0, inf)")
-_rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps="[0, inf)", momentum="[0, inf)", centered="bool",
+_adadelta_ranges = Ranges(lr="[0, inf)", rho="[0, 1)", eps=EPS)
+_rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps=EPS, momentum="[0, inf)", centered="bool",
                          eps_inside_sqrt="bool")
 _adan_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{f"betas[{i}]": "[0, 1)" for i in range(3)},
-                      eps="[0, inf)", weight_decay="[0, inf)", no_prox="bool")
+                      eps=EPS, weight_decay="[0, inf)", no_prox="bool")
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
@@ -131,7 +132,7 @@ def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, 
     grad : float32 array of the same shape
         Read only.
     lr, rho, eps : float
-        Learning rate ≥ 0, ρ in [0, 1), eps ≥ 0.
+        Learning rate ≥ 0, ρ in [0, 1), eps 0 or at least 2⁻¹²⁶.
     **options
         Regularisation, clipping and averaging: see `fastopt.Options`.
 
@@ -201,7 +202,7 @@ def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, 
     buf : float32 array, optional
         The momentum buffer (zeros before the first step), required with momentum.
     lr, alpha, eps, momentum : float
-        Learning rate ≥ 0, α in [0, 1), eps ≥ 0, μ ≥ 0.
+        Learning rate ≥ 0, α in [0, 1), eps 0 or at least 2⁻¹²⁶, μ ≥ 0.
     eps_inside_sqrt : bool
         Divide by √(w + eps): the form of TensorFlow.
     **options
@@ -290,7 +291,7 @@ def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *
     step : int
         1 at the first update.
     lr, betas, eps : float, (float, float, float), float
-        Learning rate ≥ 0, decay of the averages in [0, 1), eps ≥ 0.
+        Learning rate ≥ 0, decay of the averages in [0, 1), eps 0 or at least 2⁻¹²⁶.
     weight_decay : float
         Decoupled: ≥ 0. It acts as a proximal step, after the update.
     no_prox : bool

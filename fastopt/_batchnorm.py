@@ -12,8 +12,8 @@ from fastopt._runtime.hyper import Ranges, integer
 from fastopt._typing import Float32Array
 
 float32 = np.dtype(np.float32)
-forward_ranges = Ranges(training="bool", momentum="[0, 1]", eps="(0, inf)", unbiased="bool", relu="bool")
-inference_ranges = Ranges(eps="(0, inf)", relu="bool")
+forward_ranges = Ranges(training="bool", momentum="[0, 1]", eps="double (0, inf)", unbiased="bool", relu="bool")
+inference_ranges = Ranges(eps="double (0, inf)", relu="bool")
 
 MOST_VALUES = 2**63
 

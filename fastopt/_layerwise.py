@@ -4,6 +4,7 @@ from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
+    EPS,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -18,9 +19,9 @@ from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_lars_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", trust_coefficient="(0, inf)", eps="[0, inf)")
+_lars_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", trust_coefficient="(0, inf)", eps=EPS)
 _lamb_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"},
-                      eps="[0, inf)", weight_decay="[0, inf)")
+                      eps=EPS, weight_decay="[0, inf)")
 
 
 def _lars_rule(step: int, lr: float, momentum: float, trust_coefficient: float, eps: float, options: Checked) -> Any:
@@ -46,7 +47,7 @@ def lars(param: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.
     grad : float32 array of the same shape
         Read only.
     lr, momentum, trust_coefficient, eps : float
-        Learning rate ≥ 0, μ ≥ 0, coefficient > 0, eps ≥ 0.
+        Learning rate ≥ 0, μ ≥ 0, coefficient > 0, eps 0 or at least 2⁻¹²⁶.
     **options
         Regularisation, clipping and averaging: see `fastopt.Options`.
 

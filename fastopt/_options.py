@@ -58,6 +58,10 @@ class Options(OptionsWithoutDecay, total=False):
     Notes
     -----
     A function whose own signature has weight_decay gives it its own meaning and takes no decoupled_weight_decay.
+
+    Numbers, of whatever type, are used as Python floats; what an element needs is rounded to float32 once. A number
+    that float32 rounds to inf is out of a range that excludes inf, one that it rounds to 0 out of a range that excludes
+    0.
     """
 
     weight_decay: float
@@ -91,6 +95,10 @@ class UpdateInfo(NamedTuple):
     skipped: bool
     """Whether nothing was changed because a gradient held an inf or NaN."""
 
+
+EPS = "0 or [2**-126, inf)"
+"""The interval of an optimizer's eps: 0, or so large that eps · √(1 − β₂ᵗ) is not 0 as float32 for any β₂ below
+1 − 2⁻⁴⁸. The step of an element whose gradients were 0 would be 0 / 0."""
 
 grad_scale_range = Ranges(grad_scale="(-inf, inf)")
 _decay_range = Ranges(weight_decay="[0, inf)")
@@ -133,9 +141,10 @@ def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> C
     try:
         return _checked(**options)
     except TypeError:
-        if not options.keys() <= DEFAULTS.keys():
-            refuse_unknown(function, options)
-        raise
+        unknown = None if options.keys() <= DEFAULTS.keys() else unknown_option(function, options)
+        if unknown is None:
+            raise
+        raise unknown from None
 
 
 def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], weight_decay: float = 0.0,
@@ -179,12 +188,20 @@ def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a TypeError if there is an option that `function` does not take."""
+def unknown_option(function: Callable[..., Any], options: Mapping[str, Any]) -> TypeError | None:
+    """The error for the first option that `function` does not take, or None."""
     taken = options_of(function)
     for name in options:
         if name not in taken:
-            raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
+            return TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
+    return None
+
+
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a TypeError if there is an option that `function` does not take."""
+    error = unknown_option(function, options)
+    if error is not None:
+        raise error
 
 
 def pair(name: str, values: Any) -> tuple[float, float]:

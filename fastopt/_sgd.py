@@ -13,7 +13,8 @@ from fastopt._typing import LearningRate as Rate
 _sgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
 _momentum_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", nesterov="bool")
 _sgdm_ranges = Ranges(lr="[0, inf)", beta="[0, 1)")
-_asgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lambd="[0, inf)", alpha="[0, inf)", t0="[0, inf)")
+_asgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lambd="[0, inf)",
+                      alpha="double [0, inf)", t0="double [0, inf)")
 
 
 def _sgd_rule(step: int, lr: float, momentum: float, dampening: float, nesterov: bool, options: Checked) -> Any:

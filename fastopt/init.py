@@ -25,7 +25,7 @@ from typing import Literal, SupportsIndex, TypeAlias
 
 import numpy
 
-from fastopt._runtime.hyper import number
+from fastopt._runtime.hyper import integer, number
 from fastopt._typing import Float32Array
 
 __all__ = ["he_normal", "he_uniform", "normal", "uniform", "xavier_normal", "xavier_uniform"]
@@ -43,7 +43,8 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
     shape : int or tuple of int
     rng : numpy.random.Generator
     mean, std : float
-        The defaults are those of torch.nn.init.normal_; textbooks that use one std for all layers take 0.01.
+        In [−10³⁸, 10³⁸] and [0, 10³⁷], so that no weight overflows. The defaults are those of torch.nn.init.normal_;
+        textbooks that use one std for all layers take 0.01.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
         float32, C-contiguous.
     """
     shape = _shape(shape)
-    mean, std = number(mean, "mean"), number(std, "std", "[0, inf)")
+    mean, std = number(mean, "mean", "[-1e38, 1e38]"), number(std, "std", "[0, 1e37]")
     weight = _generator(rng).standard_normal(shape, dtype=numpy.float32)
     weight *= numpy.float32(std)
     weight += numpy.float32(mean)
@@ -66,7 +67,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
     shape : int or tuple of int
     rng : numpy.random.Generator
     low, high : float
-        The defaults are those of torch.nn.init.uniform_.
+        In [−10³⁸, 10³⁸], low ≤ high. The defaults are those of torch.nn.init.uniform_.
 
     Returns
     -------
@@ -74,7 +75,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
         float32, C-contiguous.
     """
     shape = _shape(shape)
-    low, high = number(low, "low"), number(high, "high")
+    low, high = number(low, "low", "[-1e38, 1e38]"), number(high, "high", "[-1e38, 1e38]")
     if low > high:
         raise ValueError(f"low: expected at most high = {high!r}, got {low!r}")
     weight = _generator(rng).random(shape, dtype=numpy.float32)
@@ -154,8 +155,10 @@ def _shape(shape: Shape) -> tuple[int, ...]:
         lengths = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
     except TypeError:
         raise TypeError(f"shape: expected an int or a tuple of ints, got {shape!r}") from None
-    if any(n < 0 for n in lengths):
-        raise ValueError(f"shape: expected lengths of at least 0, got {lengths}")
+    for n in lengths:
+        integer(n, "shape", 0, 2**61)
+    if math.prod(max(n, 1) for n in lengths) >= 2**61:      # NumPy counts bytes in 63 bits, and zeros as ones
+        raise ValueError(f"shape: expected fewer than 2**61 elements, got {lengths}")
     return lengths
 
 

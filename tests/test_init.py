@@ -83,6 +83,11 @@ def test_normal_and_uniform_take_any_number_of_axes(rng):
     assert init.normal((), rng).shape == ()
 
 
+def test_weights_of_the_largest_ranges_are_finite(rng):
+    assert np.isfinite(init.normal(10**6, rng, mean=-1e38, std=1e37)).all()
+    assert np.isfinite(init.uniform(10**6, rng, low=-1e38, high=1e38)).all()
+
+
 def test_uniform_of_an_empty_interval(rng):
     np.testing.assert_array_equal(init.uniform(1000, rng, low=0.1, high=0.1), np.float32(0.1))
 
@@ -99,8 +104,11 @@ def test_refuses_invalid_shapes(function, rng):
     for shape in ((3.0, 4), "34", None, 2.5):
         with pytest.raises(TypeError, match=r"^shape: expected an int or a tuple of ints, got "):
             function(shape, rng)
-    with pytest.raises(ValueError, match=r"^shape: expected lengths of at least 0, got \(3, -4\)$"):
-        function((3, -4), rng)
+    for length, got in ((-4, "-4"), (2**62, "4611686018427387904"), (10**400, "an int of 1329 bits")):
+        with pytest.raises(ValueError, match=rf"^shape: expected an int in \[0, 2\*\*61\), got {got}$"):
+            function((3, length), rng)
+    with pytest.raises(ValueError, match=r"^shape: expected fewer than 2\*\*61 elements, got \(2147483648, 0, "):
+        function((2**31, 0, 2**30), rng)
 
 
 @pytest.mark.parametrize("function", HE_XAVIER)
@@ -115,11 +123,14 @@ def test_a_bias_has_no_fan(function, rng):
      "layout: expected None, 'in_out' or 'out_in', got 'oihw'"),
     (init.xavier_uniform, {"layout": 1}, ValueError, "layout: expected None, 'in_out' or 'out_in', got 1"),
     (init.he_uniform, {"fan": "both"}, ValueError, "fan: expected 'in' or 'out', got 'both'"),
-    (init.normal, {"std": -1.0}, ValueError, "std: expected a number in [0, inf), got -1.0"),
-    (init.normal, {"std": "1"}, TypeError, "std: expected a number in [0, inf), got str '1'"),
-    (init.normal, {"mean": math.nan}, ValueError, "mean: expected a number in (-inf, inf), got nan"),
+    (init.normal, {"std": -1.0}, ValueError, "std: expected a number in [0, 1e37], got -1.0"),
+    (init.normal, {"std": "1"}, TypeError, "std: expected a number in [0, 1e37], got str '1'"),
+    (init.normal, {"std": 3e38}, ValueError, "std: expected a number in [0, 1e37], got 3e+38"),
+    (init.normal, {"std": 10**400}, ValueError, "std: expected a number in [0, 1e37], got an int of 1329 bits"),
+    (init.uniform, {"low": -3e38, "high": 3e38}, ValueError, "low: expected a number in [-1e38, 1e38], got -3e+38"),
+    (init.normal, {"mean": math.nan}, ValueError, "mean: expected a number in [-1e38, 1e38], got nan"),
     (init.uniform, {"low": 1.0, "high": 0.0}, ValueError, "low: expected at most high = 0.0, got 1.0"),
-    (init.uniform, {"high": math.inf}, ValueError, "high: expected a number in (-inf, inf), got inf"),
+    (init.uniform, {"high": math.inf}, ValueError, "high: expected a number in [-1e38, 1e38], got inf"),
 ])
 def test_error_names_the_argument(function, options, error, message, rng):
     before = rng.bit_generator.state

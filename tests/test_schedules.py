@@ -89,11 +89,21 @@ def test_returns_a_python_float_for_any_integer(schedule):
 
 
 @pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
-@pytest.mark.parametrize(("step", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError),
+@pytest.mark.parametrize(("step", "error"), [(0, ValueError), (-1, ValueError), (10**400, ValueError), (1.0, TypeError),
                                              (True, TypeError), (None, TypeError), ("1", TypeError)])
 def test_refuses_invalid_steps(schedule, step, error):
     with pytest.raises(error, match=r"^step: expected an int"):
         schedule(step)
+
+
+@pytest.mark.parametrize("schedule", EXAMPLES, ids=repr)
+def test_the_last_step(schedule):
+    assert 0.0 <= schedule(2**64 - 1) < math.inf
+
+
+def test_a_rate_that_is_a_double():
+    assert schedules.exponential_decay(1.0, 1, 1e-300)(2) == 1e-300
+    assert schedules.inverse_time_decay(1.0, 1, 1e300)(2) == 1e-300
 
 
 def test_immutable():
@@ -113,13 +123,22 @@ NAN, INF = math.nan, math.inf
     (lambda: schedules.constant(True), TypeError, "value: expected a number in [0, inf), got bool True"),
     (lambda: schedules.constant(-0.1), ValueError, "value: expected a number in [0, inf), got -0.1"),
     (lambda: schedules.constant(NAN), ValueError, "value: expected a number in [0, inf), got nan"),
+    (lambda: schedules.constant(10**400), ValueError, "value: expected a number in [0, inf), got an int of 1329 bits"),
+    (lambda: schedules.constant(1e39), ValueError,
+     "value: expected a number in [0, inf), got 1e+39, which is inf as float32"),
+    (lambda: schedules.piecewise_constant([10**400], [1.0, 2.0]), ValueError,
+     "boundaries[0]: expected an int in [1, 2**64), got an int of 1329 bits"),
+    (lambda: schedules.linear_warmup(0.1, 10**400), ValueError,
+     "warmup_steps: expected an int in [1, 2**64), got an int of 1329 bits"),
+    (lambda: schedules.cosine(0.1, 10**400), ValueError,
+     "decay_steps: expected an int in [1, 2**64), got an int of 1329 bits"),
     (lambda: schedules.constant(INF), ValueError, "value: expected a number in [0, inf), got inf"),
     (lambda: schedules.piecewise_constant([1, 2], [1.0, 2.0]), ValueError,
      "boundaries: expected one fewer than values (1), got 2"),
     (lambda: schedules.piecewise_constant([2, 2], [1.0, 2.0, 3.0]), ValueError,
      "boundaries: expected strictly increasing ints, got [2, 2]"),
     (lambda: schedules.piecewise_constant([0], [1.0, 2.0]), ValueError,
-     "boundaries[0]: expected an int of at least 1, got 0"),
+     "boundaries[0]: expected an int in [1, 2**64), got 0"),
     (lambda: schedules.piecewise_constant([1.5], [1.0, 2.0]), TypeError,
      "boundaries[0]: expected an int, got float 1.5"),
     (lambda: schedules.piecewise_constant(100, [1.0, 2.0]), TypeError,
@@ -131,7 +150,7 @@ NAN, INF = math.nan, math.inf
     (lambda: schedules.piecewise_constant([1], [1.0, -2.0]), ValueError,
      "values[1]: expected a number in [0, inf), got -2.0"),
     (lambda: schedules.exponential_decay(0.1, 0, 0.5), ValueError,
-     "decay_steps: expected an int of at least 1, got 0"),
+     "decay_steps: expected an int in [1, 2**64), got 0"),
     (lambda: schedules.exponential_decay(0.1, 10.0, 0.5), TypeError,
      "decay_steps: expected an int, got float 10.0"),
     (lambda: schedules.exponential_decay(0.1, 10, 0.0), ValueError,
@@ -146,9 +165,9 @@ NAN, INF = math.nan, math.inf
      "initial: expected a number in [0, inf), got -0.1"),
     (lambda: schedules.cosine(0.1, 10, alpha=1.1), ValueError,
      "alpha: expected a number in [0, 1], got 1.1"),
-    (lambda: schedules.cosine(0.1, -10), ValueError, "decay_steps: expected an int of at least 1, got -10"),
+    (lambda: schedules.cosine(0.1, -10), ValueError, "decay_steps: expected an int in [1, 2**64), got -10"),
     (lambda: schedules.linear_warmup(0.1, 0), ValueError,
-     "warmup_steps: expected an int of at least 1, got 0"),
+     "warmup_steps: expected an int in [1, 2**64), got 0"),
     (lambda: schedules.linear_warmup(INF, 5), ValueError,
      "peak: expected a number in [0, inf), got inf"),
     (lambda: schedules.linear_warmup(0.1, 5, initial=-1), ValueError,

@@ -1,17 +1,24 @@
 # Numbers among the arguments. An int is an int or an object with __index__; a number is what float() converts. A bool,
-# a string or bytes is neither.
+# a string, bytes or an array with a dimension is neither.
 #
 # Ranges checks several numbers in one call against intervals that are known at import; integer() and number() check one
 # whose name or bounds are known at the call.
+#
+# A kernel computes in float32, and its arguments are Python floats. So an interval that excludes inf also excludes the
+# numbers that float32 rounds to inf, and one that excludes 0 those that it rounds to 0. What a kernel derives from
+# several numbers in range, such as lr / (1 − β₁), is not checked: it may be inf, as in the reference.
 import operator
 import reprlib
 
 from cpython.long cimport PyLong_AsDouble
-from libc.math cimport NAN
+from libc.math cimport NAN, isfinite, isinf
 
 import numpy
 
 cdef tuple NOT_NUMBERS = (bool, str, bytes, numpy.bool_)
+
+cdef double LEAST_INF = 2.0**128 - 2.0**103     # from here on float32 rounds to inf (a tie is rounded to even)
+cdef double LARGEST_ZERO = 2.0**-150            # up to here it rounds to 0
 
 cdef enum:
     MOST_RANGES = 32
@@ -21,15 +28,31 @@ cdef struct Range:
     double high
     bint excludes_low
     bint excludes_high
+    bint or_zero
     bint integer
+    bint single         # the number becomes a float32
     bint flag
 
 
-cdef bint is_int(object value):
-    return type(value) is int or (hasattr(value, "__index__") and not isinstance(value, NOT_NUMBERS))
+cdef object as_int(object value):
+    """`value` as a Python int, or None if it is no int."""
+    if type(value) is int:
+        return value
+    if not hasattr(value, "__index__") or isinstance(value, NOT_NUMBERS):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:                           # an array that is no integer scalar
+        return None
 
 
-cdef object refusal(object name, object expected, object error, object value):
+cdef double bound(object text) except? -1.0:
+    """An end of an interval: a float, or a power such as 2**-126."""
+    base, _, exponent = text.partition("**")
+    return float(base) ** int(exponent or 1)
+
+
+cdef object refusal(object name, object expected, object error, object value, object note=""):
     """The error for a number: its type is shown if that is what is wrong."""
     if isinstance(value, int) and value.bit_length() > 64:
         shown = f"an int of {value.bit_length()} bits"
@@ -37,7 +60,7 @@ cdef object refusal(object name, object expected, object error, object value):
         shown = f"{type(value).__name__} {reprlib.repr(value)}"
     else:
         shown = reprlib.repr(value)
-    return error(f"{name}: expected {expected}, got {shown}")
+    return error(f"{name}: expected {expected}, got {shown}{note}")
 
 
 cdef object power(object bound):
@@ -58,10 +81,11 @@ cpdef object integer(object value, object name, object low, object high=None):
     ValueError
         If it is outside the interval.
     """
+    given = value
     if type(value) is not int:
-        if not is_int(value):
-            raise refusal(name, "an int", TypeError, value)
-        value = operator.index(value)
+        value = as_int(given)
+        if value is None:
+            raise refusal(name, "an int", TypeError, given)
     if value < low or (high is not None and value >= high):
         limits = f"of at least {power(low)}" if high is None else f"in [{power(low)}, {power(high)})"
         raise refusal(name, f"an int {limits}", ValueError, value)
@@ -72,7 +96,8 @@ cdef class Ranges:
     """Ranges(lr="[0, inf)", step="int [1, inf)")(lr, step): raise an error unless each value is in its interval.
 
     An interval is written as in mathematics: a square bracket includes the end, a round one excludes it. NaN is in
-    none. "int" asks for an int, and "bool" alone for True or False.
+    none. "int" asks for an int, "double" is for a number that no kernel rounds to float32, "0 or" allows 0 as well, and
+    "bool" alone asks for True or False.
     """
     cdef readonly tuple names
     cdef tuple intervals
@@ -83,14 +108,26 @@ cdef class Ranges:
         if len(intervals) > MOST_RANGES:
             raise ValueError(f"intervals: expected at most {MOST_RANGES}, got {len(intervals)}")
         self.names = tuple(intervals)
-        self.intervals = tuple(intervals.values())
-        for i, text in enumerate(self.intervals):
-            if text == "bool":
-                self.ranges[i] = Range(0.0, 0.0, False, False, False, True)
-                continue
-            low, high = text.removeprefix("int ").strip("[]()").split(",")
-            self.ranges[i] = Range(float(low), float(high), "(" in text, ")" in text, text.startswith("int "),
-                                   False)
+        self.intervals = tuple([text.removeprefix("double ") for text in intervals.values()])
+        for i, text in enumerate(intervals.values()):
+            self.set_range(&self.ranges[i], text)
+
+    cdef int set_range(self, Range* r, object text) except -1:
+        if text == "bool":
+            r.flag = True
+            return 0
+        r.integer, r.or_zero = text.startswith("int "), text.startswith("0 or ")
+        r.single = not r.integer and not text.startswith("double ")
+        r.excludes_low, r.excludes_high = "(" in text, ")" in text
+        low, high = text.removeprefix("int ").removeprefix("double ").removeprefix("0 or ").strip("[]()").split(",")
+        r.low, r.high = bound(low), bound(high)
+        if r.single and r.excludes_high and isinf(r.high):
+            r.high = LEAST_INF
+        if r.single and r.excludes_low and isinf(r.low):
+            r.low = -LEAST_INF
+        if r.single and r.excludes_low and r.low == 0.0:
+            r.low = LARGEST_ZERO
+        return 0
 
     def __call__(self, *values):
         cdef Py_ssize_t i
@@ -113,7 +150,7 @@ cdef class Ranges:
                 value = self.convert(i, item)
             if not ((r.low < value if r.excludes_low else r.low <= value)
                     and (value < r.high if r.excludes_high else value <= r.high)):
-                raise refusal(self.names[i], self.expected(i), ValueError, item)
+                self.outside(i, item, value)
 
     cdef double from_int(self, object value) except? -1.0:
         try:
@@ -123,7 +160,12 @@ cdef class Ranges:
 
     cdef double convert(self, Py_ssize_t i, object value) except? -1.0:
         """float(value), which may be of any type."""
-        if isinstance(value, NOT_NUMBERS) or (self.ranges[i].integer and not is_int(value)):
+        if self.ranges[i].integer:
+            whole = as_int(value)
+            if whole is None:
+                raise refusal(self.names[i], self.expected(i), TypeError, value)
+            return self.from_int(whole)
+        if isinstance(value, NOT_NUMBERS) or (isinstance(value, numpy.ndarray) and value.ndim):
             raise refusal(self.names[i], self.expected(i), TypeError, value)
         try:
             return float(value)
@@ -132,12 +174,24 @@ cdef class Ranges:
         except (TypeError, ValueError):
             raise refusal(self.names[i], self.expected(i), TypeError, value) from None
 
+    cdef int outside(self, Py_ssize_t i, object item, double value) except -1:
+        """Raise the error for a value outside its interval, unless it is the 0 that is allowed as well."""
+        cdef float rounded = <float> value
+        if self.ranges[i].or_zero and value == 0.0:
+            return 0
+        note = ""
+        if self.ranges[i].single and isfinite(value) and (isinf(rounded) or (rounded == 0.0 and value != 0.0)):
+            note = f", which is {rounded:g} as float32"
+        raise refusal(self.names[i], self.expected(i), ValueError, item, note)
+
     cdef object expected(self, Py_ssize_t i):
         text = self.intervals[i]
+        if text.startswith("0 or "):
+            return f"0 or a number in {text.removeprefix('0 or ')}"
         return f"{'an int' if text.startswith('int ') else 'a number'} in {text.removeprefix('int ')}"
 
 
-def number(value, name, interval="(-inf, inf)"):
+def number(value, name, interval):
     """`value` as a float in `interval`, which is written as Ranges has it."""
     Ranges(**{name: interval})(value)
     return float(value)

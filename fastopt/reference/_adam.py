@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options
 from fastopt._typing import LearningRate as Rate
-from fastopt.reference._formula import Array, complete, decayed, gradient, greater, update_average
+from fastopt.reference._formula import Array, complete, decayed, floats, gradient, greater, update_average
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -18,7 +18,8 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     """See `fastopt.adam`."""
     o = complete(adam, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, eps = floats(lr, *betas, eps)
+    step = int(step)
     root = math.sqrt(1.0 - beta2**step)
     alpha = lr * root / (1.0 - beta1**step)
     g = gradient(param, grad, o)
@@ -37,7 +38,8 @@ def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: floa
     """See `fastopt.adamax`."""
     o = complete(adamax, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, eps = floats(lr, *betas, eps)
+    step = int(step)
     g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     u[...] = greater(f(beta2) * u, np.abs(g) + f(eps))
@@ -66,7 +68,8 @@ def nadam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float
     """See `fastopt.nadam`."""
     o = complete(nadam, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, eps, momentum_decay = floats(lr, *betas, eps, momentum_decay)
+    step = int(step)
     mu, mu_next, product = nadam_momenta(step, beta1, momentum_decay)
     root = math.sqrt(1.0 - beta2**step)
     gamma = lr * (1.0 - mu) / (1.0 - product) * root
@@ -84,7 +87,8 @@ def radam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float
     """See `fastopt.radam`."""
     o = complete(radam, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, eps = floats(lr, *betas, eps)
+    step = int(step)
     power = beta2**step
     rho_inf = 2.0 / (1.0 - beta2) - 1.0
     rho = rho_inf - 2.0 * step * power / (1.0 - power)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, OptionsWithoutDecay
 from fastopt._typing import LearningRate as Rate
-from fastopt.reference._formula import Array, complete, decayed, gradient, update_average
+from fastopt.reference._formula import Array, complete, decayed, floats, gradient, update_average
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -17,6 +17,7 @@ def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0
     """See `fastopt.adagrad`."""
     o = complete(adagrad, options)
     f = param.dtype.type
+    lr, lr_decay, eps = floats(lr, lr_decay, eps)
     inside, outside = (f(eps), f(0)) if eps_inside_sqrt else (f(0), f(eps))
     g = gradient(param, grad, o)
     h[...] = h + g * g
@@ -30,6 +31,7 @@ def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, 
     """See `fastopt.adadelta`."""
     o = complete(adadelta, options)
     f = param.dtype.type
+    lr, rho, eps = floats(lr, rho, eps)
     g = gradient(param, grad, o)
     v[...] = f(rho) * v + f(1.0 - rho) * (g * g)
     d = np.sqrt(u + f(eps)) / np.sqrt(v + f(eps)) * g
@@ -44,6 +46,7 @@ def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, 
     """See `fastopt.rmsprop`."""
     o = complete(rmsprop, options)
     f = param.dtype.type
+    lr, alpha, eps, momentum = floats(lr, alpha, eps, momentum)
     inside, outside = (f(eps), f(0)) if eps_inside_sqrt else (f(0), f(eps))
     g = gradient(param, grad, o)
     v[...] = f(alpha) * v + f(1.0 - alpha) * (g * g)
@@ -68,7 +71,8 @@ def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *
     """See `fastopt.adan`."""
     o = complete(adan, options)
     f = param.dtype.type
-    beta1, beta2, beta3 = betas
+    lr, beta1, beta2, beta3, eps, weight_decay = floats(lr, *betas, eps, weight_decay)
+    step = int(step)
     root = math.sqrt(1.0 - beta3**step)
     alpha, gamma = lr * root / (1.0 - beta1**step), lr * beta2 * root / (1.0 - beta2**step)
     g = gradient(param, grad, o)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastopt.reference._formula import Array
+from fastopt.reference._formula import Array, floats
 
 MIN_LANES, MAX_LANES, MIN_ROWS, MAX_ROWS, BLOCK_VALUES, BLOCKS_MULTIPLE = 64, 1024, 64, 256, 16384, 2
 
@@ -198,7 +198,7 @@ def inferred(x: Array, mean: Array, scale: Array, beta: Array) -> Array:
 
 
 def inverse_root(var: Array, eps: float) -> Array:
-    return 1.0 / np.sqrt(np.asarray(var).astype(np.float64) + eps)
+    return 1.0 / np.sqrt(np.asarray(var).astype(np.float64) + float(eps))
 
 
 def gradient_and_distance(dy: Array, cache: BatchNormCache) -> tuple[Array, Array]:
@@ -221,10 +221,11 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, running_mean: Array 
     y = empty_like(x) if out is None else out
     values, result = grouped(x, x, channel_axis), grouped(y, x, channel_axis)
     count = values.shape[0] * values.shape[2]
+    momentum, eps = floats(momentum, eps)
     saved = np.full((4, values.shape[1]), np.nan)
     if training:
         if statistics is not None:
-            count, mean, m2 = statistics
+            count, mean, m2 = int(statistics[0]), *statistics[1:]
         elif x.size:
             _, mean, m2 = totals(values)
         else:
@@ -304,7 +305,8 @@ def batch_norm_statistics(x: Array, channel_axis: int = 1) -> BatchStatistics:
 def batch_norm_merge(*parts: tuple[int, Array, Array]) -> BatchStatistics:
     """See `fastopt.batch_norm_merge`."""
     total: tuple[Any, Array, Array] = 0, np.zeros_like(parts[0][1]), np.zeros_like(parts[0][2])
-    for count, mean, m2 in parts:
+    for part, mean, m2 in parts:
+        count = int(part)
         if count:
             total = merged(*total, count, mean, m2) if total[0] else (count, mean.copy(), m2.copy())
     return BatchStatistics(*total)

@@ -14,6 +14,7 @@ def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: in
     *rows, classes = logits.shape
     x = logits.reshape(-1, classes)
     n = len(x)
+    label_smoothing = float(label_smoothing)
     weight = np.ones(classes) if class_weight is None else class_weight.astype(np.float64)
     with np.errstate(all="ignore"):
         distance, rest, log_sum = moments(x) if n else (x.astype(np.float64), np.ones((0, 1)), np.ones((0, 1)))

@@ -20,7 +20,14 @@ Array = NDArray[Any]
 def complete(function: Callable[..., None], options: Mapping[str, Any], **own: float) -> SimpleNamespace:
     """The shared options that were given to `function`, the defaults of the others, and those the function defines."""
     refuse_unknown(function, options)
-    return SimpleNamespace(**{**DEFAULTS, **options, **own})
+    given = {**DEFAULTS, **options, **own}
+    return SimpleNamespace(**{name: value if value is None or name in ("average", "maximize") else float(value)
+                              for name, value in given.items()})
+
+
+def floats(*numbers: float) -> tuple[float, ...]:
+    """Numbers as Python floats: arithmetic with a numpy.float32 would be rounded to float32."""
+    return tuple(map(float, numbers))
 
 
 def scaled(param: Array, grad: Array, o: SimpleNamespace) -> Array:

@@ -7,7 +7,17 @@ import numpy as np
 
 from fastopt._options import ModelOptions, ModelOptionsWithoutDecay, Options, OptionsWithoutDecay
 from fastopt._typing import LearningRate as Rate
-from fastopt.reference._formula import Array, complete, decayed, gradient, norm, regularised, scaled, update_average
+from fastopt.reference._formula import (
+    Array,
+    complete,
+    decayed,
+    floats,
+    gradient,
+    norm,
+    regularised,
+    scaled,
+    update_average,
+)
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -16,6 +26,7 @@ def lars(param: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.
     """See `fastopt.lars`."""
     o = complete(lars, options)
     f = param.dtype.type
+    lr, momentum, trust_coefficient, eps = floats(lr, momentum, trust_coefficient, eps)
     raw = scaled(param, grad, o)
     p_norm, g_norm = norm(param), norm(raw)
     ratio = 1.0
@@ -33,7 +44,8 @@ def lamb(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     """See `fastopt.lamb`."""
     o = complete(lamb, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, eps, weight_decay = floats(lr, *betas, eps, weight_decay)
+    step = int(step)
     root = math.sqrt(1.0 - beta2**step)
     g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g

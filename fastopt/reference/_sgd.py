@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from fastopt._options import ModelOptions, Options
 from fastopt._typing import LearningRate as Rate
-from fastopt.reference._formula import Array, complete, decayed, gradient, update_average
+from fastopt.reference._formula import Array, complete, decayed, floats, gradient, update_average
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -14,6 +14,7 @@ def sgd(param: Array, grad: Array, buf: Array | None = None, *, lr: float, momen
     """See `fastopt.sgd`."""
     o = complete(sgd, options)
     f = param.dtype.type
+    lr, momentum, dampening = floats(lr, momentum, dampening)
     g = gradient(param, grad, o)
     if momentum:
         assert buf is not None
@@ -28,6 +29,7 @@ def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum:
     """See `fastopt.momentum`."""
     o = complete(_momentum, options)
     f = param.dtype.type
+    lr, momentum = floats(lr, momentum)
     d = f(lr) * gradient(param, grad, o)
     v[...] = f(momentum) * v - d
     param[...] = decayed(param, lr, o.decoupled_weight_decay) + (f(momentum) * v - d if nesterov else v)
@@ -42,6 +44,7 @@ def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float =
     """See `fastopt.sgdm`."""
     o = complete(sgdm, options)
     f = param.dtype.type
+    lr, beta = floats(lr, beta)
     g = gradient(param, grad, o)
     m[...] = f(beta) * m + f(1.0 - beta) * g
     param[...] = decayed(param, lr, o.decoupled_weight_decay) - f(lr) * m
@@ -53,6 +56,7 @@ def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, l
     """See `fastopt.asgd`."""
     o = complete(asgd, options)
     f = param.dtype.type
+    lr, lambd, alpha, t0 = floats(lr, lambd, alpha, t0)
     before = step - 1.0
     eta = lr / (1.0 + lambd * lr * before) ** alpha
     mu = 1.0 / max(1.0, before - t0)

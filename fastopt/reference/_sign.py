@@ -8,7 +8,7 @@ import numpy as np
 from fastopt._options import ModelOptionsWithoutDecay, OptionsWithoutDecay
 from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
-from fastopt.reference._formula import Array, complete, decayed, gradient, greater, update_average
+from fastopt.reference._formula import Array, complete, decayed, floats, gradient, greater, update_average
 from fastopt.reference._optimizer import Optimizer
 
 
@@ -17,7 +17,7 @@ def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[
     """See `fastopt.lion`."""
     o = complete(lion, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, weight_decay = floats(lr, *betas, weight_decay)
     g = gradient(param, grad, o)
     c = f(beta1) * m + f(1.0 - beta1) * g
     m[...] = f(beta2) * m + f(1.0 - beta2) * g
@@ -48,7 +48,7 @@ def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None 
     """See `fastopt.sophia`."""
     o = complete(sophia, options)
     f = param.dtype.type
-    beta1, beta2 = betas
+    lr, beta1, beta2, rho, eps, weight_decay = floats(lr, *betas, rho, eps, weight_decay)
     g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     if hessian is not None:
@@ -102,6 +102,6 @@ class Sophia(Optimizer):
             hyper = {**self._hyper, **self._per_param(key, param)}
             if key not in self.state:
                 self.state[key], self.steps[key] = self._new_state(param, hyper), 0
-            _, beta2 = hyper["betas"]
+            _, beta2 = floats(*hyper["betas"])
             h = self.state[key]["h"]
             h[...] = f(beta2) * h + f(1.0 - beta2) * np.asarray(given[key], param.dtype)
