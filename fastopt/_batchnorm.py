@@ -1,5 +1,6 @@
 """Batch normalisation: forward, backward and inference."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,20 @@ inference_ranges = Ranges(eps="double (0, inf)", relu="bool")
 MOST_VALUES = 2**63
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BatchNormCache:
     """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers for each channel.
 
     x is not copied and must still have its values when backward runs. `mean`, `invstd`, `scale` (gamma · invstd) and
     `beta` are float64 and those of the forward pass. `count` is the number of values per channel in the statistics.
-    `release()` drops the reference to x.
+    No field can be assigned. `release()` drops the reference to x.
     """
 
-    __slots__ = ("count", "layout", "relu", "saved", "training")
-
-    def __init__(self, layout: Layout, saved: NDArray[np.float64], training: bool, relu: bool, count: int) -> None:
-        self.layout: Layout | None = layout
-        self.saved = saved
-        self.training = training
-        self.relu = relu
-        self.count = count
+    layout: Layout | None
+    saved: NDArray[np.float64]
+    training: bool
+    relu: bool
+    count: int
 
     @property
     def x(self) -> Float32Array | None:
@@ -57,7 +56,7 @@ class BatchNormCache:
 
     def release(self) -> None:
         """Drop the reference to x; backward then refuses this cache."""
-        self.layout = None
+        object.__setattr__(self, "layout", None)
 
 
 def check_count(count: Any, name: str, least: int) -> int:
@@ -134,7 +133,8 @@ def batch_norm_forward(
     count = layout.count
     if running_mean is not None or running_var is not None or not training:
         m = layout.vector(running_mean, "running_mean", training)
-        v = layout.vector(running_var, "running_var", training)
+        v = (layout.vector(running_var, "running_var", True) if training
+             else layout.variances(running_var, "running_var", eps))
     if statistics is not None:
         if not training:
             raise ValueError("statistics: expected None without training, got statistics")
@@ -143,7 +143,7 @@ def batch_norm_forward(
         except (TypeError, ValueError):
             raise TypeError(f"statistics: expected (count, mean, m2), got {type(statistics).__name__}") from None
         count = check_count(count, "statistics.count", 2)
-        mean, m2 = layout.doubles(mean, "statistics.mean"), layout.doubles(m2, "statistics.m2")
+        mean, m2 = layout.doubles(mean, "statistics.mean"), layout.squares(m2, "statistics.m2")
     elif training and count == 1:
         raise ValueError(f"x: expected more than one value per channel in training mode, got shape {layout.shape}")
     y = layout.empty() if out is None else out
@@ -160,13 +160,15 @@ def batch_norm_forward(
     return y, BatchNormCache(layout, saved, training, relu, count)
 
 
-def check_cache(cache: BatchNormCache) -> Layout:
-    """The layout of the x that `cache` holds."""
+def check_cache(cache: BatchNormCache) -> tuple[Layout, Array]:
+    """The layout of the x that `cache` holds, and what it saved, both as kernels need them."""
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache: expected what batch_norm_forward returned, got {type(cache).__name__}")
     if cache.layout is None:
         raise ValueError("cache: expected one that still holds x, got one that was released")
-    return cache.layout
+    layout = cache.layout
+    layout.check_source()
+    return layout, Array(cache.saved, "cache.saved", kind="d", shape=(4, layout.channels))
 
 
 def batch_norm_backward(
@@ -201,14 +203,14 @@ def batch_norm_backward(
     Raises
     ------
     TypeError, ValueError
-        As `batch_norm_forward`; also for a cache that was released, or that is not a BatchNormCache. Nothing has been
-        written then.
+        As `batch_norm_forward`; also for a cache that was released, or that is not a BatchNormCache, and for an x that
+        was resized or reshaped since. Nothing has been written then.
 
     Notes
     -----
     Sums in double, every result rounded once. The bits are those of ``fastopt.reference.batch_norm_backward``.
     """
-    layout = check_cache(cache)
+    layout, saved = check_cache(cache)
     parts: tuple[Any, Any, Any] = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
     dx, dgamma, dbeta = parts
     d = layout.array(dy, "dy")
@@ -229,8 +231,8 @@ def batch_norm_backward(
         require_disjoint_or_same(o, d)
         require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, sum_dy_d)
     if layout.size or (layout.channels and sums is not None):
-        dispatch.active.batchnorm.backward(layout, d, Array(cache.saved, "cache", kind="d"), o, g, b, cache.training,
-                                           cache.relu, cache.count, sum_dy, sum_dy_d)
+        dispatch.active.batchnorm.backward(layout, d, saved, o, g, b, cache.training, cache.relu, cache.count, sum_dy,
+                                           sum_dy_d)
     else:
         for gradient in (dgamma, dbeta):
             np.asarray(gradient)[...] = 0.0
@@ -270,7 +272,7 @@ def batch_norm_inference(
     inference_ranges(eps, relu)
     layout = Layout(x, channel_axis)
     g, b = layout.vector(gamma, "gamma"), layout.vector(beta, "beta")
-    m, v = layout.vector(mean, "mean"), layout.vector(var, "var")
+    m, v = layout.vector(mean, "mean"), layout.variances(var, "var", eps)
     y = layout.empty() if out is None else out
     o = layout.array(y, "out", True)
     if out is not None:

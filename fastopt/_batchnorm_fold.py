@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastopt._batchnorm import batch_norm_inference, inference_ranges
-from fastopt._runtime.arrays import require_disjoint, require_disjoint_or_same
+from fastopt._runtime.arrays import copy_arrays, require_disjoint, require_disjoint_or_same
 from fastopt._runtime.channels import Layout
 from fastopt._typing import Float32Array
 
@@ -53,8 +53,8 @@ def batch_norm_fold(
     new_weight, new_bias = out if isinstance(out, tuple) and len(out) == 2 else (None, None)
     if out is not None and (not isinstance(out, tuple) or len(out) != 2):
         raise TypeError(f"out: expected a tuple (weight, bias), got {type(out).__name__}")
-    read = [layout.vector(array, name) for array, name in
-            ((gamma, "gamma"), (beta, "beta"), (mean, "mean"), (var, "var"))]
+    read = [layout.vector(array, name) for array, name in ((gamma, "gamma"), (beta, "beta"), (mean, "mean"))]
+    read.append(layout.variances(var, "var", eps))
     old = None if bias is None else layout.vector(bias, "bias")
     new_weight = layout.empty() if new_weight is None else new_weight
     new_bias = np.empty(layout.channels, np.float32) if new_bias is None else new_bias
@@ -67,7 +67,10 @@ def batch_norm_fold(
     require_disjoint(w, b, *read)
     zero, minus_zero = np.zeros(layout.channels, np.float32), np.full(layout.channels, -0.0, np.float32)
     # The bias is one more value of each channel; a weight has nothing to subtract, and −0 to add.
-    row = (zero if bias is None else bias).reshape(1, -1)
-    batch_norm_inference(row, gamma, beta, mean, var, eps=eps, out=new_bias.reshape(1, -1))
-    batch_norm_inference(weight, gamma, minus_zero, zero, var, eps=eps, channel_axis=output_axis, out=new_weight)
+    row = (zero if bias is None else np.asarray(bias)).reshape(1, -1)
+    made = (new_weight, new_bias) if out is None else (layout.empty(), np.empty(layout.channels, np.float32))
+    batch_norm_inference(row, gamma, beta, mean, var, eps=eps, out=made[1].reshape(1, -1))
+    batch_norm_inference(weight, gamma, minus_zero, zero, var, eps=eps, channel_axis=output_axis, out=made[0])
+    if out is not None:     # both at once: an interrupt must not leave only one of them folded
+        copy_arrays([w, b], [layout.array(made[0], "weight"), layout.vector(made[1], "bias")])
     return new_weight, new_bias

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastopt._batchnorm import BatchNormCache, batch_norm_backward, batch_norm_forward, forward_ranges
-from fastopt._runtime.arrays import Array
+from fastopt._runtime.arrays import Array, copy_arrays
 from fastopt._runtime.hyper import integer
 from fastopt._typing import Float32Array
 
@@ -32,7 +32,7 @@ class BatchNorm:
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,
                  unbiased: bool = True, relu: bool = False) -> None:
-        num_features = integer(num_features, "num_features", 0)
+        num_features = integer(num_features, "num_features", 0, 2**61)
         channel_axis = integer(channel_axis, "channel_axis", -2**63, 2**63)
         forward_ranges(True, momentum, eps, unbiased, relu)
         self.num_features = num_features
@@ -66,13 +66,13 @@ class BatchNorm:
         return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
 
     def load_state_dict(self, state: Mapping[str, Float32Array]) -> None:
-        """Copy the arrays of a `state_dict` into this layer's; all are checked before the first is written."""
-        names = {"gamma", "beta", "running_mean", "running_var"}
+        """Copy the arrays of a `state_dict` into this layer's: all of them or, after an error or interrupt, none."""
+        names = ("gamma", "beta", "running_mean", "running_var")
         if not isinstance(state, dict):
             raise TypeError(f"state: expected a dict, got {type(state).__name__}")
-        if set(state) != names:
+        if set(state) != set(names):
             raise ValueError(f"state: expected the keys {sorted(names)}, got {sorted(map(str, state))}")
-        for name in names:
-            Array(state[name], name, shape=(self.num_features,))
-        for name in names:
-            getattr(self, name)[...] = state[name]
+        shape = (self.num_features,)
+        given = [Array(state[name], name, shape=shape) for name in names]
+        held = [Array(getattr(self, name), f"self.{name}", writable=True, shape=shape) for name in names]
+        copy_arrays(held, given)

@@ -133,12 +133,12 @@ def batch_norm_backward_sums(dy: Float32Array, cache: BatchNormCache) -> BatchGr
     TypeError, ValueError
         As `fastopt.batch_norm_backward`.
     """
-    layout = check_cache(cache)
+    layout, saved = check_cache(cache)
     d = layout.array(dy, "dy")
     first, second = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
         dispatch.active.batchnorm.backward_sums(
-            layout, d, Array(cache.saved, "cache", kind="d"), cache.training, cache.relu,
+            layout, d, saved, cache.training, cache.relu,
             Array(first, "sums.dy", kind="d"), Array(second, "sums.dy_x", kind="d"))
     return BatchGradientSums(first, second)
 

@@ -1,5 +1,7 @@
 """BatchNorm in every layout, in parts, folded, and beside PyTorch."""
 
+from array import array as plain_array
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits
@@ -283,6 +285,17 @@ def test_fold(module, bias, rng):
                                output_axis=axis, out=(in_place, room))
         assert_same_bits(in_place, new_weight)
         assert_same_bits(room, new_bias)
+
+
+def test_fold_takes_any_object_with_a_buffer(rng):
+    weight, bias, (gamma, beta, mean) = standard(rng, 3, 2), standard(rng, 3), standard(rng, 3, 3)
+    var, out = np.ones(3, f32), plain_array("f", [0, 0, 0])
+    expected = fastopt.batch_norm_fold(weight, bias, gamma, beta, mean, var)
+    got = fastopt.batch_norm_fold(memoryview(weight), *(plain_array("f", a) for a in (bias, gamma, beta, mean, var)),
+                                  out=(None, out))
+    assert got[1] is out
+    for array, right in zip(got, expected, strict=True):
+        assert_same_bits(np.asarray(array), right)
 
 
 def test_fold_refused(rng):

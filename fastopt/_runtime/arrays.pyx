@@ -12,6 +12,8 @@
 # Two arrays of one call may share memory only if both are read, or where a function documents that an output may be
 # exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
 
 import sys
 
@@ -41,7 +43,7 @@ cdef object label(object name):
 cdef str describe(object source):
     """A description of what was given, for an error message."""
     if is_masked(source):
-        return f"masked array {source.dtype} {source.shape}"
+        return f"masked array {source.dtype} {source.shape} (its filled() is an array without a mask)"
     if not isinstance(source, ndarray):
         if isinstance(source, numpy.generic):
             return f"NumPy scalar {type(source).__name__}"
@@ -213,6 +215,34 @@ def require_disjoint_from_copied(written, name, source, source_name):
     """Refuse an output that may overlap an ndarray of any type and layout, of which the kernel reads a copy."""
     if may_share_memory(written, source):
         raise overlap_error(name, source_name)
+
+
+def copy_arrays(list written, list read):
+    """Copy the elements of every Array in `read` to the one at the same place in `written`, of its shape and type.
+
+    An interrupt comes before or after, since no Python code runs in between. Arrays of one list may overlap those of
+    the other.
+    """
+    cdef Array source, target
+    cdef Py_ssize_t total = 0
+    cdef char* memory
+    cdef char* at
+    for target, source in zip(written, read, strict=True):
+        if not target.writable or not same_shape(&target.view, &source.view) or target.view.len != source.view.len:
+            raise ValueError(f"{label(target.name)}: expected an output like {label(source.name)}, got another")
+        total += source.view.len
+    memory = <char*> malloc(max(total, 1))
+    if memory == NULL:
+        raise MemoryError
+    at = memory
+    for source in read:
+        memcpy(at, source.data, source.view.len)
+        at += source.view.len
+    at = memory
+    for target in written:
+        memcpy(target.data, at, target.view.len)
+        at += target.view.len
+    free(memory)
 
 
 cpdef bint same_memory(Array a, Array b) noexcept:

@@ -1,5 +1,8 @@
 # An array with a channel axis as (outer, channels, inner) in memory, and the arrays that go with it.
-from fastopt._runtime.arrays cimport array_of, vector_of
+from cpython.buffer cimport PyBuffer_Release
+from libc.math cimport INFINITY, nextafterf
+
+from fastopt._runtime.arrays cimport Array, acquire, array_of, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 
 import numpy
@@ -29,12 +32,17 @@ cdef class Layout:
     def __init__(self, x, channel_axis, name="x", axis_name="channel_axis"):
         cdef int axis, ndim
         cdef Sizes sizes
+        if self.x is not None:
+            raise TypeError("Layout: expected one call of __init__, got another")
+        refused = None
         try:
             self.x = array_of(x, name, c"f", False, NULL)
-        except ValueError:
+        except ValueError as error:
+            refused = error
+        if refused is not None:         # not inside the handler: an error must not have this one as its context
             self.order = channels_last(x, channel_axis, axis_name)
             if self.order is None:
-                raise
+                raise refused
             self.x = array_of(x.transpose(self.order), name, c"f", False, NULL)
         ndim = self.x.view.ndim
         if self.order is None:          # x may be any object with a buffer, and then has no shape of its own
@@ -77,6 +85,17 @@ cdef class Layout:
             source = turned
         return array_of(source, name, c"f", writable, &self.x.view)
 
+    def check_source(self):
+        """Raise an error unless `source` is still the array that was validated: it can be resized or reshaped."""
+        cdef Py_buffer view
+        array = self.source if self.order is None else self.source.transpose(self.order)
+        acquire(&view, array, self.x.name, c"f", False, &self.x.view)
+        same = view.buf == self.x.data
+        PyBuffer_Release(&view)
+        if not same:
+            raise ValueError(f"{self.x.name}: expected the memory that the forward pass saw, got an array that was "
+                             "resized since")
+
     def constants(self):
         """A new float64 array of shape (4, channels), and its Array."""
         made = empty((4, self.channels))
@@ -89,3 +108,29 @@ cdef class Layout:
     def doubles(self, source, name, bint writable=False):
         """`source`, validated: float64 of shape (channels,)."""
         return vector_of(source, name, c"d", writable, self.channels)
+
+    def variances(self, source, name, double eps):
+        """`vector` of variances, of which none is so negative that 1 / √(var + eps) is not finite."""
+        cdef Array made = vector_of(source, name, c"f", False, self.channels)
+        cdef const float* var = <const float*> made.data
+        cdef float limit = <float> -eps
+        cdef Py_ssize_t c
+        cdef int wrong = 0
+        if limit > -eps:
+            limit = nextafterf(limit, -INFINITY)
+        for c in range(made.size):      # var + eps ≤ 0, in a form that gcc vectorises
+            wrong |= var[c] <= limit
+        if wrong:
+            c = [var[c] <= limit for c in range(made.size)].index(True)
+            raise ValueError(f"{name}: expected variances above -eps = {-eps!r}, got {name}[{c}] = {var[c]:.9g}")
+        return made
+
+    def squares(self, source, name):
+        """`doubles` of sums of squares, of which none is negative."""
+        cdef Array made = vector_of(source, name, c"d", False, self.channels)
+        cdef const double* m2 = <const double*> made.data
+        cdef Py_ssize_t c
+        for c in range(made.size):
+            if m2[c] < 0.0:
+                raise ValueError(f"{name}: expected sums of squares, at least 0, got {name}[{c}] = {m2[c]!r}")
+        return made
