@@ -62,10 +62,11 @@ def check_weight(class_weight: Any, classes: int) -> Array | None:
     if class_weight is None:
         return None
     array = Array(class_weight, "class_weight", shape=(classes,))
-    wrong = np.flatnonzero(~((class_weight >= 0) & np.isfinite(class_weight)))
+    weights = np.asarray(class_weight)      # it may be any object with a buffer
+    wrong = np.flatnonzero(~((weights >= 0) & np.isfinite(weights)))
     if wrong.size:
         raise ValueError(f"class_weight: expected finite weights ≥ 0, got class_weight[{wrong[0]}] = "
-                         f"{class_weight[wrong[0]]}")
+                         f"{weights[wrong[0]]}")
     return array
 
 

@@ -1,5 +1,7 @@
 """Softmax cross-entropy: loss and gradient to 2 units in the last place, every option, the same bits however run."""
 
+from array import array as plain_array
+
 import mpmath
 import numpy as np
 import pytest
@@ -303,10 +305,13 @@ def test_wrong_labels_of_many_dimensions():
     [
         ({"class_weight": np.float32([1, -2, 1])}, ValueError, r"^class_weight: .*class_weight\[1\] = -2.0$"),
         ({"class_weight": np.float32([1, 1, np.nan])}, ValueError, r"^class_weight: .*class_weight\[2\] = nan$"),
+        ({"class_weight": np.float32([np.inf, 1, 1])}, ValueError, r"^class_weight: .*class_weight\[0\] = inf$"),
+        ({"class_weight": plain_array("f", [1, 1, -1])}, ValueError, r"^class_weight: .*class_weight\[2\] = -1.0$"),
         ({"class_weight": np.float32([1, 1])}, ValueError, r"^class_weight: .*shape \(3,\), got float32 \(2,\)$"),
         ({"class_weight": np.ones(3)}, TypeError, "^class_weight: .*got float64"),
         ({"label_smoothing": 1.0}, ValueError, r"^label_smoothing: expected a number in \[0, 1\), got 1.0"),
         ({"label_smoothing": -0.1}, ValueError, "^label_smoothing"),
+        ({"label_smoothing": 10**400}, ValueError, "^label_smoothing: .*got an int of 1329 bits"),
         ({"label_smoothing": float("nan")}, ValueError, "^label_smoothing"),
         ({"ignore_index": 1.5}, TypeError, "^ignore_index"),
         ({"reduction": "max"}, ValueError, "^reduction: expected 'mean', 'sum' or 'none', got 'max'"),
@@ -318,6 +323,25 @@ def test_wrong_options(options, error, message):
     with pytest.raises(error, match=message):
         fastopt.softmax_cross_entropy(X, np.zeros(4, int), out=out, **options)
     assert (out == 7).all()
+
+
+def test_class_weight_is_any_object_with_a_buffer(rng):
+    x, labels = rng.standard_normal((5, 3), dtype=np.float32), np.arange(5) % 3
+    loss, d = fastopt.softmax_cross_entropy(x, labels, class_weight=np.float32([1, 2, 0.5]))
+    for weight in (plain_array("f", [1, 2, 0.5]), memoryview(np.float32([1, 2, 0.5]))):
+        loss2, d2 = fastopt.softmax_cross_entropy(x, labels, class_weight=weight)
+        assert loss2 == loss
+        assert_same_bits(d2, d)
+
+
+def test_labels_may_change_once_they_are_checked(rng, changes_labels):
+    x, labels = rng.standard_normal((5, 3), dtype=np.float32), np.arange(5) % 3
+    loss, d = fastopt.softmax_cross_entropy(x, labels)
+    changes_labels(labels)
+    loss2, d2 = fastopt.softmax_cross_entropy(x, labels)
+    assert (labels == 0).all()
+    assert loss2 == loss
+    assert_same_bits(d2, d)
 
 
 def test_no_classes():
