@@ -1,12 +1,7 @@
-"""State on disk: exact round trips, refused states, permissions and links, atomic replacement."""
+"""State on disk: exact round trips, refused states, files and folders."""
 
 import os
-import signal
-import stat
-import subprocess
 import sys
-import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -163,19 +158,6 @@ def test_no_such_file(path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions and links are POSIX's")
-def test_permissions(path):
-    before = os.umask(0o027)
-    try:
-        fastopt.save_state(path, {})
-        assert stat.S_IMODE(path.stat().st_mode) == 0o640
-        path.chmod(0o604)
-        fastopt.save_state(path, {"new": 1})
-        assert stat.S_IMODE(path.stat().st_mode) == 0o604
-    finally:
-        os.umask(before)
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions and links are POSIX's")
 @pytest.mark.parametrize("exists", [True, False])
 def test_symbolic_links(path, exists):
     folder = path.parent / "folder"
@@ -202,101 +184,3 @@ def test_long_names_and_relative_paths(path, monkeypatch):
     name = "x" * (255 - len(path.suffix)) + path.suffix
     fastopt.save_state(name, {"a": 1})
     assert fastopt.load_state(name) == {"a": 1}
-
-
-# Atomic replacement.
-
-
-class Died(BaseException):
-    pass
-
-
-@pytest.mark.parametrize("function", ["fsync", "replace"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt(), Died()])
-@pytest.mark.parametrize("exists", [True, False])
-def test_an_error_midway(path, function, error, exists, monkeypatch):
-    if exists:
-        fastopt.save_state(path, {"old": 1})
-    before = path.read_bytes() if exists else None
-
-    def fail(*arguments):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, function, fail)
-        with pytest.raises(type(error)):
-            fastopt.save_state(path, {"new": np.ones(1000)})
-    assert os.listdir(path.parent) == ([path.name] if exists else [])
-    if exists:
-        assert path.read_bytes() == before
-
-
-def test_everything_is_on_the_disk_before_the_rename(path, monkeypatch):
-    """The file is synced, then renamed, then the folder is synced."""
-    events, fsync, replace = [], os.fsync, os.replace
-
-    def spy_fsync(descriptor):
-        status = os.fstat(descriptor)
-        events.append(("fsync", "folder" if stat.S_ISDIR(status.st_mode) else status.st_size))
-        fsync(descriptor)
-
-    def spy_replace(source, target):
-        events.append(("replace", os.stat(source).st_size))
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", spy_fsync)
-    monkeypatch.setattr(os, "replace", spy_replace)
-    fastopt.save_state(path, {"a": np.ones(1000)})
-    size = path.stat().st_size
-    assert size > 8000
-    assert events == [("fsync", size), ("replace", size), ("fsync", "folder")]
-
-
-@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
-def test_killed_midway(path):
-    """Processes that save in a loop are killed, 20 times: the file always holds one whole state."""
-    code = textwrap.dedent("""
-        import sys
-        import numpy as np
-        import fastopt
-        print("ready", flush=True)
-        for i in range(10**9):
-            fastopt.save_state(sys.argv[1], {"i": i, "a": np.full(100_000, i), "b": np.full((3, 1000), i)})
-    """)
-    environment = {**os.environ, "PYTHONPATH": os.path.dirname(fastopt.__path__[0])}
-    fastopt.save_state(path, {"i": -1, "a": np.full(100_000, -1), "b": np.full((3, 1000), -1)})
-    counts, leftovers = [], 0
-    for attempt in range(20):
-        with subprocess.Popen([sys.executable, "-c", code, path], env=environment, cwd=path.parent,
-                              stdout=subprocess.PIPE) as process:
-            assert process.stdout.readline() == b"ready\n"
-            time.sleep(0.004 * attempt)
-            process.send_signal(signal.SIGKILL)
-        state = fastopt.load_state(path)
-        counts.append(state["i"])
-        assert state["a"].shape == (100_000,)
-        assert state["b"].shape == (3, 1000)
-        assert (state["a"] == state["i"]).all()
-        assert (state["b"] == state["i"]).all()
-        for name in set(os.listdir(path.parent)) - {path.name}:
-            leftovers += 1
-            assert name.startswith(f".{path.name}.")
-            assert name.endswith(".tmp")
-            os.unlink(path.parent / name)
-    assert max(counts) >= 0, "no process saved anything"
-    assert leftovers, "no process was killed during a save"
-
-
-@pytest.mark.skipif(not hasattr(os, "O_DIRECTORY"), reason="folders are not opened here")
-def test_a_folder_that_is_writable_but_not_readable(tmp_path, monkeypatch):
-    """The file has been replaced by then; an OSError would claim that it is unchanged."""
-    opened = os.open
-
-    def refuse(path, flags, *rest, **options):
-        if flags & os.O_DIRECTORY:
-            raise PermissionError(13, "Permission denied", path)
-        return opened(path, flags, *rest, **options)
-
-    monkeypatch.setattr(os, "open", refuse)
-    fastopt.save_state(tmp_path / "state.npz", {"a": 1})
-    assert fastopt.load_state(tmp_path / "state.npz") == {"a": 1}

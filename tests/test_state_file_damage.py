@@ -1,6 +1,5 @@
 """Damaged and hostile state files: load_state reads them or raises ValueError, and does no harm."""
 
-import contextlib
 import importlib.util
 import io
 import json
@@ -11,6 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import saves
 from helpers import run
 from states import SAFETENSORS, assert_same
 
@@ -29,8 +29,11 @@ def refused(path):
     assert "\n" not in str(caught.value)
 
 
+SMALL = {"step_count": 3, "state": {"w": {"m": np.arange(3, dtype=np.float32)}}}
+
+
 def small(path):
-    fastopt.save_state(path, {"step_count": 3, "state": {"w": {"m": np.arange(3, dtype=np.float32)}}})
+    fastopt.save_state(path, SMALL)
     return path.read_bytes()
 
 
@@ -51,16 +54,55 @@ def test_truncation_after_an_array_that_holds_a_whole_file(path):
 
 
 def test_every_damaged_byte(path):
-    """Each byte set to other values: load_state returns some state or raises ValueError, nothing else."""
+    """Each byte set to other values: load_state raises ValueError or returns the same state."""
     whole = small(path)
-    survived = 0
-    for position in range(len(whole)):
-        for value in (0, 255, whole[position] ^ 1, whole[position] ^ 128):
-            path.write_bytes(whole[:position] + bytes([value]) + whole[position + 1 :])
-            with contextlib.suppress(ValueError):
-                assert isinstance(fastopt.load_state(path), dict)
-                survived += 1
-    assert survived < 4 * len(whole)
+    figures = saves.damage(path, SMALL, (
+        whole[:position] + bytes([value]) + whole[position + 1 :]
+        for position in range(len(whole)) for value in (0, 255, whole[position] ^ 1, whole[position] ^ 128)))
+    assert figures["refused"] > len(whole)
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_flipped_bits(path, bits, rng):
+    state = {"step_count": 2**40, "lr": 0.1, "state": {
+        "w": {"m": rng.standard_normal((5, 7), dtype=np.float32), "v": np.ones(100)}, 0: {"m": np.arange(3)}}}
+    fastopt.save_state(path, state)
+    figures = saves.damage(path, state, saves.flipped(path.read_bytes(), 300, rng, bits))
+    assert figures["refused"] > 200
+
+
+def test_the_message_names_the_damaged_array(path):
+    whole = small(path)
+    data = SMALL["state"]["w"]["m"].tobytes()
+    path.write_bytes(whole.replace(data, bytes([data[0] ^ 1]) + data[1:]))
+    message = {".npz": r"Bad CRC-32 for file 'state\.w\.m\.npy'",
+               ".safetensors": r"the array state\.w\.m is damaged: its CRC-32 differs"}[path.suffix]
+    with pytest.raises(ValueError, match=message):
+        fastopt.load_state(path)
+
+
+@pytest.mark.parametrize(("old", "new"), [
+    (b'"dtype":"F32"', b'"dtype":"I32"'), (b"[3,4]", b"[4,3]"), (b'"a":{', b'"c":{'),
+    (rb'\"key\", 3', rb'\"key\", 7'), (rb'\"key\", 3', rb'\"kez\", 3'), (rb'\"array\": [\"a\"', rb'\"array\": [\"b\"'),
+    (rb'\"version\": 2', rb'\"version\": 1'), (rb'\"version\": 2', rb'\"version\": 3'), (rb'\"crc32\"', rb'\"crc33\"'),
+])
+def test_checksums_cover_names_shapes_types_and_numbers(old, new, tmp_path):
+    """The header of a .safetensors file is changed to another valid one."""
+    pytest.importorskip("safetensors")
+    path = tmp_path / "x.safetensors"
+    fastopt.save_state(path, {"key": 3, "a": np.ones((3, 4), np.float32), "b": np.zeros((3, 4), np.float32)})
+    whole = path.read_bytes()
+    assert old in whole
+    path.write_bytes(whole.replace(old, new))
+    refused(path)
+
+
+def test_files_of_version_1_have_no_checksums(tmp_path):
+    """A .npz file: see test_the_foreign_files_are_refused_for_their_defects."""
+    numpy = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(numpy.save({"a": np.ones(3)}, metadata={"fastopt_state": ONE}))
+    assert_same(fastopt.load_state(path), {"a": np.ones(3)})
 
 
 def test_random_bytes(path, rng):
@@ -141,6 +183,54 @@ def test_the_foreign_files_are_refused_for_their_defects(tmp_path):
     assert_same(fastopt.load_state(path), {"a": np.ones(3)})
 
 
+def test_one_array_named_twice(path):
+    """In two places of the state: the arrays of what load_state returns share no memory."""
+    twice = structure({"dict": [["a", {"array": "a"}], ["b", {"array": "a"}]]})
+    if path.suffix == ".npz":
+        path.write_bytes(npz_with({"structure.json": twice, "a.npy": FLOATS}))
+    else:
+        from safetensors.numpy import save
+        path.write_bytes(save({"a": np.ones(3)}, metadata={"fastopt_state": twice}))
+    refused(path)
+
+
+def test_overlapping_members(tmp_path):
+    """The array a holds the record of the member b, so that the members have more bytes than the file."""
+    inner = npz_with({"b.npy": npy(np.ones(1000))})
+    record = inner[: inner.index(b"PK\1\2")]
+    with zipfile.ZipFile(io.BytesIO(inner)) as archive:
+        info = archive.getinfo("b.npy")
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("structure.json", structure({"dict": [["a", {"array": "a"}], ["b", {"array": "b"}]]}))
+        archive.writestr("a.npy", npy(np.frombuffer(record, np.uint8)))
+        info.header_offset = file.getvalue().index(record)
+        archive.filelist.append(info)
+    path = tmp_path / "x.npz"
+    path.write_bytes(file.getvalue())
+    with pytest.raises(ValueError, match="bytes of members"):
+        fastopt.load_state(path)
+
+
+def test_the_archive_is_one_that_others_read(tmp_path):
+    """zipfile checks every member's CRC-32, and its names and sizes twice; NumPy reads the arrays."""
+    path = tmp_path / "x.npz"
+    arrays = {"µ": np.arange(6.0).reshape(2, 3), "empty": np.zeros((0, 4), np.int8), "scalar": np.array(True)}
+    fastopt.save_state(path, arrays)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == ["structure.json", "µ.npy", "empty.npy", "scalar.npy"]
+    with np.load(path) as file:
+        for name, array in arrays.items():
+            assert_same(file[name], array)
+
+
+def test_lack_of_memory_is_not_called_damage(path):
+    fastopt.save_state(path, {"a": np.zeros(2**23)})
+    with saves.limited_memory(2**25), pytest.raises(MemoryError):
+        fastopt.load_state(path)
+
+
 def safetensors_with(header, data=b"", length=None):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
@@ -154,7 +244,7 @@ def forged_safetensors():
                                 "a": {"dtype": "F32", "shape": shape, "data_offsets": offsets}}, bytes(12))
     yield safetensors_with({"__metadata__": metadata, "a": {"dtype": "BF16", "shape": [6], "data_offsets": [0, 12]}},
                            bytes(12))
-    for length in (2**26, 2**40, 2**63, 2**64 - 1):
+    for length in (2**30, 2**40, 2**63, 2**64 - 1):
         yield safetensors_with({"__metadata__": metadata}, length=length)
     yield safetensors_with({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 12]}}, bytes(12))
     yield safetensors_with({"__metadata__": {}})
@@ -184,7 +274,7 @@ def forged_npz():
 
 
 def test_forged_sizes(path):
-    """Files that claim gigabytes and more are refused in a process that may allocate only 64 MB more."""
+    """Files that claim gigabytes and more are refused in a process that may allocate only 256 MB more."""
     resource = pytest.importorskip("resource", reason="memory limits are POSIX's")
     assert resource
     forged = list(forged_npz() if path.suffix == ".npz" else forged_safetensors())
@@ -200,9 +290,9 @@ def test_forged_sizes(path):
         fastopt.load_state({os.fspath(path)!r})  # the package imported
         with open("/proc/self/statm") as file:
             now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + 2**26, now + 2**26))
+        resource.setrlimit(resource.RLIMIT_AS, (now + 2**28, now + 2**28))
         try:
-            np.ones(2**25, np.float32)
+            np.ones(2**27, np.float32)
         except MemoryError:
             print("limited")
         refused = 0
@@ -210,9 +300,8 @@ def test_forged_sizes(path):
             path = os.path.join({os.fspath(folder)!r}, name)
             try:
                 fastopt.load_state(path)
-            except ValueError as error:
+            except ValueError as error:     # and no MemoryError
                 assert str(error).startswith(path), error
-                assert "MemoryError" not in str(error), error
                 refused += 1
             else:
                 print("read", name.split(".")[0])
