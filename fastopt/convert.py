@@ -34,6 +34,7 @@ clip_value, clip_norm and skip_nonfinite (separate calls in torch); a function g
 next step). torch stores the step count in float32, which is exact up to 2²⁴.
 """
 
+import contextlib
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -134,7 +135,7 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
     optimizer : SGD, Adagrad, RMSprop, Adadelta, Adam or AdamW
         Constructed with the same hyper-parameters: those in `state_dict` are ignored.
     state_dict : dict
-        What torch's ``state_dict()`` returns, with float32 tensors on the CPU or NumPy arrays.
+        What torch's ``state_dict()`` returns, with float32 tensors on the CPU or NumPy arrays, not masked ones.
     keys : iterable, optional
         For each of torch's parameters, in torch's order, its key in the dict given to `optimizer.update`
         (``list(params)``, for example). Default: the positions 0, 1, …, as for a sequence of parameters. A parameter
@@ -169,13 +170,16 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
     state: dict[Hashable, dict[str, np.ndarray]] = {}
     steps: dict[Hashable, int] = {}
     for i, key in zip(indices, order, strict=True):
-        try:
-            arrays = {name: value for name, value in entries.get(i, {}).items() if value is not None}
-            if "step" in arrays and layout.steps:
-                steps[key] = int(arrays.pop("step"))
-        except (AttributeError, TypeError, ValueError, OverflowError):      # not a dict; a step that is not a number
-            raise ValueError(f"state_dict: expected a dict of arrays and a step for each parameter, got "
-                             f"{entries[i]!r:.100} for {i!r}") from None
+        entry = entries.get(i, {})
+        if not isinstance(entry, Mapping):
+            raise ValueError(f"state_dict: expected a dict of arrays for each parameter, got {entry!r:.100} for {i!r}")
+        arrays = {name: value for name, value in entry.items() if value is not None}
+        if "step" in arrays and layout.steps:
+            steps[key] = _step(i, arrays.pop("step"))
+        for name, value in arrays.items():
+            if isinstance(value, np.ma.MaskedArray):
+                raise TypeError(f"state_dict: expected arrays without a mask, got a {type(value).__name__} for "
+                                f"{name!r} of {i!r}")
         unknown = [name for name in arrays if name not in ours]
         if unknown:
             raise ValueError(f"state_dict: expected arrays named {', '.join(ours)} for {type(optimizer).__name__}, "
@@ -198,6 +202,17 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
     optimizer.load_state_dict({"step_count": step_count, "steps": steps, "state": state})
 
 
+def _step(i: Any, value: Any) -> int:
+    """A step count of torch's: a number, an array or a tensor of shape ()."""
+    step = None
+    if getattr(value, "shape", ()) == () and not isinstance(value, np.ma.MaskedArray):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            step = int(value)
+    if step is None or step != value:
+        raise ValueError(f"state_dict: expected a whole number as the step of {i!r}, got {value!r:.100}")
+    return step
+
+
 def _layout(optimizer: Optimizer) -> _Layout:
     for kind, layout in _LAYOUTS.items():
         if isinstance(optimizer, kind):
@@ -207,8 +222,15 @@ def _layout(optimizer: Optimizer) -> _Layout:
 
 
 def _unique(keys: Iterable[Hashable]) -> list[Hashable]:
-    listed = list(keys)
-    if len(set(listed)) != len(listed):
+    try:
+        listed = None if isinstance(keys, (str, bytes)) else list(keys)
+        distinct = set(listed or ())
+    except TypeError:       # not iterable, or keys that are not hashable
+        listed = None
+    if listed is None:
+        raise TypeError("keys: expected the parameters' keys in torch's order, such as ['w', 'b'], got "
+                        f"{type(keys).__name__} {keys!r:.100}")
+    if len(distinct) != len(listed):
         raise ValueError(f"keys: expected distinct keys, got {listed}")
     return listed
 

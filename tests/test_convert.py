@@ -207,6 +207,8 @@ def changed(given, **entry):
      "^state_dict: expected arrays named exp_avg, exp_avg_sq with these hyper-parameters, got .*max_exp_avg_sq"),
     (lambda d: changed(d, exp_avg=None), ValueError, "^state_dict: expected arrays named exp_avg, exp_avg_sq with"),
     (lambda d: changed(d, exp_avg=np.ones(7)), TypeError, r"^state\[1\]\['m'\]: expected a float32 array, got float64"),
+    (lambda d: changed(d, exp_avg=np.ma.ones(7, np.float32)), TypeError,
+     "^state_dict: expected arrays without a mask, got a MaskedArray for 'exp_avg' of 1$"),
     (lambda d: changed(d, exp_avg=np.ones(6, np.float32)), ValueError, r"^state\[1\]: expected arrays of one shape"),
 ])
 def test_refused_state_dicts_change_nothing(change, error, message):
@@ -301,7 +303,48 @@ def test_the_records_match_the_installed_torch(name):
     assert given["param_groups"] == [ours]
 
 
-@pytest.mark.parametrize("entry", [5, {"step": float("inf")}, {"step": float("nan")}, {"step": "three"}])
+@pytest.mark.parametrize("entry", [5, [3], "step"])
 def test_malformed_torch_state_is_a_value_error(entry):
-    with pytest.raises(ValueError, match="^state_dict: expected a dict of arrays and a step"):
-        fastopt.convert.from_torch(fastopt.Adam(lr=0.1), {"param_groups": [{"params": [0]}], "state": {0: entry}})
+    with pytest.raises(ValueError, match="^state_dict: expected a dict of arrays for each parameter, got .* for 0$"):
+        from_torch(fastopt.Adam(), {"param_groups": [{"params": [0]}], "state": {0: entry}})
+
+
+@pytest.mark.parametrize("step", [
+    1.5, float("inf"), float("nan"), "three", "3", 1j, [3], np.array([3.0]), np.array(1.5), np.ma.array(3.0),
+    np.ma.masked])
+def test_a_step_that_is_not_a_whole_number(step):
+    """int(1.5), int("3") and int(np.array([3.0])) are numbers."""
+    opt, _, _ = trained("Adam")
+    given, fresh = changed(to_torch(opt), step=step), fastopt.Adam()
+    with pytest.raises(ValueError, match="^state_dict: expected a whole number as the step of 1, got "):
+        from_torch(fresh, given)
+    assert fresh.state == {}
+
+
+@pytest.mark.parametrize("step", [2, 2.0, np.float32(2), np.array(2.0, np.float32), np.int64(2)])
+def test_a_step_of_any_type(step):
+    opt, _, _ = trained("Adam")
+    fresh = fastopt.Adam()
+    from_torch(fresh, changed(to_torch(opt), step=step))
+    assert list(fresh.steps.values()) == [3, 2, 3]
+
+
+def test_the_step_of_a_tensor():
+    torch = pytest.importorskip("torch")
+    opt, _, _ = trained("Adam")
+    fresh = fastopt.Adam()
+    from_torch(fresh, changed(to_torch(opt), step=torch.tensor(2.0)))
+    assert list(fresh.steps.values()) == [3, 2, 3]
+    with pytest.raises(ValueError, match="^state_dict: expected a whole number as the step of 1, got"):
+        from_torch(fresh, changed(to_torch(opt), step=torch.tensor(1.5)))
+
+
+@pytest.mark.parametrize(("keys", "got"), [
+    (3, "int 3"), (3.5, "float 3.5"), ("fc1", "str 'fc1'"), ([["w"], ["b"]], r"list \[\['w'\], \['b'\]\]")])
+def test_keys_that_are_no_iterable_of_keys(keys, got):
+    opt, _, _ = trained("Adam")
+    message = f"^keys: expected the parameters' keys in torch's order, such as \\['w', 'b'\\], got {got}"
+    with pytest.raises(TypeError, match=message):
+        to_torch(opt, keys)
+    with pytest.raises(TypeError, match=message):
+        from_torch(fastopt.Adam(), to_torch(opt), keys)
