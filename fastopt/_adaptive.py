@@ -99,9 +99,10 @@ class Adagrad(Optimizer):
                               initial_accumulator_value=initial_accumulator_value), options)
 
     @staticmethod
-    def _rule(initial_accumulator_value: float, **arguments: Any) -> Any:
+    def _rule(step: int, lr: float, lr_decay: float, eps: float, eps_inside_sqrt: bool,
+              initial_accumulator_value: float, options: Checked) -> Any:
         _accumulator_ranges(initial_accumulator_value)
-        return _adagrad_rule(**arguments)
+        return _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, options)
 
     @staticmethod
     def _initial(name: str, hyper: Mapping[str, Any]) -> float:

@@ -1,7 +1,8 @@
-"""What a user hands to an optimizer: parameters with their gradients, and state dicts."""
+"""What a user hands to an optimizer, parameters with their gradients and state dicts, and the state it shows."""
 
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -12,16 +13,38 @@ from fastopt._typing import Grads, Params, State
 _step_count_range = Ranges(step_count="int [0, 9e18]")
 
 
+def listed(keys: Iterable[Any], most: int = 3) -> str:
+    """The first keys and the number of the others, for an error message."""
+    shown = list(keys)
+    text = ", ".join(map(reprlib.repr, shown[:most]))
+    return text if len(shown) <= most else f"{text} and {len(shown) - most} more"
+
+
+class ReadOnly(dict[Any, Any]):
+    """An optimizer's state, or one parameter's. Steps use the arrays that are bound, whatever a dict names."""
+
+    def _refuse(self, *_args: Any, **_kwargs: Any) -> NoReturn:
+        raise TypeError("state: expected its entries to be read only, because steps use the arrays that are bound: "
+                        "write into an array (state[key][name][...] = values), or replace all by load_state_dict")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse     # type: ignore
+
+    def __reduce__(self) -> tuple[type, tuple[Any]]:
+        return dict, (dict(self),)      # a copy is the copier's
+
+
+def read_only(state: State) -> State:
+    """The same arrays in dicts that refuse to be changed."""
+    return ReadOnly({key: ReadOnly(entry) for key, entry in state.items()})
+
+
 def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[Any], list[Array], list[Any]]:
     """Return keys, parameters and gradients as lists of one length; `source` is what messages call the gradients."""
     if isinstance(params, Mapping):
         if not isinstance(grads, Mapping):
             raise TypeError(f"{source}: expected a dict like params, got {type(grads).__name__}")
         if params.keys() != grads.keys():
-            missing, extra = [key for key in params if key not in grads], [key for key in grads if key not in params]
-            raise ValueError(f"{source}: expected the keys of params, got "
-                             + " and ".join([f"none for {key!r}" for key in missing]
-                                            + [f"{key!r}, which params does not have" for key in extra]))
+            raise _wrong_keys(source, grads, "params", params)
         keys = list(params)
         return keys, list(params.values()), [grads[key] for key in keys]
     if isinstance(params, np.ndarray):
@@ -43,15 +66,14 @@ def checked_state(state_dict: Any, needed: Sequence[str],
     Every parameter must have the arrays named in `needed` and may have those in `allowed`.
     """
     if not (isinstance(state_dict, Mapping) and {"step_count", "steps", "state"} == set(state_dict)):
-        got = sorted(map(str, state_dict)) if isinstance(state_dict, Mapping) else type(state_dict).__name__
-        raise ValueError(f"state_dict: expected a dict of step_count, steps and state, got {got}")
+        raise ValueError(f"state_dict: expected a dict of step_count, steps and state, got {_keys_of(state_dict)}")
     count, steps, state = state_dict["step_count"], state_dict["steps"], state_dict["state"]
     _step_count_range(count)
     for name in ("steps", "state"):
         if not isinstance(state_dict[name], Mapping):
             raise TypeError(f"{name}: expected a dict, got {type(state_dict[name]).__name__}")
     if steps.keys() != state.keys():
-        raise ValueError(f"steps: expected the keys of state, got {list(steps)}")
+        raise _wrong_keys("steps", steps, "state", state)
     for key, own in steps.items():
         _step_count_range(own)
         if own > count:
@@ -63,15 +85,27 @@ def checked_state(state_dict: Any, needed: Sequence[str],
 def _copied(key: Any, entry: Any, needed: set[str], allowed: set[str]) -> dict[str, Array]:
     """Copies of one parameter's state arrays, which must be float32 and of one shape."""
     if not isinstance(entry, Mapping) or not needed <= set(entry) <= allowed:
-        got = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
-        raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {got}")
+        raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {_keys_of(entry)}")
     arrays = {}
     for name, array in entry.items():
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        masked = isinstance(array, np.ma.MaskedArray)
+        if not isinstance(array, np.ndarray) or masked or array.dtype != np.float32:
+            got = "a masked array" if masked else array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}")
         arrays[name] = np.array(array, np.float32, order="C")
     if len({array.shape for array in arrays.values()}) > 1:
         raise ValueError(f"state[{key!r}]: expected arrays of one shape, got "
                          f"{sorted({array.shape for array in arrays.values()})}")
     return arrays
+
+
+def _keys_of(given: Any) -> str:
+    """The keys of a dict, or the type of anything else, for an error message."""
+    return f"[{listed(sorted(map(str, given)), 5)}]" if isinstance(given, Mapping) else type(given).__name__
+
+
+def _wrong_keys(source: str, given: Mapping[Any, Any], like: str, expected: Mapping[Any, Any]) -> ValueError:
+    missing, extra = [key for key in expected if key not in given], [key for key in given if key not in expected]
+    parts = [f"none for {listed(missing)}"] if missing else []
+    parts += [f"{listed(extra)}, which {like} does not have"] if extra else []
+    return ValueError(f"{source}: expected the keys of {like}, got {' and '.join(parts)}")

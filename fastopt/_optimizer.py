@@ -1,12 +1,14 @@
 """The base of the optimizer classes: hyper-parameters, state, and one native call for a whole model."""
 
+import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from fastopt._models import checked_state, paired
+from fastopt._models import checked_state, listed, paired, read_only
 from fastopt._options import (
     DEFAULTS,
     ModelOptions,
@@ -19,8 +21,10 @@ from fastopt._options import (
     with_grad_scale,
 )
 from fastopt._runtime import dispatch, driver
-from fastopt._runtime.binding import Binding, Counter
+from fastopt._runtime.arrays import Array as Validated
+from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.progress import Progress
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params, State
 from fastopt._typing import LearningRate as Rate
@@ -32,6 +36,13 @@ _skip_range = Ranges(skip_nonfinite="bool")
 def apply(rule: Any, param: Array, grad: Array, average: Array | None, *states: Array | None) -> None:
     """Apply a kernel's rule to one parameter: every optimizer function ends here."""
     driver.apply(rule, (param, grad, average, *states))
+
+
+@functools.cache
+def _own_arguments(rule: Callable[..., Any]) -> list[str]:
+    """The names of a rule's arguments between (step, lr) and (options, …): its class's own hyper-parameters."""
+    names = list(inspect.signature(rule).parameters)
+    return names[2 : names.index("options")]
 
 
 class Group(NamedTuple):
@@ -53,8 +64,16 @@ class Bound(NamedTuple):
     """For each group a function (step, lr, grad_scale) that makes its rule."""
     members: list[int]
     """For each parameter the index of its group."""
-    state: State
     binding: Any
+
+
+class Snapshot(NamedTuple):
+    """What changes as a whole, and together with the step count: see `Progress`."""
+
+    bound: Bound | None
+    steps: dict[Any, int]
+    """Of the keys that are not bound."""
+    state: State
 
 
 class Optimizer:
@@ -92,11 +111,18 @@ class Optimizer:
     steps : dict
         For each key the number of steps that its parameter took part in.
     state : dict
-        The state arrays by key and name.
+        The state arrays by key and name. An array can be written to; the entries are read-only, because steps use the
+        arrays that are bound: `load_state_dict` replaces them.
+
+    Notes
+    -----
+    One call at a time: while `update` or `load_state_dict` runs, another call from a second thread, or one from within
+    a schedule or `per_param`, raises a RuntimeError and changes nothing. In a process that was forked by one thread
+    while another updated, every call does, until `load_state_dict` restores the optimizer.
     """
 
     _rule: ClassVar[Callable[..., Any]]
-    """Makes the kernel's rule from step, lr, the class's own hyper-parameters and the shared options, checked."""
+    """Makes the kernel's rule from (step, lr, the class's own hyper-parameters, options), the shared ones checked."""
     _state_names: ClassVar[tuple[str, ...]] = ()
     """Every state array that the optimizer can have, in the rule's order."""
     _not_decoupled: ClassVar[str] = ""
@@ -122,15 +148,12 @@ class Optimizer:
         self._skip_nonfinite = options.get("skip_nonfinite", False)
         _skip_range(self._skip_nonfinite)
         self._per_param = per_param
-        self._bound: Bound | None = None
-        self._counter = Counter()
-        self._steps: dict[Any, int] = {}    # of the keys that are not bound now
-        self.state: State = {}
-        self._check(1)
+        self._progress = Progress(0, Snapshot(None, {}, read_only({})))
+        self._check(1, self._hyper["lr"])
 
     @property
     def step_count(self) -> int:
-        return self._counter.value
+        return self._progress.step_count
 
     @property
     def lr(self) -> Rate:
@@ -138,21 +161,21 @@ class Optimizer:
 
     @lr.setter
     def lr(self, lr: Rate) -> None:
-        before, self._hyper["lr"] = self._hyper["lr"], lr
-        try:
-            self._check(self.step_count + 1)
-        except (TypeError, ValueError):
-            self._hyper["lr"] = before
-            raise
+        self._check(self.step_count + 1, lr)
+        self._hyper["lr"] = lr
+
+    @property
+    def state(self) -> State:
+        return self._progress.snapshot.state
 
     @property
     def steps(self) -> dict[Any, int]:
         """For each key the number of its own steps: a parameter that joins later starts with its own step 1."""
-        bound = {}
-        if self._bound is not None:
-            late = [self._bound.groups[member].late for member in self._bound.members]
-            bound = {key: self.step_count - late for key, late in zip(self._bound.keys, late, strict=True)}
-        return {**self._steps, **bound}
+        bound, steps, _ = self._progress.snapshot
+        if bound is None:
+            return dict(steps)
+        own = [self.step_count - bound.groups[member].late for member in bound.members]
+        return {**steps, **dict(zip(bound.keys, own, strict=True))}
 
     @property
     def averages(self) -> dict[Any, Array]:
@@ -165,10 +188,10 @@ class Optimizer:
         Parameters
         ----------
         params : dict, sequence or array
-            float32 C-contiguous arrays. They are bound at the first update, and again whenever others are given; in
-            between they must not be made read-only or reinterpreted. State is kept under the dict's keys or the
-            positions. They may be other parameters than in the last step: each has its own step count, on which bias
-            corrections depend, as in PyTorch; a schedule gets the optimizer's.
+            float32 C-contiguous arrays. They are bound at the first update, and again whenever others are given or one
+            has been resized, reshaped or retyped in place, which no other thread may do during the call. State is kept
+            under the dict's keys or the positions. They may be other parameters than in the last step: each has its own
+            step count, on which bias corrections depend, as in PyTorch; a schedule gets the optimizer's.
         grads : dict, sequence or array
             One gradient for each parameter, under the same keys or in the same order; never written. A gradient of
             another float type or memory layout is converted into a temporary array.
@@ -184,48 +207,28 @@ class Optimizer:
         ------
         TypeError, ValueError
             An array or number that is not as described. Nothing has changed then, neither a parameter nor the step.
+        RuntimeError
+            Another call of this optimizer runs; nothing has changed.
         """
-        before, keys = self.step_count, None
-        arrays: list[Array] = []
-        bound: Any = self._bound
-        ordered = None if bound is None else bound.binding.gradients_of(params, grads)
-        if ordered is None:
-            keys, arrays, ordered = paired(params, grads)
-        lr = self._lr_at(before + 1)
-        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(arrays)):
-            bound = self._bind(keys, arrays, before + 1, lr)
-        norm = None
-        if self._clip_norm is not None or self._skip_nonfinite:
-            grad_scale_range(grad_scale)
-            squares = bound.binding.measure(dispatch.active.layerwise.squares(), ordered)
-            norm = math.sqrt(squares) * abs(grad_scale)     # not finite if a gradient is not
-            if self._skip_nonfinite and not math.isfinite(norm):
-                return UpdateInfo(before, lr, norm, True)
-            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
-                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        kept = self._bound, self._steps, self.state
-        try:
-            if bound is not self._bound:
-                self._adopt(bound)
-            rules = self._rules(bound.groups, bound.makers, before + 1, lr, grad_scale)
-            bound.binding.apply(rules, ordered, self._counter)
-        except BaseException:
-            if self.step_count == before:  # an interrupt may also arrive just after the native call
-                self._bound, self._steps, self.state = kept
-            raise
-        return UpdateInfo(before + 1, lr, norm, False)
+        return self._progress.run("update", self._with_bound, params, grads, "grads", self._step, grad_scale)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: a step count of its own, and nothing bound; the next update binds the arrays again."""
-        counter = Counter()
-        counter.value = self.step_count
-        return {**self.__dict__, "_bound": None, "_steps": self.steps, "_counter": counter}
+        """For pickle and copy: nothing bound, so that the next update binds the arrays again, and no call running."""
+        state = {key: dict(entry) for key, entry in self.state.items()}
+        return {**self.__dict__, "_progress": (self.step_count, self.steps, state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        count, steps, arrays = state["_progress"]
+        self.__dict__.update(state, _progress=Progress(count, Snapshot(None, steps, read_only(arrays))))
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}; the arrays are copies.
 
         It does not hold the hyper-parameters, which are the constructor's. `fastopt.save_state` writes it to a file.
         """
+        return self._progress.read("state_dict", self._state_dict)
+
+    def _state_dict(self) -> dict[str, Any]:
         state = {key: {name: array.copy() for name, array in entry.items()} for key, entry in self.state.items()}
         return {"step_count": self.step_count, "steps": self.steps, "state": state}
 
@@ -237,9 +240,59 @@ class Optimizer:
         TypeError, ValueError
             Anything but such a dict with this optimizer's state arrays. Nothing has changed then.
         """
+        self._progress.load("load_state_dict", self._loaded, state_dict)
+
+    def _loaded(self, state_dict: Mapping[str, Any]) -> tuple[int, Snapshot]:
+        """The step count and the snapshot out of a state dict."""
         needed = () if self._per_param else tuple(filter(None, self._states(self._hyper)))
         count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
-        self._counter.value, self._steps, self.state, self._bound = count, steps, state, None
+        return count, Snapshot(None, steps, read_only(state))
+
+    def _with_bound(self, params: Params, grads: Grads, source: str, act: Callable[..., Any], *arguments: Any) -> Any:
+        """Return act(snapshot, gradients in the order bound, step, lr, *arguments) for these arrays, bound.
+
+        Where `act` returns None, because an array has changed in place, they are bound anew first.
+        """
+        progress, keys = self._progress, None
+        arrays: list[Array] = []
+        snapshot, step = progress.snapshot, progress.step_count + 1
+        bound = snapshot.bound
+        ordered = None if bound is None else bound.binding.gradients_of(params, grads)
+        if ordered is None:
+            keys, arrays, ordered = paired(params, grads, source)
+        lr = self._lr_at(step)
+        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(arrays)):
+            snapshot = self._bind(keys, arrays, step, lr)
+        result = act(snapshot, ordered, step, lr, *arguments)
+        if result is None:
+            snapshot = self._bind(snapshot.bound.keys, snapshot.bound.params, step, lr)
+            result = act(snapshot, ordered, step, lr, *arguments)
+        if result is None:
+            raise RuntimeError("params: expected arrays that keep their memory, type and shape during the call, got "
+                               "some that per_param, a schedule or another thread changes")
+        return result
+
+    def _step(self, snapshot: Snapshot, ordered: list[Any], step: int, lr: float,
+              grad_scale: float) -> UpdateInfo | None:
+        """Take a step, or return None if an array has changed since it was bound."""
+        bound: Any = snapshot.bound
+        norm = None
+        if self._clip_norm is not None or self._skip_nonfinite:
+            grad_scale_range(grad_scale)
+            squares = bound.binding.measure(dispatch.active.layerwise.squares(), ordered)
+            if squares is None:
+                return None
+            norm = math.sqrt(squares) * abs(grad_scale)     # not finite if a gradient is not
+            if self._skip_nonfinite and not math.isfinite(norm):
+                return UpdateInfo(step - 1, lr, norm, True)
+            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
+                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
+        rules = []      # a comprehension would be a function of its own: 0.2 µs
+        for make in bound.makers:
+            rules.append(make(step, lr, grad_scale))
+        if not bound.binding.apply(rules, ordered, "grads", self._progress, snapshot):
+            return None
+        return tuple.__new__(UpdateInfo, (step, lr, norm, False))       # as UpdateInfo(…), in half the time
 
     def _lr_at(self, step: int) -> float:
         """The learning rate of one step. A schedule is called once per step, for all groups and UpdateInfo."""
@@ -253,15 +306,14 @@ class Optimizer:
             hyper["lr"] = own["lr"](step)
         return hyper
 
-    def _check(self, step: int) -> None:
-        """Raise an error for hyper-parameters that are not valid at this step."""
-        group = Group({}, 0)
-        self._rules([group], [self._maker(group)], step, self._lr_at(step), 1.0)
+    def _check(self, step: int, lr: Rate) -> None:
+        """Raise an error for hyper-parameters that are not valid at this step, with this learning rate."""
+        self._maker(Group({}, 0))(step, lr(step) if callable(lr) else lr, 1.0)
 
     def _maker(self, group: Group) -> Callable[..., Any]:
-        """A function (step, lr, grad_scale) that makes the group's rule."""
+        """A function (step, lr, grad_scale) that makes the group's rule from the optimizer's step and lr."""
         hyper = {**self._hyper, **group.own}
-        del hyper["lr"]
+        own_lr, has_lr, late = hyper.pop("lr"), "lr" in group.own, group.late
         options = {name: hyper.pop(name) for name in self._shared}
         if options["average_decay"] is not None:
             options["average"] = True
@@ -271,26 +323,21 @@ class Optimizer:
             checked = check_options(type(self), options)
         checked = as_numbers(checked)
         rule = self._rule       # not self: the cycle would keep the arrays until the next garbage collection
+        values = tuple(hyper[name] for name in _own_arguments(rule))    # by position, which takes half as long
 
         def make(step: int, lr: float, grad_scale: float) -> Any:
-            return rule(step=step, lr=lr, **hyper, options=with_grad_scale(checked, grad_scale))
+            if has_lr:
+                lr = own_lr(step) if callable(own_lr) else own_lr
+            return rule(step - late, lr, *values, with_grad_scale(checked, grad_scale))
 
         return make
 
-    @staticmethod
-    def _rules(groups: list[Group], makers: list[Callable[..., Any]], step: int, lr: float,
-               grad_scale: float) -> list[Any]:
-        """The rule of each group."""
-        rules = []
-        for (own, late), make in zip(groups, makers, strict=True):
-            rate = own.get("lr", lr)
-            rules.append(make(step=step - late, lr=rate(step) if callable(rate) else rate, grad_scale=grad_scale))
-        return rules
-
-    def _bind(self, keys: list[Any], params: list[Array], step: int, lr: float) -> Bound:
+    def _bind(self, keys: list[Any], params: list[Array], step: int, lr: float) -> Snapshot:
         """Bind these arrays, with the state they have or new state. The optimizer itself is not changed."""
         streams = ("average", *self._state_names)
         groups, members, state, arrays, steps = [], [], {}, [], self.steps
+        for key, param in zip(keys, params, strict=True):
+            Validated(param, ("params", key), writable=True)    # before it reaches per_param and NumPy
         for key, param in zip(keys, params, strict=True):
             group = Group(self._own(key, param), self.step_count - steps.get(key, 0))
             if group not in groups:
@@ -302,11 +349,8 @@ class Optimizer:
                 state[key]["average"] = self._state_of(key, "average", param, hyper)
             arrays.append((param, None, *map(state[key].get, streams)))
         binding = Binding(keys, arrays, self._state_names, members)
-        return Bound(keys, params, groups, [self._maker(group) for group in groups], members, state, binding)
-
-    def _adopt(self, bound: Bound) -> None:
-        """Make these arrays those that are bound."""
-        self._bound, self._steps, self.state = bound, self.steps, {**self.state, **bound.state}
+        bound = Bound(keys, params, groups, [self._maker(group) for group in groups], members, binding)
+        return Snapshot(bound, steps, read_only({**self.state, **state}))
 
     def _own(self, key: Any, param: Array) -> dict[str, Any]:
         """The hyper-parameters that differ for this parameter."""
@@ -319,7 +363,7 @@ class Optimizer:
         unknown = [name for name in own if name not in allowed]
         if unknown:
             raise ValueError(f"per_param({key!r}, …): expected hyper-parameters among {', '.join(allowed)}, "
-                             f"got {', '.join(map(repr, unknown))}")
+                             f"got {listed(unknown)}")
         return dict(own)
 
     def _state_of(self, key: Any, name: str, param: Array, hyper: Mapping[str, Any]) -> Array:

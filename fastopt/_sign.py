@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from fastopt._models import paired
-from fastopt._optimizer import Optimizer, apply
+from fastopt._optimizer import Optimizer, Snapshot, apply
 from fastopt._options import Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay, pair
 from fastopt._runtime import dispatch
-from fastopt._runtime.binding import Counter
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params
@@ -170,9 +168,10 @@ class Rprop(Optimizer):
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), dict(options, weight_decay=weight_decay))
 
     @staticmethod
-    def _rule(step: int, lr: float, **arguments: Any) -> Any:
+    def _rule(step: int, lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
+              options: Checked) -> Any:
         _lr_range(lr)
-        return _rprop_rule(**arguments)
+        return _rprop_rule(etas, step_sizes, options)
 
     @classmethod
     def _initial(cls, name: str, hyper: Mapping[str, Any]) -> float:
@@ -281,16 +280,13 @@ class Sophia(Optimizer):
         TypeError, ValueError
             An array that is not as described. Nothing has changed then.
         """
-        keys, arrays, ordered = paired(params, hessians, "hessians")
-        bound, step = self._bound, self.step_count + 1
-        lr = self._lr_at(step)
-        if bound is None or keys != bound.keys or not bound.binding.holds(arrays):
-            bound = self._bind(keys, arrays, step, lr)
-        self._rules(bound.groups, bound.makers, step, lr, 1.0)      # checks what per_param returned
+        self._progress.run("update_hessian", self._with_bound, params, hessians, "hessians", self._average_hessian)
+
+    def _average_hessian(self, snapshot: Snapshot, ordered: list[Any], step: int, lr: float) -> bool | None:
+        bound: Any = snapshot.bound
         rules = []
-        for group in bound.groups:
+        for group, make in zip(bound.groups, bound.makers, strict=True):
+            make(step, lr, 1.0)     # checks what per_param returned
             _, beta2 = pair("betas", group.own.get("betas", self._hyper["betas"]))
             rules.append(dispatch.active.sign.sophia_hessian(beta2))
-        bound.binding.apply(rules, ordered, Counter(), "hessians")
-        if bound is not self._bound:
-            self._adopt(bound)
+        return bound.binding.apply(rules, ordered, "hessians", self._progress, snapshot, False) or None

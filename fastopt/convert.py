@@ -239,7 +239,7 @@ def _groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, 
     """Each distinct set of overrides that per_param returned, with the positions in `keys` of its parameters."""
     if optimizer._per_param is None:
         return [({}, list(range(len(keys))))]
-    bound = optimizer._bound
+    bound = optimizer._progress.snapshot.bound
     if bound is None or not set(keys) <= set(bound.keys):
         raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
                          f"keys {keys}")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from fastopt._runtime.binding import Binding, Counter
+from fastopt._runtime.binding import Binding
 from helpers import assert_same_bits
 
 from fastopt._runtime import dispatch, driver
@@ -28,7 +28,7 @@ def test_an_average_that_the_rule_needs():
     with pytest.raises(TypeError, match=r"^average: expected writable .* got None$"):
         driver.apply(rule, (param, ones(), None, ones()))
     with pytest.raises(TypeError, match=r"^state average\[0\]: expected an array, got None when the model was bound"):
-        Binding([0], [(param, None, None, ones())], ("m",), [0]).apply([rule], [ones()], Counter())
+        Binding([0], [(param, None, None, ones())], ("m",), [0]).apply([rule], [ones()])
     with pytest.raises(ValueError, match=r"^arrays: expected 4, got 3$"):
         driver.apply(rule, (param, ones(), ones()))
     assert_same_bits(param, ones())
@@ -45,7 +45,7 @@ def test_any_sequence_of_the_shared_arguments():
 def test_a_stream_bound_as_read_only():
     binding = Binding([0], [(ones(), None, ones(), read_only())], ("m",), [0], READ)
     with pytest.raises(ValueError, match="^rules: expected rules that only read"):
-        binding.apply([dispatch.active.sgd.sgdm(0.1, 0.9, AVERAGING)], [ones()], Counter())
+        binding.apply([dispatch.active.sgd.sgdm(0.1, 0.9, AVERAGING)], [ones()])
     assert binding.measure(dispatch.active.layerwise.squares(), [ones()]) == 40.0
     with pytest.raises(ValueError, match=r"^state m\[0\]: expected writable"):
         Binding([0], [(ones(), None, ones(), read_only())], ("m",), [0])

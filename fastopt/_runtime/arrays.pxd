@@ -1,4 +1,5 @@
 # Validated arrays: arrays.pyx.
+from cpython.object cimport PyObject
 
 # PyBUF_STRIDES | PyBUF_FORMAT: accepts any strides and element type, so that our error can describe the array.
 cdef enum:
@@ -7,9 +8,23 @@ cdef enum:
 cdef extern from "arrays.h":
     void clear "fastopt_clear"(Py_buffer* view) noexcept nogil           # before the first acquire
     bint held "fastopt_held"(const Py_buffer* view) noexcept nogil
-    bint holds "fastopt_holds"(const Py_buffer* view, object source) noexcept
+
+    ctypedef struct Known "fastopt_known":
+        PyObject* array
+        const void* data
+        const Py_ssize_t* shape
+        int ndim
+        int flags
+        PyObject* descr
+    enum:
+        WRITEABLE "FASTOPT_WRITEABLE"
+    void forget "fastopt_forget"(Known* known) noexcept
+    bint same_head "fastopt_same_head"(const Known* known) noexcept
 
 cdef int acquire(Py_buffer* view, object source, object name, char kind, bint writable, const Py_buffer* like) except -1
+cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like,
+               bint writable) except -1
+cdef bint same_buffer(const Known* known) except -1
 cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept
 cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept

@@ -9,6 +9,10 @@
 # An error names the argument, what was expected and what was given: TypeError if it is not an array or has another
 # element type, ValueError otherwise.
 #
+# A buffer that is held from one call to the next is compared with its array before it is used again, because
+# a.resize(n, refcheck=False), a.shape = … and a.dtype = … are possible while it is held: Known is what the array was
+# then, same_head compares in about 2 ns, and same_buffer acquires the buffer again where NumPy's head cannot be read.
+#
 # Two arrays of one call may share memory only if both are read, or where a function documents that an output may be
 # exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
@@ -18,6 +22,21 @@ from libc.string cimport memcpy
 import sys
 
 import numpy
+
+cdef extern from "arrays.h":
+    ctypedef struct Head "fastopt_head":
+        char* data
+        int nd
+        Py_ssize_t* dimensions
+        Py_ssize_t* strides
+        PyObject* base
+        PyObject* descr
+        int flags
+    enum:
+        C_CONTIGUOUS "FASTOPT_C_CONTIGUOUS"
+        ALIGNED "FASTOPT_ALIGNED"
+    void set_known "fastopt_know"(Known* known, object source, const Py_buffer* view, const Py_buffer* like,
+                                  bint writable, bint direct) noexcept
 
 cdef object ndarray = numpy.ndarray
 cdef object modules = sys.modules
@@ -121,6 +140,70 @@ cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
         if a.shape[i] != b.shape[i]:
             return False
     return True
+
+
+cdef bint head_agrees(object array):
+    """Whether what `Head` reads is what NumPy says of the array."""
+    cdef const Head* head = <const Head*> <PyObject*> array
+    cdef Py_ssize_t i
+    flags = array.flags
+    if not (<size_t> head.data == array.__array_interface__["data"][0] and head.nd == array.ndim
+            and head.descr == <PyObject*> array.dtype
+            and head.base == (NULL if array.base is None else <PyObject*> array.base)
+            and bool(head.flags & C_CONTIGUOUS) == flags.c_contiguous
+            and bool(head.flags & ALIGNED) == flags.aligned and bool(head.flags & WRITEABLE) == flags.writeable):
+        return False
+    for i in range(head.nd):    # the pointers to them stand between fields that agree
+        if head.dimensions[i] != array.shape[i] or head.strides[i] != array.strides[i]:
+            return False
+    return True
+
+
+cdef bint heads_agree():
+    if ndarray.__basicsize__ < <Py_ssize_t> sizeof(Head):
+        return False
+    matrix, fixed = numpy.zeros((4, 6), numpy.float32), numpy.zeros(3, numpy.float32)
+    fixed.flags.writeable = False
+    probes = [matrix, matrix.T, matrix[1:3, ::2], fixed, numpy.zeros((), numpy.float32), numpy.zeros((0, 3)),
+              numpy.zeros((1, 2, 1, 2, 1, 2), numpy.int32), numpy.zeros(5, ">f4"),
+              numpy.zeros(13, numpy.uint8)[1:].view(numpy.float32)]
+    return all([head_agrees(probe) for probe in probes])
+
+
+cdef bint reads_heads = heads_agree()
+
+
+def swap_reads_heads(bint on):
+    """Whether arrays that are bound from now on are compared by their heads, for tests; return the previous setting."""
+    global reads_heads
+    cdef bint before = reads_heads
+    reads_heads = on
+    return before
+
+
+cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like, bint writable) except -1:
+    """Remember `source` as it is now: `view` is its validated buffer and `like` one of the same shape. All three must be
+    held as long as `known` is compared with them."""
+    set_known(known, source, view, like, writable, reads_heads and type(source) is ndarray)
+    return 0
+
+
+cdef bint same_buffer(const Known* known) except -1:
+    """What same_head says, for any exporter. Code of the exporter's own may run."""
+    cdef Py_buffer view
+    cdef bint same
+    cdef int i
+    clear(&view)
+    try:
+        PyObject_GetBuffer(<object> known.array, &view, DESCRIBED)
+    except (TypeError, ValueError, BufferError):
+        return False
+    same = (view.buf == known.data and view.ndim == known.ndim
+            and usable(&view, c"f", known.flags & WRITEABLE != 0))
+    for i in range(view.ndim if same else 0):
+        same = same and view.shape[i] == known.shape[i]
+    PyBuffer_Release(&view)
+    return same
 
 
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept:

@@ -1,17 +1,23 @@
 # A model's arrays, bound once and updated many times.
 #
-# A Binding holds the exported buffers of parameters and state (so NumPy refuses to resize them) and the driver's
-# tables. A step checks only whether each gradient is still the same object: acquiring four buffers per parameter again
-# would be most of the cost of a small model. Everything is validated before the first element is written.
+# A Binding holds the exported buffers of parameters and state and the driver's tables: acquiring four buffers per
+# parameter at each step would be most of the cost of a small model. An export does not pin an array, so a step first
+# compares every array with what it was when it was bound (arrays.h), and asks to be bound anew if one differs.
+# Everything is validated before the first element is written.
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.list cimport PyList_GetItem
+from cpython.object cimport PyObject
 from libc.stdlib cimport calloc, free, malloc, qsort
 
 from fastopt._runtime.arrays cimport (
-    DESCRIBED, acquire, clear, elements, held, holds, is_masked, label, overlap_error, same_shape, shape_of, usable,
+    DESCRIBED, Known, acquire, clear, elements, forget, is_masked, know, label, overlap_error, same_buffer,
+    same_head, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
     GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run, stream_name,
 )
+from fastopt._runtime.progress cimport Progress
 
 import numpy
 
@@ -31,11 +37,6 @@ cdef struct Interval:
 cdef int by_start(const void* a, const void* b) noexcept nogil:
     cdef size_t x = (<const Interval*> a).start, y = (<const Interval*> b).start
     return -1 if x < y else x > y
-
-
-cdef class Counter:
-    """Steps taken. The native call increments it, so that no interrupt can come between a step and its count."""
-    cdef public long long value
 
 
 cdef class Binding:
@@ -64,8 +65,13 @@ cdef class Binding:
     cdef Table table
     cdef Interval* written              # memory that is written, sorted by start
     cdef Py_ssize_t intervals
-    cdef bint busy
-    cdef list params                    # the arrays bound, in order
+    cdef PyObject** params              # borrowed
+    cdef Known* known                   # of every array bound
+    cdef Py_ssize_t exports             # how many
+    cdef Py_ssize_t indirect            # how many of them are not compared by their heads
+    cdef Known* slopes                  # of each gradient that is bound
+    cdef bint large                     # whether a gradient has more than HELD elements
+    cdef list arrays                    # holds references to all of them
     cdef bint numbered                  # whether keys are 0, 1, …
     cdef object source                  # what the user calls the gradients of this call
 
@@ -81,7 +87,12 @@ cdef class Binding:
         self.views = <Py_buffer*> calloc(max(self.count, 1) * STREAMS, sizeof(Py_buffer))
         self.tensors = <Tensor*> calloc(max(self.count, 1), sizeof(Tensor))
         self.written = <Interval*> malloc(max(self.count, 1) * STREAMS * sizeof(Interval))
-        if self.views == NULL or self.tensors == NULL or self.written == NULL:
+        self.params = <PyObject**> calloc(max(self.count, 1), sizeof(PyObject*))
+        self.known = <Known*> calloc(max(self.count, 1) * STREAMS, sizeof(Known))
+        self.slopes = <Known*> calloc(max(self.count, 1), sizeof(Known))
+        self.arrays = arrays
+        if (self.views == NULL or self.tensors == NULL or self.written == NULL or self.params == NULL
+                or self.known == NULL or self.slopes == NULL):
             raise MemoryError
         for i in range(self.count):
             row = &self.views[i * STREAMS]
@@ -93,14 +104,19 @@ cdef class Binding:
                         &row[PARAM] if k != PARAM else NULL)
                 self.tensors[i].x[k] = <float*> row[k].buf
                 self.tensors[i].given |= 1u << k
+                know(&self.known[self.exports], arrays[i][k], &row[k], &row[PARAM], not self.reads >> k & 1)
+                self.indirect += self.known[self.exports].descr == NULL
+                self.exports += 1
                 if row[k].len > 0 and not self.reads >> k & 1:
                     self.written[self.intervals] = Interval(
                         <size_t> row[k].buf, <size_t> row[k].buf + <size_t> row[k].len, i, k)
                     self.intervals += 1
+            self.params[i] = <PyObject*> arrays[i][PARAM]
             self.tensors[i].size = elements(&row[PARAM])
             self.tensors[i].rule = groups[i]
             self.rules = max(self.rules, self.tensors[i].rule + 1)
             self.total += self.tensors[i].size
+            self.large = self.large or self.tensors[i].size > HELD
         qsort(self.written, self.intervals, sizeof(Interval), by_start)
         for i in range(1, self.intervals):
             if self.written[i].start < self.written[i - 1].stop:
@@ -110,7 +126,6 @@ cdef class Binding:
                 if self.reads & self.tensors[i].given & 1u << k:
                     self.require_unwritten(i, k)
         cut(&self.table, self.tensors, self.count)
-        self.params = [entry[0] for entry in arrays]
         self.numbered = True
         for i in range(self.count):     # the type first: a user's key may define == in any way, even to return an array
             if type(keys[i]) is not int or keys[i] != i:
@@ -122,6 +137,13 @@ cdef class Binding:
         if self.views != NULL:
             for i in range(self.count * STREAMS):
                 PyBuffer_Release(&self.views[i])
+        for i in range(self.exports):
+            forget(&self.known[i])
+        for i in range(self.count if self.slopes != NULL else 0):
+            forget(&self.slopes[i])
+        free(self.params)
+        free(self.known)
+        free(self.slopes)
         free(self.views)
         free(self.tensors)
         discard(&self.table)
@@ -133,31 +155,36 @@ cdef class Binding:
         if len(params) != self.count:
             return False
         for i in range(self.count):
-            if params[i] is not self.params[i]:
+            if PyList_GetItem(params, i) != self.params[i]:
                 return False
         return True
 
     def gradients_of(self, params, grads):
-        """The gradients in the order bound, if params and grads are both dicts or both lists and params holds the bound
-        arrays under their keys; otherwise None."""
+        """The gradients in the order bound, if params and grads are both dicts, lists or arrays and params holds the
+        bound arrays under their keys; otherwise None."""
         cdef Py_ssize_t i
+        cdef PyObject* found
         cdef dict given, slopes
-        cdef list found
+        cdef list ordered
         if type(params) is list and type(grads) is list:
-            return grads[:] if len(grads) == self.count and self.holds(params) and self.numbered else None
+            return grads[:] if len(grads) == self.count and self.numbered and self.holds(params) else None
+        if type(params) is ndarray:
+            return [grads] if self.count == 1 and self.numbered and <PyObject*> params == self.params[0] else None
         if type(params) is not dict or type(grads) is not dict:
             return None
         given, slopes = params, grads
         if len(given) != self.count or len(slopes) != self.count:
             return None
-        found = []
+        ordered = []
         for i in range(self.count):
             key = self.keys[i]
-            grad = slopes.get(key)
-            if grad is None or given.get(key) is not self.params[i]:
+            found = PyDict_GetItemWithError(slopes, key)
+            if found == NULL:
                 return None
-            found.append(grad)
-        return found
+            ordered.append(<object> found)
+            if PyDict_GetItemWithError(given, key) != self.params[i]:
+                return None
+        return ordered
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
         return (("params", self.source)[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
@@ -185,47 +212,78 @@ cdef class Binding:
         """Bind `grad`, converted if necessary, as the gradient of tensor i."""
         cdef Py_buffer* slot = &self.views[i * STREAMS + GRAD]
         cdef const Py_buffer* param = &self.views[i * STREAMS]
-        PyBuffer_Release(slot)
+        self.release_gradient(i)
         if not taken(slot, grad, param):
             acquire(slot, as_gradient(grad, param), self.name(i, GRAD), c"f", False, param)
+        know(&self.slopes[i], <object> slot.obj, slot, param, False)
         try:
             self.require_unwritten(i, GRAD)
         except BaseException:
-            PyBuffer_Release(slot)
+            self.release_gradient(i)
             raise
         self.tensors[i].x[GRAD] = <float*> slot.buf
         return 0
 
-    def apply(self, list rules not None, list grads not None, Counter counter not None, object source="grads"):
-        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]; count the step. All or nothing.
+    cdef void release_gradient(self, Py_ssize_t i) noexcept:
+        forget(&self.slopes[i])
+        PyBuffer_Release(&self.views[i * STREAMS + GRAD])
 
-        `source` is what error messages call the gradients.
+    cdef bint unchanged(self) except -1:
+        """Whether all arrays bound are as they were then.
+
+        Those whose own code may run, and change another array, come first.
         """
-        self.step(rules, grads, counter, source)
+        cdef Py_ssize_t i
+        if self.indirect > 0:
+            for i in range(self.exports):
+                if self.known[i].descr == NULL and not same_buffer(&self.known[i]):
+                    return False
+        for i in range(self.exports):
+            if self.known[i].descr != NULL and not same_head(&self.known[i]):
+                return False
+        return True
+
+    cdef bint same_gradient(self, Py_ssize_t i) except -1:
+        """Whether the gradient bound to tensor i is as it was then."""
+        return same_head(&self.slopes[i]) if self.slopes[i].descr != NULL else same_buffer(&self.slopes[i])
+
+    def apply(self, list rules not None, list grads not None, object source="grads", Progress progress=None,
+              object snapshot=None, bint counts=True):
+        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]. All or nothing.
+
+        Then `progress`, if given, holds `snapshot`, with the step counted if it `counts`. `source` is what error
+        messages call the gradients.
+
+        Returns
+        -------
+        bool
+            False if an array has changed since it was bound, in its memory, type, shape or flags: it is to be bound
+            anew, and nothing has been done.
+        """
+        return self.step(rules, grads, source, progress, snapshot, counts, NULL)
 
     def measure(self, Rule rule not None, list grads not None):
-        """Return the first of rule's sums over all gradients, added in order. Nothing is written."""
-        return self.step([rule] * max(self.rules, 1), grads, None, "grads")
+        """Return the first of rule's sums over all gradients, added in order, or None where `apply` returns False.
+        Nothing is written."""
+        cdef double total = 0.0
+        return total if self.step([rule] * max(self.rules, 1), grads, "grads", None, None, False, &total) else None
 
-    cdef double step(self, list rules, list grads, Counter counter, object source) except? -1.0:
-        """Run the rules and increment the counter; without a counter, return the sum of what they measure."""
+    cdef bint step(self, list rules, list grads, object source, Progress progress, object snapshot, bint counts,
+                   double* total) except -1:
+        """Run the rules; add what they measure to `total`, unless that is NULL."""
         cdef Compiled* code = NULL
         cdef double* sums = NULL
         cdef Plan plan
         cdef Rule rule
         cdef Py_ssize_t i, count = len(rules)
-        cdef double cost = 0.0, result = 0.0
-        cdef bint measures = False, applies = False
-        cdef unsigned missing
-        cdef Py_ssize_t k
-        cdef Py_buffer* slot
+        cdef double cost = 0.0
+        cdef bint measures = False, applies = False, bound = False
+        cdef PyObject* grad
         if len(grads) != self.count:
             raise ValueError(f"{source}: expected {self.count} arrays, got {len(grads)}")
         if count < self.rules:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
-        if self.busy:
-            raise RuntimeError("update: expected one call at a time, got a second one while the first is running")
-        self.busy, self.source = True, source
+        self.source = source
         try:
             code = <Compiled*> malloc(max(count, 1) * sizeof(Compiled))
             if code == NULL:
@@ -242,36 +300,47 @@ cdef class Binding:
                 sums = <double*> calloc(max(self.table.first[self.table.chunks], 1) * SUMS, sizeof(double))
                 if sums == NULL:
                     raise MemoryError
+            if not self.unchanged():
+                return False
             for i in range(self.count):
-                slot = &self.views[i * STREAMS + GRAD]
-                if not (held(slot) and holds(slot, grads[i])):
+                if not (self.slopes[i].array == PyList_GetItem(grads, i) and self.same_gradient(i)):
+                    bound = True
                     self.bind_gradient(i, grads[i])
-                missing = code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~(1u << GRAD)
-                if missing:
-                    k = 0
-                    while not missing >> k & 1:
-                        k += 1
-                    raise TypeError(f"{label(self.name(i, k))}: expected an array, got None when the model was bound: "
-                                    "hyper-parameters have changed since")
+                if code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~(1u << GRAD):
+                    raise self.missing(i, &code[self.tensors[i].rule])
+            if bound:                   # code of the user's may have run
+                for i in range(self.count):
+                    if not self.same_gradient(i):
+                        return False
+                if not self.unchanged():
+                    return False
             plan = Plan(self.tensors, self.table, code, sums, applies)
             with nogil:
                 run(&plan, cost * <double> self.total)
-            if counter is not None:
-                counter.value += 1
-            elif measures:
+            if progress is not None:
+                progress.replace(progress.step_count + counts, snapshot)
+            if total != NULL:
                 for i in range(self.table.first[self.table.chunks]):
-                    result += sums[SUMS * i]
+                    total[0] += sums[SUMS * i]
         finally:
             # Only small gradients stay bound: for them rebinding is a noticeable cost; the memory of large ones should
             # be free when the user drops them.
-            for i in range(self.count):
-                slot = &self.views[i * STREAMS + GRAD]
-                if held(slot) and (self.tensors[i].size > HELD or not holds(slot, grads[i])):
-                    PyBuffer_Release(slot)
-            self.busy = False
+            if bound or self.large:
+                for i in range(self.count):
+                    grad = self.slopes[i].array
+                    if grad != NULL and (self.tensors[i].size > HELD or grad != <PyObject*> grads[i]):
+                        self.release_gradient(i)
             free(code)
             free(sums)
-        return result
+        return True
+
+    cdef object missing(self, Py_ssize_t i, const Compiled* code):
+        """The error for a stream of tensor i that the rule needs and that is not bound."""
+        cdef Py_ssize_t k = 0
+        while not (code.needs & ~self.tensors[i].given & ~(1u << GRAD)) >> k & 1:
+            k += 1
+        return TypeError(f"{label(self.name(i, k))}: expected an array, got None when the model was bound: "
+                         "hyper-parameters have changed since")
 
 
 cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:

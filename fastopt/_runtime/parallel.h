@@ -80,9 +80,9 @@ static FASTOPT_THREAD_LOCAL int fastopt_team = 1;
     #include <signal.h>
     #include <time.h>
 
-    /* Set in every forked child. os.register_at_fork would miss forks made by C code. */
+    /* Forks between this process and the one that loaded us. os.register_at_fork would miss those made by C code. */
     static int fastopt_forked = 0;
-    static void fastopt_in_child(void) { fastopt_forked = 1; }
+    static void fastopt_in_child(void) { fastopt_forked++; }
     static void fastopt_watch_forks(void) { pthread_atfork(NULL, NULL, fastopt_in_child); }
 
     static long long fastopt_now(void) {        /* nanoseconds of a monotonic clock */

@@ -2,5 +2,6 @@
 
 ctypedef void (*task_fn)(void* context, Py_ssize_t index) noexcept nogil
 
+cdef int forks() noexcept nogil
 cdef int threads_for(double nanoseconds) noexcept nogil
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil

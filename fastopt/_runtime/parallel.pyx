@@ -239,6 +239,11 @@ cdef int allowed_threads() noexcept nogil:
     return 1 if forked or omp_in_parallel() else most_threads()
 
 
+cdef int forks() noexcept nogil:
+    """How many forks lie between this process and the one that imported fastopt."""
+    return forked
+
+
 cdef int threads_for(double nanoseconds) noexcept nogil:
     """Threads for work that takes one core about this long."""
     if nanoseconds < serial_below:
