@@ -192,12 +192,19 @@ def backward_with_out(rng, module):
         "sums": tuple(rng.standard_normal((2, 3)))})
 
 
-@case("batch_norm_fold")
-def fold(rng, module):
-    out = (f32(rng, 4, 6, 2), f32(rng, 4)) if rng.random() < 0.5 else None
-    return Case(module.batch_norm_fold, completed(module.batch_norm_fold, {
-        "weight": f32(rng, 4, 6, 2), "bias": f32(rng, 4), "gamma": f32(rng, 4), "beta": f32(rng, 4),
-        "mean": f32(rng, 4), "var": positive(rng, 4), "out": out}))
+def fold_into(given):
+    """`given(rng, weight, bias)` makes `out`."""
+    @case("batch_norm_fold")
+    def fold(rng, module):
+        weight, bias = f32(rng, 4, 6, 2), f32(rng, 4)
+        return Case(module.batch_norm_fold, completed(module.batch_norm_fold, {
+            "weight": weight, "bias": bias, "gamma": f32(rng, 4), "beta": f32(rng, 4), "mean": f32(rng, 4),
+            "var": positive(rng, 4), "out": given(rng, weight, bias)}))
+
+
+fold_into(lambda rng, weight, bias: None)
+fold_into(lambda rng, weight, bias: (f32(rng, 4, 6, 2), f32(rng, 4)))
+fold_into(lambda rng, weight, bias: (weight, bias))
 
 
 @case("batch_norm_merge")
@@ -318,8 +325,8 @@ def optimizer_cases(name, settings):
     def load_state_dict(rng, module):
         setting = rng.choice([setting for setting, (of, _) in SETTINGS.items() if of == name])
         opt, other = make(setting, module), make(setting, module)
-        for one in (opt, other):
-            one.update(arrays(rng, "W"), arrays(rng, "W"))
+        for one, key in ((opt, "W"), (other, "V"), (other, "W")):
+            one.update(arrays(rng, key), arrays(rng, key))
         return Case(opt.load_state_dict, {"state_dict": other.state_dict()}, (opt,))
 
 
@@ -421,7 +428,7 @@ def save(rng, module):
     folder = Folder()
     path = f"{folder.path}/state{rng.choice(['.npz', '.safetensors'])}"
     fastopt.save_state(path, {"before": f32(rng, 3)})
-    return Case(fastopt.save_state, {"path": path, "state": state(rng)}, (folder,), lambda _: folder.contents().keys())
+    return Case(fastopt.save_state, {"path": path, "state": state(rng)}, (folder,), lambda _: list(folder.contents()))
 
 
 @case("load_state")
@@ -441,7 +448,7 @@ class Threads:
 
 @case("set_num_threads")
 def set_threads(rng, module):
-    return Case(fastopt.set_num_threads, {"num_threads": 2}, (Threads(),), lambda _: fastopt.get_num_threads())
+    return Case(fastopt.set_num_threads, {"num_threads": 3}, (Threads(),), lambda _: fastopt.get_num_threads())
 
 
 @case("num_threads")
@@ -449,7 +456,7 @@ def with_threads(rng, module):
     def call(num_threads):
         with fastopt.num_threads(num_threads):
             return fastopt.get_num_threads()
-    return Case(call, {"num_threads": 2}, (Threads(),))
+    return Case(call, {"num_threads": 5}, (Threads(),))
 
 
 @case("get_num_threads")
