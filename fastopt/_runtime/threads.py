@@ -58,8 +58,9 @@ def num_threads(num_threads: int) -> Iterator[None]:
         For anything but an int in [1, 1024].
     """
     _request(num_threads)
-    before = parallel.swap_thread_request(num_threads)
-    try:
+    before = parallel.state()["thread_request"]
+    try:        # an interrupt may come as soon as the number is set
+        parallel.swap_thread_request(num_threads)
         yield
     finally:
         parallel.swap_thread_request(before)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import fastopt
+
 SEED = int(os.environ.get("FASTOPT_TEST_SEED", "20250131"))
 FACTOR = float(os.environ.get("FASTOPT_TEST_FACTOR", "1"))
 FIGURES = []
@@ -19,6 +21,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(autouse=True)
+def default_threads():
+    yield
+    fastopt.set_num_threads(None)
 
 
 @pytest.fixture

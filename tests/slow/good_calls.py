@@ -440,7 +440,10 @@ def load(rng, module):
 
 
 class Threads:
-    """The number of threads as something to watch."""
+    """The number of threads, at first the default, as something to watch."""
+
+    def __init__(self):
+        fastopt.set_num_threads(None)
 
     def count(self):
         return fastopt.get_num_threads()
