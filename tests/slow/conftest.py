@@ -5,6 +5,7 @@ FASTOPT_TEST_SEED is the seed, an int (default 20250131); FASTOPT_TEST_FACTOR mu
 """
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ import fastopt
 
 SEED = int(os.environ.get("FASTOPT_TEST_SEED", "20250131"))
 FACTOR = float(os.environ.get("FASTOPT_TEST_FACTOR", "1"))
-FIGURES = []
+FIGURES = {}
+"""For each test the sums of its counts over its parameters."""
 
 
 @pytest.hookimpl(tryfirst=True)     # before pytest selects by marker
@@ -42,13 +44,16 @@ def trials():
 
 @pytest.fixture
 def figures(request):
-    """A function that prints the test's counts, given as keyword arguments, in the summary."""
-    return lambda **counts: FIGURES.append((request.node.nodeid.split("/")[-1], counts))
+    """A function that adds the test's counts, given as keyword arguments, to those printed in the summary."""
+    def add(**counts):
+        sums = FIGURES.setdefault(request.node.nodeid.split("/")[-1].split("[")[0], Counter())
+        sums.update(counts)
+    return add
 
 
 def pytest_terminal_summary(terminalreporter):
     if FIGURES:
         terminalreporter.section(f"figures of the long suites, FASTOPT_TEST_SEED={SEED} FASTOPT_TEST_FACTOR={FACTOR:g}")
-        for name, counts in FIGURES:
+        for name, counts in FIGURES.items():
             terminalreporter.write_line(f"{name}: " + ", ".join(f"{count} {what.replace('_', ' ')}"
                                                                 for what, count in counts.items()))
