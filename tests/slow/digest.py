@@ -18,7 +18,8 @@ def digest(value):
         owner = value
         while isinstance(owner.base, np.ndarray):
             owner = owner.base
-        return (type(value).__name__, value.dtype.str, value.shape, value.strides if value.size > 1 else None, value.flags.writeable, owner.shape,
+        strides = value.strides if value.size > 1 else None
+        return (type(value).__name__, value.dtype.str, value.shape, strides, value.flags.writeable, owner.shape,
                 tuple(map(id, value.flat)) if value.dtype.hasobject else np.asarray(value).tobytes(),
                 b"" if owner.dtype.hasobject else np.asarray(owner).tobytes(),
                 np.ma.getmaskarray(value).tobytes() if isinstance(value, np.ma.MaskedArray) else b"")

@@ -1,7 +1,7 @@
 """A good call of everything public, made from a seed; test_bad_calls.py spoils its arguments.
 
-`public()` finds by introspection what is public; `CALLS` has one entry for each. The functions in tests/arguments.py and
-the optimizers in tests/optimizer_cases.py get theirs from their rows there.
+`public()` finds by introspection what is public; `CALLS` has one entry for each. The functions in tests/arguments.py
+and the optimizers in tests/optimizer_cases.py get theirs from their rows there.
 """
 
 import inspect

@@ -26,8 +26,8 @@ def planted(*args, **kwargs):
     raise Planted
 
 
-HOSTILE = [type(f"Hostile{method}", (Hostile,), {method: planted})
-           for method in ("__float__", "__index__", "__array__", "__len__", "__iter__", "__bool__", "__eq__", "__call__")]
+METHODS = "__float__ __index__ __array__ __len__ __iter__ __bool__ __eq__ __call__".split()
+HOSTILE = [type(f"Hostile{method}", (Hostile,), {method: planted}) for method in METHODS]
 
 
 class LyingArray:
@@ -101,7 +101,7 @@ VALUES = [
     lambda: 2, lambda: 3, lambda: 0.5, lambda: 1.5, lambda: -0.0, lambda: 10**400, lambda: -(10**400), lambda: 2**63,
     lambda: 2**62, lambda: -(2**63), lambda: 1e39, lambda: 1e300, lambda: 1e-50, lambda: 5e-324, lambda: True,
     lambda: False, lambda: "text", lambda: "", lambda: "x" * 100_000, lambda: b"bytes", lambda: str, lambda: dict,
-    lambda: np.ndarray, lambda: np.float32, lambda: {}, lambda: [], lambda: (), lambda: set(), lambda: object(),
+    lambda: np.ndarray, lambda: np.float32, dict, list, lambda: (), lambda: set(), lambda: object(),
     lambda: np.float64(0.5), lambda: np.float32(0.5), lambda: np.float16(0.5), lambda: np.int64(1), lambda: np.uint8(1),
     lambda: np.bool_(True), lambda: np.str_("text"), lambda: np.datetime64(1, "s"), lambda: np.array(0.5),
     lambda: np.array(0.5, np.float32), lambda: np.array(2), lambda: np.array([0.5]), lambda: np.zeros((0,), np.float32),
@@ -147,7 +147,7 @@ def filled(value):
 ARRAYS = {
     "float64": lambda a: a.astype(np.float64), "float16": lambda a: np.clip(a, -9, 9).astype(np.float16),
     "float32": lambda a: a.astype(np.float32), "int32": lambda a: np.clip(a, -9, 9).astype(np.int32),
-    "int8": lambda a: np.clip(a, -9, 9).astype(np.int8), "uint64": lambda a: np.abs(np.clip(a, -9, 9)).astype(np.uint64),
+    "int8": lambda a: np.clip(a, -9, 9).astype(np.int8), "uint64": lambda a: np.clip(a, 0, 9).astype(np.uint64),
     "bool": lambda a: a > 0, "complex64": lambda a: a.astype(np.complex64), "object": lambda a: a.astype(object),
     "other byte order": lambda a: a.astype(a.dtype.newbyteorder()), "datetime64": lambda a: np.zeros(a.shape, "M8[s]"),
     "str": lambda a: a.astype(str), "record": lambda a: np.zeros(a.shape, [("x", "f4"), ("y", "f4")]),
@@ -162,7 +162,8 @@ ARRAYS = {
     "one element more": lambda a: np.append(a.ravel(), a.dtype.type(1)),
     "one element less": lambda a: a.ravel()[:-1].copy(), "one dimension more": lambda a: a[np.newaxis].copy(),
     "flat": lambda a: a.ravel().copy(), "no dimensions": lambda a: np.array(0.5, a.dtype),
-    "empty": lambda a: np.empty(0, a.dtype), "33 dimensions": lambda a: a.reshape(a.shape + (1,) * (33 - a.ndim)).copy(),
+    "empty": lambda a: np.empty(0, a.dtype),
+    "33 dimensions": lambda a: a.reshape(a.shape + (1,) * (33 - a.ndim)).copy(),
     "NaN": filled(np.nan), "inf": filled(np.inf), "-inf": filled(-np.inf), "huge": filled(3e38), "-1": filled(-1.0),
     "only NaN": lambda a: np.full_like(a, np.nan) if a.dtype.kind == "f" else a,
 }

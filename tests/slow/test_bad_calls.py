@@ -1,8 +1,9 @@
 """Random bad calls of everything public: a documented error and nothing changed, or the result that is defined.
 
-Each trial makes a good call (good_calls.py), spoils one or two of its arguments (spoiled.py) and calls. If it is refused,
-the message names an argument, and every array and state is as before; then the good call gives what it gives a twin that
-never saw the bad one. If it is accepted, the result is that of fastopt.reference, or finite where there is none.
+Each trial makes a good call (good_calls.py), spoils one or two of its arguments (spoiled.py) and calls. If it is
+refused, the message names an argument, and every array and state is as before; then the good call gives what it gives a
+twin that never saw the bad one. If it is accepted, the result is that of fastopt.reference, or finite where there is
+none.
 """
 
 import decimal
@@ -88,21 +89,27 @@ def attempt(name, seed):
         reference = maker(np.random.default_rng(case_seed), fastopt.reference)
         copied = copy_for_reference(arguments, subject.arguments, reference.arguments, {})
     before = digest((arguments, subject.watch))
+    result, error = called(subject, arguments)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")         # NumPy's, of conversions of the spoiled value
-            result = subject.call(**arguments)
-    except (Exception, SystemExit) as error:
+        if error is None:
+            check_result(name, subject, result, reference, copied, what)
+            return False
+        check_error(error, name, names, what, arguments, subject)
+        assert digest((arguments, subject.watch)) == before, f"{what}: {error!r} and something has changed"
+    finally:
+        undo()
+    assert outcome(subject) == outcome(twin), f"{what}: {error!r}, and the next good call differs from its twin's"
+    return True
+
+
+def called(subject, arguments):
+    """The result and None, or None and the error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")     # NumPy's, of conversions of the spoiled value
         try:
-            check_error(error, name, names, what, arguments, subject)
-            assert digest((arguments, subject.watch)) == before, f"{what}: {error!r} and something has changed"
-        finally:
-            undo()
-        assert outcome(subject) == outcome(twin), f"{what}: {error!r}, and the next good call differs from its twin's"
-        return True
-    check_result(name, subject, result, reference, copied, what)
-    undo()
-    return False
+            return subject.call(**arguments), None
+        except (Exception, SystemExit) as error:
+            return None, error
 
 
 def bad_arguments(good, rng):
@@ -170,11 +177,9 @@ def comparable(result):
 
 def check_result(name, subject, result, reference, copied, what):
     """A spoiled argument that was legal after all: what fastopt.reference says, or finite numbers."""
-    try:
-        result = subject.use(result)
-    except Planted:
-        return
-    except (TypeError, ValueError) as error:        # a schedule or per_param that only a step can judge
+    result, error = used(subject, result)
+    if error is not None:       # a schedule or per_param that only a step can judge
+        assert isinstance(error, (TypeError, ValueError, Planted)), f"{what}: accepted, and then {error!r}"
         assert "expected" in str(error) or takes_functions(copied), f"{what}: accepted, and then {error!r}"
         return
     if reference is None:
@@ -188,6 +193,13 @@ def check_result(name, subject, result, reference, copied, what):
             raise AssertionError(f"{what}: accepted, the reference says {error!r}") from error
     same(comparable((result, subject.watch)), comparable((expected, reference.watch)), what,
          exact=name not in APPROXIMATE)
+
+
+def used(subject, result):
+    try:
+        return subject.use(result), None
+    except Exception as error:
+        return None, error
 
 
 def takes_functions(arguments):

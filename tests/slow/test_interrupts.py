@@ -29,8 +29,8 @@ PURE_OUTPUTS = {"linear_cross_entropy"}
 """Functions that write `out` chunk by chunk; it overlaps no argument, so nothing is lost."""
 
 ONLY_WHERE_SIGNALS_ARE_HANDLED = {"num_threads"}
-"""A `finally` or __exit__ cannot be protected from what is raised before its first bytecode; but CPython handles signals
-only after calls, jumps back and at the start and resumption of functions."""
+"""A `finally` or __exit__ cannot be protected from what is raised before its first bytecode; but CPython handles
+signals only after calls, jumps back and at the start and resumption of functions."""
 
 HANDLED_AFTER = {"CALL", "CALL_FUNCTION_EX", "CALL_KW", "RESUME", "JUMP_BACKWARD"}
 
