@@ -57,3 +57,18 @@ def test_a_read_only_stream_overlaps_nothing_that_is_written():
         Binding([0], [(room[:40], None, None, room[39:79])], ("m",), [0], READ)
     binding = Binding([0], [(ones(), None, None, room[:40])], ("m",), [0], READ)
     assert binding.measure(dispatch.active.layerwise.squares(), [room[39:79]]) == 40.0  # both are only read
+
+
+@pytest.mark.parametrize(("family", "function", "numbers", "missing"), [
+    ("adam", "adam", (1, 0.1, 0.9, 0.99, 1e-8, True, False), "vmax"),
+    ("adaptive", "rmsprop", (0.1, 0.9, 1e-8, False, True, 0.0), "grad_avg"),
+    ("adaptive", "rmsprop", (0.1, 0.9, 1e-8, False, False, 0.9), "buf"),
+    ("sign", "sophia", (0.1, 0.9, 0.99, 0.1, 1e-8, True), "hessian"),
+])
+def test_a_state_that_only_some_options_need(family, function, numbers, missing):
+    """The functions decide by the array itself, so that only a rule can be asked for one that is not there."""
+    rule = getattr(getattr(dispatch.active, family), function)(*numbers, (1.0, False, np.inf, 0.0, 0.0, 0.0, 0.0, False))
+    names = {"adam": ("m", "v", "vmax"), "rmsprop": ("v", "grad_avg", "buf"), "sophia": ("m", "h", "hessian")}[function]
+    arrays = [None if name == missing else ones() for name in names]
+    with pytest.raises(TypeError, match=rf"^{missing}: expected .* got None$"):
+        driver.apply(rule, (ones(), ones(), None, *arrays))
