@@ -1,6 +1,7 @@
 """Softmax cross-entropy: loss and gradient to 2 units in the last place, every option, the same bits however run."""
 
 from array import array as plain_array
+from types import SimpleNamespace
 
 import mpmath
 import numpy as np
@@ -69,6 +70,14 @@ def test_confident_row():
     rest = 2 * np.exp(-20.0)
     assert ulps(loss, np.log1p([rest])).max() <= 2.0
     assert ulps(d[0], np.array([1, -2, 1]) * np.exp(-20.0) / (1 + rest)).max() <= 2.0
+
+
+def test_a_logit_far_below_adds_nothing():
+    """exp(−200) is 0 in double arithmetic too, as far as a loss of float32 logits is concerned."""
+    loss, d = fastopt.softmax_cross_entropy(np.float32([[0, -200]]), np.array([0]), class_weight=np.float32([1e38, 1]),
+                                            reduction="sum")
+    assert loss == 0.0
+    assert d[0, 0] == 0.0
 
 
 def test_from_the_literature():
@@ -268,6 +277,8 @@ X = np.zeros((4, 3), np.float32)
     [
         (np.array([0, 3, 5, 0]), ValueError, r"labels\[1\] = 3$"),
         (np.array([0, 1, -1, 7]), ValueError, r"labels\[2\] = -1$"),
+        (np.array([0, 1, 2, 3]), ValueError, r"labels\[3\] = 3$"),
+        (np.array([0, -1, 2, 0]), ValueError, r"labels\[1\] = -1$"),
         (np.array([0, 1, 2, 2**64 - 100], np.uint64), ValueError, r"labels\[3\] = 18446744073709551516$"),
         (np.array([0, 1, 2, 2**63], np.uint64), ValueError, r"labels\[3\] = 9223372036854775808$"),
         (np.array([0, 1, 2]), ValueError, r"got int64 \(3,\)$"),
@@ -355,8 +366,37 @@ def test_out_over_the_labels_memory():
         fastopt.softmax_cross_entropy(X, room[:4], out=room.view(np.float32)[:12].reshape(4, 3))
 
 
+def test_out_over_the_class_weights():
+    room = np.ones((4, 3), np.float32)
+    with pytest.raises(ValueError, match="^out: expected memory of its own, got an array that overlaps class_weight"):
+        fastopt.softmax_cross_entropy(X, np.zeros(4, int), class_weight=room[1], out=room)
+    assert (room == 1).all()
+
+
 @pytest.mark.parametrize("ignore_index", [2**63 - 1, 2**63, 9_250_000_000_000_000_000, -2**63 - 1])
 def test_ignore_index_is_an_int64_that_no_larger_label_is_taken_for(ignore_index):
     logits, labels = np.zeros((2, 3), np.float32), np.array([0, 2**64 - 1], np.uint64)
     with pytest.raises(ValueError, match="^ignore_index: "):
         fastopt.softmax_cross_entropy(logits, labels, ignore_index=ignore_index)
+
+
+@pytest.mark.parametrize("function", ["softmax_cross_entropy", "linear_cross_entropy"])
+def test_labels_are_copied_before_they_are_checked(function, rng, monkeypatch):
+    """What another thread writes into them afterwards must not become an index."""
+    kernel, labels = dispatch.active.cross_entropy, np.array([0, 1, 2, 0])
+    given = [rng.standard_normal((4, 3), dtype=np.float32)]
+    if function == "linear_cross_entropy":
+        given.append(rng.standard_normal((3, 3), dtype=np.float32))
+    expected = getattr(fastopt, function)(*given, labels)
+
+    def first_wrong_label(*arguments):
+        wrong = kernel.first_wrong_label(*arguments)
+        labels[...] = 10**6
+        return wrong
+
+    changed = SimpleNamespace(first_wrong_label=first_wrong_label, normaliser=kernel.normaliser,
+                              cross_entropy=kernel.cross_entropy)
+    monkeypatch.setattr(dispatch, "active", SimpleNamespace(cross_entropy=changed))
+    for ours, theirs in zip(getattr(fastopt, function)(*given, labels), expected, strict=True):
+        assert_same_bits(ours, theirs)
+    assert (labels == 10**6).all()

@@ -30,6 +30,7 @@ def test_against_the_reference(reduction, chunk, biased, options, rng, level):
     if "class_weight" in options:
         options["class_weight"] = rng.uniform(0.5, 2, 150).astype(np.float32)
     bias = bias if biased else None
+    labels[1::3] = (x @ weight.T + (0 if bias is None else bias)).argmax(1)[1::3]       # some correct in every chunk
     before = [x.copy(), weight.copy(), labels.copy()]
     loss, *gradients, correct = fastopt.linear_cross_entropy(
         x, weight, labels, bias, reduction=reduction, chunk=chunk, count_correct=True, **options)
@@ -138,6 +139,19 @@ def test_outputs_of_the_wrong_kind(rng):
     with pytest.raises(TypeError, match=r"^out\['dweight'\]: expected writable C-contiguous float32 array, got"):
         fastopt.linear_cross_entropy(x, weight, labels, out=(np.empty_like(x), np.empty((150, 24))))
     assert_same_bits(x, before)
+
+
+def test_outputs_over_the_smaller_inputs(rng):
+    """Labels and class weights lie in a gradient's memory."""
+    x, weight, labels, _ = arrays(rng)
+    room = np.zeros(weight.shape, np.float32)
+    out = (np.empty_like(x), room)
+    inside = room.reshape(-1).view(np.int64)[: len(labels)]
+    with pytest.raises(ValueError, match="^out: expected memory of its own, got an array that overlaps labels"):
+        fastopt.linear_cross_entropy(x, weight, inside, out=out)
+    with pytest.raises(ValueError, match=r"^out\['dweight'\]: expected memory of its own, .* overlaps class_weight"):
+        fastopt.linear_cross_entropy(x, weight, labels, class_weight=room.reshape(-1)[:150], out=out)
+    assert (room == 0).all()
 
 
 def test_the_reference_has_the_same_signature():

@@ -293,3 +293,32 @@ def test_empty_arrays(name, shape):
 def test_no_dimension(name):
     with pytest.raises(ValueError, match=r"^x: expected at least one dimension, got shape \(\)"):
         getattr(fastopt, name)(np.array(1, np.float32))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (17, 3), (63, 32), (3, 33), (70, 49), (5, 1000), (2, 3073), (700, 10),
+                                   (2, 20, 70), (3, 5, 65)])
+@pytest.mark.parametrize("name", ["log_softmax", "softmax", "hardmax", "log_softmax_backward", "softmax_backward"])
+def test_writes_nothing_else(name, shape, rng, level, always_parallel):
+    """What stands before and behind out stays: in a kernel's own memory groups of rows and their ends are padded."""
+    count = 2 if name.endswith("backward") else 1
+    arrays = [rng.standard_normal(shape, dtype=np.float32) for _ in range(count)]
+    for axis in range(len(shape)):
+        room = np.full(arrays[0].size + 5000, 7.0, np.float32)
+        out = room[2500:-2500].reshape(shape)
+        getattr(fastopt, name)(*arrays, axis=axis, out=out)
+        assert (room[:2500] == 7.0).all()
+        assert (room[-2500:] == 7.0).all()
+        assert_same_bits(out, getattr(fastopt, name)(*arrays, axis=axis))
+
+
+@BACKWARD
+def test_out_over_a_part_of_an_input_is_refused(name, rng):
+    for which in range(2):
+        room = rng.standard_normal(41, dtype=np.float32)
+        before = room.copy()
+        arrays = [rng.standard_normal((4, 10), dtype=np.float32) for _ in range(2)]
+        arrays[which] = room[:40].reshape(4, 10)
+        argument = ("dy", "y")[which]
+        with pytest.raises(ValueError, match=f"^out: expected memory of its own or that of {argument}, got .* in part"):
+            getattr(fastopt, name)(*arrays, out=room[1:].reshape(4, 10))
+        assert_same_bits(room, before)

@@ -197,6 +197,28 @@ def test_workers_round_as_the_caller_does(always_parallel):
     assert_same_bits(adam(2), nearest)
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64" or not sys.platform.startswith("linux"), reason="finds libgomp")
+def test_workers_get_their_own_rounding_back():
+    """Other libraries that share libgomp have the same threads."""
+    run(ADAM + """
+    import ctypes
+    with open("/proc/self/maps") as maps:
+        path = next(line.split()[-1] for line in maps if "libgomp" in line)
+    region, libm = ctypes.CDLL(path).GOMP_parallel, ctypes.CDLL("libm.so.6")
+    fastopt.set_num_threads(2)
+    one, little, seen = np.float32(1), np.float32(1e-9), []
+    adam()                              # starts the team, whose threads inherit this one's mode
+    assert libm.fesetround(0x800) == 0
+    assert one + little > one           # upward on this thread
+    for _ in range(3):
+        adam()
+    libm.fesetround(0)
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda data: seen.append(float(one + little)))
+    region(callback, None, ctypes.c_uint(2), ctypes.c_uint(0))
+    assert seen == [1.0, 1.0], seen
+    """)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="POSIX signals")
 def test_openmps_threads_take_no_signals():
     """A signal must reach the user's threads and interrupt what they wait for."""
@@ -311,6 +333,15 @@ PRINT = "import fastopt; print(fastopt.get_num_threads())"
 ])
 def test_environment(environment, expected):
     assert run(PRINT, **{"FASTOPT_NUM_THREADS": None, "OMP_NUM_THREADS": None, **environment}) == expected
+
+
+def test_none_restores_the_environments_count():
+    assert run("""
+    import fastopt
+    fastopt.set_num_threads(2)
+    fastopt.set_num_threads(None)
+    print(fastopt.get_num_threads())
+    """, FASTOPT_NUM_THREADS="3") == "3"
 
 
 @pytest.mark.parametrize("bad", ["0", "-2", "many", "1.5"])
