@@ -50,10 +50,23 @@ cdef inline float exp_part(float x, float k) noexcept nogil:
     return <float> 1.0 + expm1_part(x, k)
 
 
+cdef inline void exp_begin(float x, float magic, float* r, float* power) noexcept nogil:
+    """The first half of exp_scaled: the reduced argument and 2ᵏ⁺ᵉ."""
+    cdef float z = x * LOG2E + magic
+    r[0] = exp_reduced(x, z - magic)
+    power[0] = as_float(as_bits(z) << 23)
+
+
+cdef inline float exp_end(float r, float power) noexcept nogil:
+    """The second half of exp_scaled."""
+    return (<float> 1.0 + expm1_near(r)) * power
+
+
 cdef inline float exp_scaled(float x, float magic) noexcept nogil:
     """2ᵉ · exp(x), where magic = MAGIC + 127 + e. |x| < 700, and the result must be in [2⁻¹²⁶, 2¹²⁷]; NaN gives NaN."""
-    cdef float z = x * LOG2E + magic
-    return exp_part(x, z - magic) * as_float(as_bits(z) << 23)
+    cdef float r, power
+    exp_begin(x, magic, &r, &power)
+    return exp_end(r, power)
 
 
 cdef inline float exp32(float x) noexcept nogil:

@@ -9,9 +9,11 @@
 #define FASTOPT_LONG_ROWS 16        /* the same for rows that are not narrow */
 #define FASTOPT_ROW_LANES 16        /* lanes over the elements of one row */
 #define FASTOPT_BLOCK 3072          /* elements of a block of a long row, at most */
+#define FASTOPT_STAGE 128           /* elements of it whose terms are computed at a time */
 
 typedef FASTOPT_LINE struct { float v[FASTOPT_NARROW * FASTOPT_MAX_ROWS]; } fastopt_narrow_block;
 typedef FASTOPT_LINE struct { float v[FASTOPT_BLOCK]; } fastopt_terms;
+typedef FASTOPT_LINE struct { float v[FASTOPT_STAGE]; } fastopt_stage;
 typedef FASTOPT_LINE struct { float v[FASTOPT_LONG_ROWS * FASTOPT_ROW_LANES]; } fastopt_maxima;
 typedef FASTOPT_LINE struct { double v[FASTOPT_LONG_ROWS * FASTOPT_ROW_LANES / 2]; } fastopt_sums;
 

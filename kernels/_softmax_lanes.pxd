@@ -4,8 +4,9 @@
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
+from _math cimport exp_begin, exp_end
 from _memory cimport IN, IN64, INOUT, INOUT64, INOUT_INT
-from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, max_or_second, term
+from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, max_or_second
 
 cdef extern from "_softmax.h":
     ctypedef struct NarrowBlock "fastopt_narrow_block":     # a group of narrow rows
@@ -18,17 +19,26 @@ cdef inline void max_loop(INOUT m, IN x, int lanes) noexcept nogil:
         m[lane] = max_or_second(x[lane], m[lane])
 
 
-cdef inline void lanes_loop(IN x, INOUT e, INOUT64 acc, INOUT_INT count, IN base, IN magic, IN lowest, IN top,
-                            int lanes, bint in_place, bint keep) noexcept nogil:
-    """Add the terms of one element of each row to acc; terms equal to the largest are counted instead."""
+# The terms of one element of each row are computed and added in three loops; _softmax_rows.pxd says why.
+
+cdef inline void reduce_lanes(IN x, INOUT r, INOUT power, IN base, IN magic, IN lowest, int lanes) noexcept nogil:
     cdef int lane
-    cdef float v
     for lane in range(lanes):
-        v = term(e[lane] if in_place else x[lane], base[lane], magic[lane], lowest[lane])
-        if keep:
-            e[lane] = v
-        count[lane] += v == top[lane]
-        acc[lane] += <float> 0.0 if v == top[lane] else v
+        exp_begin(max_or_second(lowest[lane], x[lane] - base[lane]), magic[lane], &r[lane], &power[lane])
+
+
+cdef inline void power_lanes(IN r, IN power, INOUT e, int lanes) noexcept nogil:
+    cdef int lane
+    for lane in range(lanes):
+        e[lane] = exp_end(r[lane], power[lane])
+
+
+cdef inline void add_lanes(IN e, INOUT64 acc, INOUT_INT count, IN top, int lanes) noexcept nogil:
+    """Add the terms to acc, but count those equal to the largest instead."""
+    cdef int lane
+    for lane in range(lanes):
+        count[lane] += e[lane] == top[lane]
+        acc[lane] += <float> 0.0 if e[lane] == top[lane] else e[lane]
 
 
 cdef inline void others_loop(INOUT64 sums, IN top, INOUT_INT count, int lanes) noexcept nogil:
@@ -42,6 +52,10 @@ cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride,
                            bint keep) noexcept nogil:
     """Compute m, the base and the sum of each row. With `keep`, store the terms in e, which may be x."""
     cdef int count[MAX_ROWS]
+    cdef float r[MAX_ROWS]
+    cdef float power[MAX_ROWS]
+    cdef float kept[MAX_ROWS]
+    cdef float* term
     cdef Py_ssize_t j
     cdef int lane
     for lane in range(lanes):
@@ -50,11 +64,10 @@ cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride,
         max_loop(s.m, x + j * stride, lanes)
     choose_base(s, lanes)
     for j in range(n):
-        if keep and x == e:
-            lanes_loop(NULL, e + j * stride, s.sum, count, s.base, s.magic, s.lowest, s.top, lanes, True, True)
-        else:
-            lanes_loop(x + j * stride, e + j * stride, s.sum, count, s.base, s.magic, s.lowest, s.top, lanes, False,
-                       keep)
+        reduce_lanes(x + j * stride, r, power, s.base, s.magic, s.lowest, lanes)
+        term = e + j * stride if keep else kept
+        power_lanes(r, power, term, lanes)
+        add_lanes(term, s.sum, count, s.top, lanes)
     others_loop(s.sum, s.top, count, lanes)
 
 

@@ -16,23 +16,23 @@ from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
 from _memory cimport IN, IN64, INOUT, INOUT64, prefetch_for_writing, unknown
-from _math cimport exp_scaled
-from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, max_or_second, term
+from _math cimport exp_begin, exp_end
+from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, max_or_second
 
 cdef extern from "_softmax.h":
     enum:
         LONG_ROWS "FASTOPT_LONG_ROWS"       # rows in a group, at most
         ROW_LANES "FASTOPT_ROW_LANES"       # lanes over the elements of a row
         BLOCK "FASTOPT_BLOCK"               # elements in a block, at most
+        STAGE "FASTOPT_STAGE"               # elements whose terms are computed, and output lines prefetched, at a time
     ctypedef struct Terms "fastopt_terms":          # of a block
         float v[BLOCK]
+    ctypedef struct Stage "fastopt_stage":
+        float v[STAGE]
     ctypedef struct Maxima "fastopt_maxima":        # lanes of a group
         float v[LONG_ROWS * ROW_LANES]
     ctypedef struct Sums "fastopt_sums":            # lanes of a group, added in pairs
         double v[LONG_ROWS * ROW_LANES // 2]
-
-cdef enum:
-    PREFETCH_STEP = 256     # elements whose output lines are prefetched at a time
 
 
 cdef inline void max_64(IN x, INOUT m) noexcept nogil:
@@ -116,14 +116,31 @@ cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexc
     s.m[0] = m
 
 
-cdef inline void terms_loop(IN x, INOUT e, Py_ssize_t n, float base, float magic, float lowest) noexcept nogil:
+# Terms are computed in two loops over a stage of elements. In one loop exp is a dependency chain of 40 cycles, of which
+# the processor's schedulers hold two or three vectors: with half the chain they hold twice as many.
+
+cdef inline void reduce_loop(IN x, INOUT r, INOUT power, Py_ssize_t n, float base, float magic,
+                             float lowest) noexcept nogil:
     cdef Py_ssize_t i
     if base == <float> 0.0:
         for i in range(n):
-            e[i] = exp_scaled(max_or_second(lowest, x[i]), magic)
+            exp_begin(max_or_second(lowest, x[i]), magic, &r[i], &power[i])
     else:
         for i in range(n):
-            e[i] = term(x[i], base, magic, lowest)
+            exp_begin(max_or_second(lowest, x[i] - base), magic, &r[i], &power[i])
+
+
+cdef inline void power_loop(IN r, IN power, INOUT e, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        e[i] = exp_end(r[i], power[i])
+
+
+cdef inline void terms_loop(IN x, INOUT e, Py_ssize_t n, float base, float magic, float lowest) noexcept nogil:
+    """Terms of n ≤ STAGE elements."""
+    cdef Stage r, power
+    reduce_loop(x, r.v, power.v, n, base, magic, lowest)
+    power_loop(r.v, power.v, e, n)
 
 
 cdef inline void terms_of(const Rows* s, int row, const float* x, float* e, Py_ssize_t n,
@@ -140,12 +157,12 @@ cdef inline void terms_of(const Rows* s, int row, const float* x, float* e, Py_s
         for lane in range(ROW_LANES):
             e[whole + lane] = 0.0
         terms_loop(x + n - ROW_LANES, e + n - ROW_LANES, last, s.base[row], s.magic[row], s.lowest[row])
-    for i in range((whole + PREFETCH_STEP - 1) // PREFETCH_STEP):
-        length = min(PREFETCH_STEP, whole - i * PREFETCH_STEP)
+    for i in range((whole + STAGE - 1) // STAGE):
+        length = min(STAGE, whole - i * STAGE)
         if later != NULL:
             for lane in range(<int> ((length + 15) // 16)):
-                prefetch_for_writing(later + i * PREFETCH_STEP + lane * 16)
-        terms_loop(x + i * PREFETCH_STEP, e + i * PREFETCH_STEP, length, s.base[row], s.magic[row], s.lowest[row])
+                prefetch_for_writing(later + i * STAGE + lane * 16)
+        terms_loop(x + i * STAGE, e + i * STAGE, length, s.base[row], s.magic[row], s.lowest[row])
 
 
 cdef inline void add_terms(IN e, INOUT64 sums, Py_ssize_t n) noexcept nogil:

@@ -165,6 +165,32 @@ cdef inline void softmax_lanes(const float* x, float* out, Py_ssize_t stride, Py
             shift_lanes(x + j * stride, out + j * stride, s.high, s.low, lanes, False)
 
 
+cdef inline void shift_ends(IN x, INOUT y, Py_ssize_t n, int width, float high, float low) noexcept nogil:
+    """shift() for width ≤ n ≤ 2 · width: the first `width` elements and the last, which may overlap."""
+    cdef int i
+    for i in range(width):
+        y[i] = (x[i] - high) - low
+    for i in range(width):
+        y[n - width + i] = (x[n - width + i] - high) - low
+
+
+cdef inline void log_softmax_narrow(const float* block, float* scratch, const float* x, float* out, Py_ssize_t n,
+                                    int rows, int lanes) noexcept nogil:
+    """log-softmax of a group of rows of 8 to 32 elements; `block` holds them transposed."""
+    cdef Rows s
+    cdef int r
+    if x == out:
+        memcpy(scratch, x, rows * n * sizeof(float))
+        x = scratch
+    sum_lanes(&s, block, NULL, lanes, n, lanes, False)
+    finish(&s, lanes, True, False)
+    for r in range(rows):
+        if n < 16:
+            shift_ends(x + r * n, out + r * n, n, 8, s.high[r], s.low[r])
+        else:
+            shift_ends(x + r * n, out + r * n, n, 16, s.high[r], s.low[r])
+
+
 cdef inline void hardmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes) noexcept nogil:
     cdef float m[MAX_ROWS]
     cdef float other[MAX_ROWS]             # 0, or NaN if the row has a NaN
@@ -235,8 +261,11 @@ cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) no
             if what >= LOG_SOFTMAX_BACKWARD:
                 transpose_in(y.v, scratch.v, job.y + i * n, n, rows)
             lanes = lanes_for(rows)
-            lanes_of(x.v, y.v, x.v, lanes, n, lanes, what)
-            transpose_out(job.out + i * n, x.v, scratch.v, n, rows)
+            if what == LOG_SOFTMAX and n >= 8:
+                log_softmax_narrow(x.v, scratch.v, job.x + i * n, job.out + i * n, n, rows, lanes)
+            else:
+                lanes_of(x.v, y.v, x.v, lanes, n, lanes, what)
+                transpose_out(job.out + i * n, x.v, scratch.v, n, rows)
         else:
             rows = <int> min(group_of(n), last - i)
             if what == LOG_SOFTMAX or what == SOFTMAX:
