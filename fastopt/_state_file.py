@@ -47,7 +47,8 @@ def save_state(path: _Path, state: Mapping[Any, Any]) -> None:
     TypeError, ValueError
         The state holds anything else, the path has another ending or is not a regular file. Nothing has been written.
     OSError
-        From the file system; an existing file is unchanged.
+        From the file system; an existing file is unchanged. Only if the last step fails, which flushes the folder to
+        disk, the file has been replaced.
     ImportError
         For a .safetensors file without the safetensors package.
 
@@ -95,6 +96,13 @@ def load_state(path: _Path) -> StateDict:
         From the file system.
     ImportError
         For a .safetensors file without the safetensors package.
+    MemoryError
+        The state does not fit into memory.
+
+    Notes
+    -----
+    Files of version 1, which have no checksums of their own, are read as well: in a .safetensors file of that version a
+    flipped bit is not detected.
     """
     path = os.fsdecode(path)
     read = _by_suffix(path, formats.read_npz, formats.read_safetensors)
