@@ -1,6 +1,5 @@
 """Batch normalisation: forward, backward and inference."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,6 @@ inference_ranges = Ranges(eps="double (0, inf)", relu="bool")
 MOST_VALUES = 2**63
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class BatchNormCache:
     """What `batch_norm_backward` needs of the forward pass: a reference to x, and four numbers for each channel.
 
@@ -28,35 +26,58 @@ class BatchNormCache:
     No field can be assigned. `release()` drops the reference to x.
     """
 
-    layout: Layout | None
-    saved: NDArray[np.float64]
-    training: bool
-    relu: bool
-    count: int
+    __slots__ = ("_count", "_layout", "_relu", "_saved", "_training")
+
+    def __init__(self, layout: Layout, saved: NDArray[np.float64], training: bool, relu: bool, count: int) -> None:
+        self._layout: Layout | None = layout
+        self._saved = saved
+        self._training = training
+        self._relu = relu
+        self._count = count
+
+    @property
+    def layout(self) -> Layout | None:
+        return self._layout
+
+    @property
+    def saved(self) -> NDArray[np.float64]:
+        return self._saved
+
+    @property
+    def training(self) -> bool:
+        return self._training
+
+    @property
+    def relu(self) -> bool:
+        return self._relu
+
+    @property
+    def count(self) -> int:
+        return self._count
 
     @property
     def x(self) -> Float32Array | None:
-        return None if self.layout is None else self.layout.source
+        return None if self._layout is None else self._layout.source
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        return self.saved[0]
+        return self._saved[0]
 
     @property
     def invstd(self) -> NDArray[np.float64]:
-        return self.saved[1]
+        return self._saved[1]
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        return self.saved[2]
+        return self._saved[2]
 
     @property
     def beta(self) -> NDArray[np.float64]:
-        return self.saved[3]
+        return self._saved[3]
 
     def release(self) -> None:
         """Drop the reference to x; backward then refuses this cache."""
-        object.__setattr__(self, "layout", None)
+        self._layout = None
 
 
 def check_count(count: Any, name: str, least: int) -> int:
@@ -164,11 +185,10 @@ def check_cache(cache: BatchNormCache) -> tuple[Layout, Array]:
     """The layout of the x that `cache` holds, and what it saved, both as kernels need them."""
     if not isinstance(cache, BatchNormCache):
         raise TypeError(f"cache: expected what batch_norm_forward returned, got {type(cache).__name__}")
-    if cache.layout is None:
+    layout = cache._layout
+    if layout is None:
         raise ValueError("cache: expected one that still holds x, got one that was released")
-    layout = cache.layout
-    layout.check_source()
-    return layout, Array(cache.saved, "cache.saved", kind="d", shape=(4, layout.channels))
+    return layout, layout.constants_of(cache._saved)
 
 
 def batch_norm_backward(

@@ -24,16 +24,15 @@ __all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "joi
            "piecewise_constant"]
 
 
-def _count(value: SupportsIndex, name: str) -> int:
-    """A step or a number of steps as an int, which a division can convert to a float."""
-    return integer(value, name, 1, 2**64)
+_END = 2**64
+"""Steps and numbers of steps are below it: a float can hold them."""
 
 
 def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:
     """`values` as a tuple of strictly increasing ints, one fewer than the `count` of the argument named `what`."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise TypeError(f"boundaries: expected a sequence of ints, got {type(values).__name__}")
-    boundaries = tuple(_count(value, f"boundaries[{i}]") for i, value in enumerate(values))
+    boundaries = tuple(integer(value, f"boundaries[{i}]", 1, _END) for i, value in enumerate(values))
     if len(boundaries) != count - 1:
         raise ValueError(f"boundaries: expected one fewer than {what} ({count - 1}), got {len(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
@@ -63,7 +62,7 @@ class constant:
         _store(self, value=number(self.value, "value", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        _count(step, "step")
+        integer(step, "step", 1, _END)
         return self.value
 
 
@@ -95,7 +94,7 @@ class piecewise_constant:
         _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        return self.values[bisect_left(self.boundaries, _count(step, "step"))]
+        return self.values[bisect_left(self.boundaries, integer(step, "step", 1, _END))]
 
 
 @dataclass(frozen=True)
@@ -123,12 +122,12 @@ class exponential_decay:
 
     def __post_init__(self) -> None:
         _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=_count(self.decay_steps, "decay_steps"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
                decay_rate=number(self.decay_rate, "decay_rate", "double (0, 1]"),
                staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = _count(step, "step") - 1
+        t = integer(step, "step", 1, _END) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial * self.decay_rate**periods
 
@@ -158,12 +157,12 @@ class inverse_time_decay:
 
     def __post_init__(self) -> None:
         _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=_count(self.decay_steps, "decay_steps"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
                decay_rate=number(self.decay_rate, "decay_rate", "double [0, inf)"),
                staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = _count(step, "step") - 1
+        t = integer(step, "step", 1, _END) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial / (1.0 + self.decay_rate * periods)
 
@@ -192,11 +191,11 @@ class cosine:
 
     def __post_init__(self) -> None:
         _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=_count(self.decay_steps, "decay_steps"),
+               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
                alpha=number(self.alpha, "alpha", "[0, 1]"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(_count(step, "step") - 1, self.decay_steps)
+        t = min(integer(step, "step", 1, _END) - 1, self.decay_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
         return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
 
@@ -227,11 +226,11 @@ class linear_warmup:
 
     def __post_init__(self) -> None:
         _store(self, peak=number(self.peak, "peak", "[0, inf)"),
-               warmup_steps=_count(self.warmup_steps, "warmup_steps"),
+               warmup_steps=integer(self.warmup_steps, "warmup_steps", 1, _END),
                initial=number(self.initial, "initial", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(_count(step, "step") - 1, self.warmup_steps)
+        t = min(integer(step, "step", 1, _END) - 1, self.warmup_steps)
         if t == self.warmup_steps:
             return self.peak            # initial + (peak - initial) may round
         return self.initial + (self.peak - self.initial) * t / self.warmup_steps
@@ -271,6 +270,6 @@ class join:
                boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        count = _count(step, "step")
+        count: int = integer(step, "step", 1, _END)
         k = bisect_left(self.boundaries, count)
         return self.schedules[k](count - self.boundaries[k - 1] if k else count)

@@ -144,10 +144,10 @@ def test_a_cache_is_immutable(backward, rng):
         with pytest.raises((AttributeError, TypeError)):
             setattr(cache, name, np.zeros(1))
     cache.saved.shape = (2, 6)
-    with pytest.raises(ValueError, match=r"^cache.saved: expected C-contiguous float64 of shape \(4, 3\), got"):
+    with pytest.raises(ValueError, match=r"^cache.saved: expected shape \(4, 3\), got"):
         backward(x, cache)
     cache.saved.resize((1, 3), refcheck=False)
-    with pytest.raises(ValueError, match=r"^cache.saved: expected C-contiguous float64 of shape \(4, 3\), got"):
+    with pytest.raises(ValueError, match=r"^cache.saved: expected shape \(4, 3\), got"):
         backward(x, cache)
     with pytest.raises(TypeError, match="one call of __init__"):
         cache.layout.__init__(x, 1)

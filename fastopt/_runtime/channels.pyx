@@ -85,21 +85,29 @@ cdef class Layout:
             source = turned
         return array_of(source, name, c"f", writable, &self.x.view)
 
-    def check_source(self):
-        """Raise an error unless `source` is still the array that was validated: it can be resized or reshaped."""
+    def constants(self):
+        """A new float64 array of shape (4, channels), and its Array."""
+        made = empty((4, self.channels))
+        return made, array_of(made, "saved", c"d", True, NULL)
+
+    def constants_of(self, saved):
+        """The Array of what `constants` returned in an earlier call.
+
+        `saved` and x are checked again: the memory of an array that is resized is freed, whoever holds its buffer.
+        """
         cdef Py_buffer view
-        array = self.source if self.order is None else self.source.transpose(self.order)
-        acquire(&view, array, self.x.name, c"f", False, &self.x.view)
+        cdef Array made = array_of(saved, "cache.saved", c"d", False, NULL)
+        cdef bint same
+        if made.view.ndim != 2 or made.view.shape[0] != 4 or made.view.shape[1] != self.channels:
+            raise ValueError(f"cache.saved: expected shape {(4, self.channels)}, got {made.shape}")
+        acquire(&view, self.source if self.order is None else self.source.transpose(self.order), self.x.name, c"f",
+                False, &self.x.view)
         same = view.buf == self.x.data
         PyBuffer_Release(&view)
         if not same:
             raise ValueError(f"{self.x.name}: expected the memory that the forward pass saw, got an array that was "
                              "resized since")
-
-    def constants(self):
-        """A new float64 array of shape (4, channels), and its Array."""
-        made = empty((4, self.channels))
-        return made, array_of(made, "saved", c"d", True, NULL)
+        return made
 
     def vector(self, source, name, bint writable=False):
         """`source`, validated: float32 of shape (channels,)."""
