@@ -1,7 +1,5 @@
 """Fixtures shared by the tests of all families: ISA levels, forced threading, chunk sizes, random numbers."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -23,24 +21,6 @@ def always_parallel():
     yield
     parallel.swap_serial_below(before)
     parallel.swap_back_off(backs_off)
-
-
-@pytest.fixture
-def changes_labels(monkeypatch):
-    """A function that takes labels: once a call has checked its labels, these become 0, as if by another thread."""
-    kernel = dispatch.active.cross_entropy
-
-    def start(labels):
-        def first_wrong_label(*arguments):
-            wrong = kernel.first_wrong_label(*arguments)
-            labels[...] = 0
-            return wrong
-
-        stand_in = SimpleNamespace(first_wrong_label=first_wrong_label, cross_entropy=kernel.cross_entropy,
-                                   normaliser=kernel.normaliser)
-        monkeypatch.setattr(dispatch, "active", SimpleNamespace(**{**vars(dispatch.active), "cross_entropy": stand_in}))
-
-    return start
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_layer_refuses_a_state(rng):
     with pytest.raises(TypeError, match=r"^state: expected a dict, got int"):
         other.load_state_dict(5)
     masked = np.ma.masked_array(np.full(3, 2, f32), [False, True, False])
-    with pytest.raises(TypeError, match=r"^gamma: expected C-contiguous float32 array, got masked array float32 .*filled\(\)"):
+    with pytest.raises(TypeError, match=r"^gamma: expected .*, got masked array float32 \(3,\) .*filled\(\)"):
         other.load_state_dict({**state, "gamma": masked})
     other.running_mean = np.zeros(1, f32)
     with pytest.raises(ValueError, match=r"^self\.running_mean: expected writable .* of shape \(3,\), got"):
