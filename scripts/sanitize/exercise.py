@@ -1,9 +1,5 @@
-"""Every kernel on several threads, from one Python thread and from three: what ThreadSanitizer watches.
+"""Every kernel on several threads, from one Python thread and from three: what ThreadSanitizer watches."""
 
-With the argument `race`, two Python threads update one parameter at the same time: that has to be reported.
-"""
-
-import sys
 import threading
 
 import numpy as np
@@ -38,23 +34,11 @@ def exercise(seed):
             fastopt.softmax_cross_entropy(x.reshape(-1, 33), rng.integers(0, 33, 640))
 
 
-def race():
-    param, grad = np.ones(100_000, np.float32), np.ones(100_000, np.float32)
-    both = [threading.Thread(target=lambda: [fastopt.sgd(param, grad, lr=0.1) for _ in range(20)]) for _ in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
-
-
 parallel.swap_serial_below(0.0)
 parallel.swap_back_off(False)
-if sys.argv[1:] == ["race"]:
-    race()
-else:
-    exercise(0)
-    threads = [threading.Thread(target=exercise, args=(seed,)) for seed in (1, 2, 3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+exercise(0)
+threads = [threading.Thread(target=exercise, args=(seed,)) for seed in (1, 2, 3)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
