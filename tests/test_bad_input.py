@@ -41,9 +41,12 @@ DEFECTS = {
     "misaligned": (misaligned, ValueError),
     "one element more": (lambda a: np.append(a.ravel(), a.dtype.type(1)), ValueError),
     "one dimension more": (lambda a: a[np.newaxis].copy(), ValueError),
+    "one dimension less": (lambda a: np.array(a[..., 0]), (TypeError, ValueError)),
+    "one column more": (lambda a: np.concatenate([a, a[..., :1]], axis=-1), ValueError),
+    "one column less": (lambda a: a[..., :-1].copy(), ValueError),
     "empty": (lambda a: np.empty(0, a.dtype), ValueError),
 }
-SHAPES = {"one element more", "one dimension more", "empty"}
+SHAPES = {"one element more", "one dimension more", "one dimension less", "one column more", "one column less", "empty"}
 
 FUNCTION = pytest.mark.parametrize("function", FUNCTIONS, ids=lambda function: function.name)
 

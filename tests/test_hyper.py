@@ -80,9 +80,26 @@ def test_0d_arrays_are_numbers_for_every_optimizer():
 
 def test_an_empty_array_overlaps_nothing():
     room = np.zeros(8, np.float32)
-    require_disjoint(Array(room, "room", writable=True), Array(room[4:4], "empty", writable=True))
+    empty = room[4:5][:0]       # in the middle of room, where room[4:4] would start with it
+    require_disjoint(Array(room, "room", writable=True), Array(empty, "empty", writable=True))
+    require_disjoint(Array(empty, "empty", writable=True), Array(room, "room", writable=True))
     with pytest.raises(ValueError, match="^one: expected memory of its own"):
         require_disjoint(Array(room, "room", writable=True), Array(room[4:5], "one"))
+
+
+@pytest.mark.parametrize("written", [(True, False), (False, True), (True, True)])
+def test_arrays_that_overlap_are_refused_whichever_is_written(written):
+    room = np.zeros(8, np.float32)
+    one, other = Array(room[:5], "one", writable=written[0]), Array(room[4:], "other", writable=written[1])
+    for arrays in ((one, other), (None, one, None, other)):
+        with pytest.raises(ValueError, match="^other: expected memory of its own, got an array that overlaps one$"):
+            require_disjoint(*arrays)
+    require_disjoint(Array(room, "one"), Array(room, "other"))
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, np.False_])
+def test_flags_may_be_numpys(value):
+    Ranges(flag="bool")(value)
 
 
 def test_an_int_of_more_digits_than_python_prints():

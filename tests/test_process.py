@@ -65,6 +65,7 @@ def test_environment_affinity_signals_and_threads():
     def facts():
         return (dict(os.environ), os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None,
                 [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGSEGV, signal.SIGFPE)],
+                signal.pthread_sigmask(signal.SIG_BLOCK, []) if hasattr(signal, "pthread_sigmask") else None,
                 threading.active_count(), os.getcwd())
     before = facts()
     import fastopt

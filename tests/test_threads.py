@@ -257,6 +257,9 @@ def test_small_work_runs_on_the_calling_thread():
     p = np.ones(1000, np.float32)
     fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
     assert not parallel.state()["regions"]
+    p = np.ones(20_000, np.float32)         # several chunks, but a few microseconds
+    fastopt.sgd(p, p.copy(), lr=0.1)
+    assert not parallel.state()["regions"]
     p = np.ones(1_000_000, np.float32)
     fastopt.adam(p, p.copy(), p.copy(), p.copy(), step=1)
     assert parallel.state()["regions"]
@@ -393,6 +396,7 @@ def cgroup(tmp_path, membership, files):
 @pytest.mark.parametrize(("membership", "files", "expected"), [
     ("0::/a/b\n", {"a/b/cpu.max": "150000 100000\n"}, 2),
     ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "50000 100000\n"}, 1),
+    ("0::/a/b\n", {"a/b/cpu.max": "300000 100000\n", "a/cpu.max": "200000 100000\n"}, 2),
     ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n"}, 0),
     ("0::/\n", {"cpu.max": "300000 100000\n"}, 3),
     ("0::/not/mounted/here\n", {"cpu.max": "400000 100000\n"}, 4),

@@ -25,5 +25,5 @@ missing = wanted - {extension.name for extension in distribution.ext_modules}
 if missing:
     sys.exit(f"no such modules in setup.py: {', '.join(sorted(missing))}")
 for extension in distribution.ext_modules:
-    extension.extra_compile_args.append("-O1")
+    extension.extra_compile_args += ["-O1", "-fexpensive-optimizations"]    # fuses multiplications, if it is allowed to
 distribution.run_commands()
