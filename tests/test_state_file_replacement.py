@@ -75,7 +75,11 @@ def test_a_folder_that_is_writable_but_not_readable(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", path)
         return opened(path, flags, *rest, **options)
 
+    def refuse_list(path):
+        raise PermissionError(13, "Permission denied", path)
+
     monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "listdir", refuse_list)
     fastopt.save_state(tmp_path / "state.npz", {"a": 1})
     assert fastopt.load_state(tmp_path / "state.npz") == {"a": 1}
 
@@ -197,22 +201,26 @@ def test_a_file_that_is_being_written_is_not_removed(path, monkeypatch):
     assert saves.others(path) == []
 
 
-@pytest.mark.parametrize("removed", [True, False])
-def test_a_save_between_the_creation_of_a_file_and_its_lock(path, removed, monkeypatch):
-    """The other save takes the file for a stale one: it has removed it, or holds the lock and is about to."""
+@pytest.mark.parametrize("other", ["has removed it", "has locked it", "has locked it and then removes it"])
+def test_a_save_between_the_creation_of_a_file_and_its_lock(path, other, monkeypatch):
+    """Another save takes the file for a stale one."""
     fcntl = pytest.importorskip("fcntl", reason="file locks are POSIX's")
     flock, names, held = fcntl.flock, [], []
 
     def late(file, operation):
         monkeypatch.setattr(fcntl, "flock", flock)
         names.extend(saves.others(path))
-        if removed:
+        if other == "has removed it":
             fastopt.save_state(path, {"other": 1})
             assert saves.others(path) == []
         else:
             held.append(os.open(path.with_name(names[0]), os.O_RDWR))
             flock(held[0], fcntl.LOCK_EX)
-        flock(file, operation)
+        try:
+            flock(file, operation)
+        finally:
+            if other == "has locked it and then removes it":
+                os.unlink(path.with_name(names[0]))
 
     monkeypatch.setattr(fcntl, "flock", late)
     fastopt.save_state(path, {"own": 1})
