@@ -51,16 +51,18 @@ def kills(path, count, rng):
         for line in sys.stdin:
             child = os.fork()
             if not child:
+                os.write(1, b"child %d\\n" % os.getpid())
                 for number in range(int(line), sys.maxsize):
                     fastopt.save_state(sys.argv[1], saves.numbered(number))
                     os.write(1, b"%d\\n" % number)
-            os.write(1, b"child %d\\n" % child)
             os.waitpid(child, 0)
             os.write(1, b"dead\\n")
     """)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([
         os.path.dirname(fastopt.__path__[0]), os.path.dirname(__file__)])}
+    start = time.perf_counter()
     fastopt.save_state(path, numbered(0))
+    duration = time.perf_counter() - start
     figures = collections.Counter(kills=0, saves=0, temporaries=0)
     with subprocess.Popen([sys.executable, "-c", code, path], env=environment, cwd=path.parent, text=True, bufsize=1,
                           stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -68,10 +70,8 @@ def kills(path, count, rng):
         last = 0
         for _ in range(count):
             process.stdin.write(f"{last + 1}\n")
-            lines = []
-            while not (lines and lines[-1].startswith("child")):    # the child may report its first save before that
-                lines.append(process.stdout.readline())
-            time.sleep(rng.uniform(0.0, 0.02))
+            lines = [process.stdout.readline()]
+            time.sleep(rng.uniform(0.0, 3 * duration))
             os.kill(int(lines[-1].split()[1]), signal.SIGKILL)
             while lines[-1] != "dead\n":
                 lines.append(process.stdout.readline())
