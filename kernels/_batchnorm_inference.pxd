@@ -4,20 +4,19 @@
 #
 # Where runs are short (inner = 1 in (N, C) and channels-last) a row is all channels of one or several outer indices,
 # and every lane has constants of its own; elsewhere a row is one run, with its channel's constants in registers. A
-# task is a strip of several rows. For the words see _batchnorm_order.pxd.
+# task is a segment of several rows. For the other words see _batchnorm_order.pxd.
 
 from libc.math cimport sqrt
 
-from _batchnorm_loops cimport AHEAD, IN_PLACE, RELU, as_scale, prefetch
+from _batchnorm_loops cimport IN_PLACE, RELU, as_scale, prefetch
+from _batchnorm_order cimport AHEAD, LARGE, WRITE_ELEMENTS
 from _memory cimport IN, INOUT
 
 cdef enum:
     ROW_RUN = 16            # runs of at least this length are rows
     MIN_ROW_LANES = 1024    # other rows have about this many lanes, or more
-    ROW_STRIP = 4096        # most elements of a row in a task: x, y and three constants stay in the first-level cache
-    TASK_ELEMENTS = 16384   # approximate size of a task
-    STEP = 64               # elements prefetched at a time
-    LARGE = 1048576         # elements from which an array is prefetched
+    SEGMENT = 4096          # most elements of a row in a task: x, y and three constants stay in the first-level cache
+    LONG_STRIP = 64         # elements of a strip
 
 cdef struct Inference:
     const float* x
@@ -30,7 +29,7 @@ cdef struct Inference:
     bint rows_are_runs
     Py_ssize_t rows
     Py_ssize_t lanes                # of a row; the last one may have fewer
-    Py_ssize_t strips               # of a row
+    Py_ssize_t segments             # of a row
     Py_ssize_t task_rows
     int flags
 
@@ -42,8 +41,8 @@ cdef inline void set_rows(Inference* f, Py_ssize_t outer, Py_ssize_t channels, P
     else:
         f.lanes = channels * inner * max(min(MIN_ROW_LANES // (channels * inner), outer // 8), 1)
         f.rows = (f.size + f.lanes - 1) // f.lanes
-    f.strips = (f.lanes + ROW_STRIP - 1) // ROW_STRIP
-    f.task_rows = max(TASK_ELEMENTS // min(f.lanes, ROW_STRIP), 1)
+    f.segments = (f.lanes + SEGMENT - 1) // SEGMENT
+    f.task_rows = max(WRITE_ELEMENTS // min(f.lanes, SEGMENT), 1)
 
 
 cdef inline void scales(IN gamma, IN var, double eps, INOUT scale, Py_ssize_t channels) noexcept nogil:
@@ -81,13 +80,13 @@ cdef inline void write_lanes_ahead(const float* x, float* y, Py_ssize_t n, const
                                    const float* beta, int flags) noexcept nogil:
     """The same with prefetching, for arrays beyond the caches: x and y at the same offset in their pages (4K aliasing)
     defeat the hardware prefetchers. One thread, channels-last (64, 256, 14, 14): 1.2 times as fast."""
-    cdef Py_ssize_t j, at
-    for j in range(n // STEP):
-        at = j * STEP
-        prefetch(x + at + AHEAD, STEP)
-        prefetch(y + at + AHEAD, STEP)
-        write_lanes(x + at, y + at, STEP, mean + at, scale + at, beta + at, flags)
-    at = n // STEP * STEP
+    cdef Py_ssize_t strip, at
+    for strip in range(n // LONG_STRIP):
+        at = strip * LONG_STRIP
+        prefetch(x + at + AHEAD, LONG_STRIP)
+        prefetch(y + at + AHEAD, LONG_STRIP)
+        write_lanes(x + at, y + at, LONG_STRIP, mean + at, scale + at, beta + at, flags)
+    at = n // LONG_STRIP * LONG_STRIP
     write_lanes(x + at, y + at, n - at, mean + at, scale + at, beta + at, flags)
 
 
@@ -98,8 +97,8 @@ cdef inline void write_run(IN x, INOUT y, Py_ssize_t n, float mean, float scale,
 
 
 cdef inline void write_task(Inference* f, Py_ssize_t task, int flags) noexcept nogil:
-    cdef Py_ssize_t first = task // f.strips * f.task_rows, start = task % f.strips * ROW_STRIP
-    cdef Py_ssize_t n = min(ROW_STRIP, f.lanes - start), row, at, c
+    cdef Py_ssize_t first = task // f.segments * f.task_rows, start = task % f.segments * SEGMENT
+    cdef Py_ssize_t n = min(SEGMENT, f.lanes - start), row, at, c
     for row in range(first, min(first + f.task_rows, f.rows)):
         at = row * f.lanes + start
         n = min(n, f.size - at)
@@ -113,7 +112,7 @@ cdef inline void write_task(Inference* f, Py_ssize_t task, int flags) noexcept n
 
 
 cdef inline Py_ssize_t tasks_of(const Inference* f) noexcept nogil:
-    return (f.rows + f.task_rows - 1) // f.task_rows * f.strips
+    return (f.rows + f.task_rows - 1) // f.task_rows * f.segments
 
 
 cdef inline void inference_task(Inference* f, Py_ssize_t task) noexcept nogil:

@@ -5,7 +5,7 @@
 
 from libc.math cimport INFINITY
 
-from _batchnorm_order cimport Block, Lanes, fold_lanes, spread
+from _batchnorm_order cimport Block, Lanes, Tiling, ahead, block_of, fold_lanes, spread
 from _memory cimport IN, IN64, INOUT, INOUT64
 
 cdef enum:
@@ -16,9 +16,9 @@ cdef enum:
 cdef enum:
     STRIP = 16          # elements of a strip; the last strip of a row has up to twice as many
     LONG_RUN = 96       # from this length on, runs are written one by one, with the channel's constants in registers
-    AHEAD = 1024        # elements from a prefetch to the use, at least
 
 cdef struct Forward:                # arrays of doubles have one number for each channel
+    Tiling tiling
     const float* x
     float* y
     const float* gamma
@@ -27,35 +27,37 @@ cdef struct Forward:                # arrays of doubles have one number for each
     float* running_var
     double momentum
     double eps
+    double count                    # values of each channel
     bint unbiased
     int flags
-    double* mean
-    double* m2
+    double* sums                    # mean and m2 of each block; those of the first become the channels'
     double* center                  # y = (x − center) · factor + shift
     double* factor
     double* shift
     double* saved                   # mean, invstd, γ · invstd and β, one after the other: what backward needs
 
 cdef struct Backward:
+    Tiling tiling
     const float* x
     const float* dy
     float* dx
     float* dgamma
     float* dbeta
+    double count
     int flags
     const double* mean              # as forward saved them
     const double* invstd
     const double* scale
     const double* beta
-    double* sum_dy
-    double* sum_dy_d                # Σ dy · (x − mean)
+    double* sums                    # Σ dy and Σ dy · (x − mean), as in Forward
     double* slope                   # dx = (x · slope + shift) + scale · dy
     double* shift
 
 
-# Prefetching. A tile's rows are short pieces of memory far from each other, and the processor's own prefetchers start
-# anew with each. Measured on Zen 4 with one thread, time without these requests: (32, 64, 56, 56) forward 1.27 to 1.31,
-# backward 1.11 to 1.17 of that with them, but (256, 1024) backward, whose rows are 4 KB from each other, 0.71 to 0.91.
+# Prefetching, in arrays beyond the caches. A tile's rows are short pieces of memory far from each other, and the
+# processor's own prefetchers start anew with each. Measured on Zen 4 with one thread, time without prefetching relative
+# to that with it: (64, 256, 14, 14) forward 1.33 to 1.39, backward 1.15 to 1.21; (32, 64, 56, 56) forward 1.20 to 1.38,
+# backward 0.99 to 1.03. In the caches it costs time: (256, 1024) backward 0.70, (8, 512, 7, 7) backward 0.91.
 
 cdef extern from *:
     """
@@ -72,22 +74,6 @@ cdef inline void prefetch(const float* address, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range((n + 15) // 16):
         prefetch_line(address + 16 * i)
-
-
-cdef struct Ahead:
-    Py_ssize_t distance             # from an element to the one that is requested, some rows on
-    Py_ssize_t rows                 # from this row on, that is in the next block:
-    Py_ssize_t jump                 # add this
-
-
-cdef inline Ahead ahead_of(const Block* b, Py_ssize_t rows, Py_ssize_t length) noexcept nogil:
-    """For a block of `rows` rows, or groups of rows, with `length` elements from one to the next."""
-    cdef Py_ssize_t count = (AHEAD + length - 1) // length
-    return Ahead(count * length, max(rows - count, 0), b.jump)
-
-
-cdef inline Py_ssize_t distance(const Ahead* a, Py_ssize_t row) noexcept nogil:
-    return a.distance + a.jump if row >= a.rows else a.distance
 
 
 # Formulas of one element.
@@ -171,35 +157,36 @@ cdef inline void write_backward_strip(IN x, IN dy, INOUT dx, Py_ssize_t n, IN64 
             dx[i] = <float> ((<double> x[i] * slope[step * i] + shift[step * i]) + scale[step * i] * g)
 
 
-# The same for any `n` adjacent elements: strips of STRIP elements (a literal as well) and the remainder.
+# The same for any `n` adjacent elements: strips of STRIP elements (a literal as well) and the remainder. What is
+# prefetched is `distance` elements further.
 
 cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssize_t n, const double* first, double* s,
-                             double* q, Py_ssize_t ahead) noexcept nogil:
+                             double* q, Py_ssize_t distance) noexcept nogil:
     cdef Py_ssize_t strip, at
     cdef int r
     for strip in range(n // STRIP):
         at = strip * STRIP
         for r in range(rows):
-            prefetch(x + r * stride + at + ahead, STRIP)
+            prefetch(x + r * stride + at + distance, STRIP)
         add_forward_strip(x + at, stride, rows, STRIP, first + at, s + at, q + at)
     at = n // STRIP * STRIP
     if at < n:
         for r in range(rows):
-            prefetch(x + r * stride + at + ahead, n - at)
+            prefetch(x + r * stride + at + distance, n - at)
         add_forward_strip(x + at, stride, rows, n - at, first + at, s + at, q + at)
 
 
 cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const double* center, const double* factor,
-                               const double* shift, int step, int flags, Py_ssize_t ahead) noexcept nogil:
+                               const double* shift, int step, int flags, Py_ssize_t distance) noexcept nogil:
     cdef Py_ssize_t strip, at, c
     for strip in range(n // STRIP):
         at, c = strip * STRIP, step * strip * STRIP
-        prefetch(x + at + ahead, STRIP)
-        prefetch(y + at + ahead, STRIP)
+        prefetch(x + at + distance, STRIP)
+        prefetch(y + at + distance, STRIP)
         write_forward_strip(x + at, y + at, STRIP, center + c, factor + c, shift + c, step, flags)
     if n < STRIP:
-        prefetch(x + ahead, n)
-        prefetch(y + ahead, n)
+        prefetch(x + distance, n)
+        prefetch(y + distance, n)
         write_forward_strip(x, y, n, center, factor, shift, step, flags)
     elif n % STRIP:                     # overlaps the previous strip: the same values are written again
         at, c = n - STRIP, step * (n - STRIP)
@@ -208,34 +195,34 @@ cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const dou
 
 cdef inline void add_backward(const float* x, const float* dy, Py_ssize_t stride, int rows, Py_ssize_t n,
                               const double* mean, const double* scale, const double* beta, double* s, double* q,
-                              int flags, Py_ssize_t ahead) noexcept nogil:
+                              int flags, Py_ssize_t distance) noexcept nogil:
     cdef Py_ssize_t strip, at
     cdef int r
     for strip in range(n // STRIP):
         at = strip * STRIP
         for r in range(rows):
-            prefetch(x + r * stride + at + ahead, STRIP)
-            prefetch(dy + r * stride + at + ahead, STRIP)
+            prefetch(x + r * stride + at + distance, STRIP)
+            prefetch(dy + r * stride + at + distance, STRIP)
         add_backward_strip(x + at, dy + at, stride, rows, STRIP, mean + at, scale + at, beta + at, s + at, q + at,
                            flags)
     at = n // STRIP * STRIP
     if at < n:
         for r in range(rows):
-            prefetch(x + r * stride + at + ahead, n - at)
-            prefetch(dy + r * stride + at + ahead, n - at)
+            prefetch(x + r * stride + at + distance, n - at)
+            prefetch(dy + r * stride + at + distance, n - at)
         add_backward_strip(x + at, dy + at, stride, rows, n - at, mean + at, scale + at, beta + at, s + at, q + at,
                            flags)
 
 
 cdef inline void write_backward(const float* x, const float* dy, float* dx, Py_ssize_t n, const double* mean,
                                 const double* scale, const double* beta, const double* slope, const double* shift,
-                                int step, int flags, Py_ssize_t ahead) noexcept nogil:
+                                int step, int flags, Py_ssize_t distance) noexcept nogil:
     cdef Py_ssize_t strip, at, c
     for strip in range(n // STRIP):
         at, c = strip * STRIP, step * strip * STRIP
-        prefetch(x + at + ahead, STRIP)
-        prefetch(dy + at + ahead, STRIP)
-        prefetch(dx + at + ahead, STRIP)
+        prefetch(x + at + distance, STRIP)
+        prefetch(dy + at + distance, STRIP)
+        prefetch(dx + at + distance, STRIP)
         write_backward_strip(x + at, dy + at, dx + at, STRIP, mean + c, scale + c, beta + c, slope + c, shift + c, step,
                              flags)
     at = n // STRIP * STRIP
@@ -246,158 +233,142 @@ cdef inline void write_backward(const float* x, const float* dy, float* dx, Py_s
                              flags)
     elif n % STRIP:
         c = step * at
-        prefetch(x + at + ahead, n - at)
-        prefetch(dy + at + ahead, n - at)
-        prefetch(dx + at + ahead, n - at)
+        prefetch(x + at + distance, n - at)
+        prefetch(dy + at + distance, n - at)
+        prefetch(dx + at + distance, n - at)
         write_backward_strip(x + at, dy + at, dx + at, n - at, mean + c, scale + c, beta + c, slope + c, shift + c,
                              step, flags)
 
 
 # One block.
 
-cdef inline const double* of_lanes(const Block* b, const double* channel, Lanes* lanes) noexcept nogil:
-    """The constants of each lane: those of the channels where lanes are channels, else spread over `lanes`."""
-    if b.lanes == b.channels:
-        return channel + b.channel
-    spread(b, channel + b.channel, lanes.v)
-    return lanes.v
-
-
-cdef inline void sum_forward(const Forward* f, const Block* b, INOUT64 mean, INOUT64 m2) noexcept nogil:
-    """Mean and m2 of each channel's values in the block. They are shifted by the first one."""
+cdef inline void sum_forward(const Forward* f, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """Mean and m2 of each channel's values in a block. They are shifted by the first one."""
     cdef Lanes first, s, q
+    cdef Block b = block_of(&f.tiling, tile, index, 4)
+    cdef INOUT64 mean = f.sums + b.sums
+    cdef INOUT64 m2 = f.sums + f.tiling.padded + b.sums
     cdef const float* x = f.x + b.start
-    cdef const double* shifts = mean
+    cdef const double* shifts
     cdef const double* sums
     cdef const double* squares
     cdef double inverse = 1.0 / b.count
-    cdef Py_ssize_t c, i, fours = b.rows // 4
-    cdef Ahead ahead = ahead_of(b, fours, 4 * b.stride)
+    cdef Py_ssize_t c, i, at, fours = b.rows // 4
     for c in range(b.channels):
-        mean[c] = x[c * b.run]
-    if b.lanes != b.channels:
-        spread(b, mean, first.v)
-        shifts = first.v
+        mean[c] = x[c * b.channel_lanes]
+    shifts = spread(&b, mean, &first)
     for i in range(b.lanes):
         s.v[i] = q.v[i] = 0.0
     for i in range(fours):
-        add_forward(x + 4 * i * b.stride, b.stride, 4, b.lanes, shifts, s.v, q.v, distance(&ahead, i))
+        at = 4 * i * b.stride
+        add_forward(x + at, b.stride, 4, b.lanes, shifts, s.v, q.v, ahead(&b, at))
     for i in range(4 * fours, b.rows + 1):
-        add_forward(x + i * b.stride, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v,
-                    distance(&ahead, fours))
-    sums, squares = fold_lanes(b, s.v), fold_lanes(b, q.v)
+        at = i * b.stride
+        add_forward(x + at, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v, ahead(&b, at))
+    sums, squares = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
     for c in range(b.channels):
         mean[c] = mean[c] + sums[c] * inverse
         m2[c] = squares[c] - sums[c] * (sums[c] * inverse)
 
 
-cdef inline void add_backward_block(const Backward* g, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
+cdef inline void add_backward_rows(const Backward* g, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
     cdef Lanes lanes[3]
-    cdef const double* mean = of_lanes(b, g.mean, &lanes[0])
-    cdef const double* scale = of_lanes(b, g.scale, &lanes[1]) if flags & RELU else mean
-    cdef const double* beta = of_lanes(b, g.beta, &lanes[2]) if flags & RELU else mean
+    cdef const double* mean = spread(b, g.mean + b.channel, &lanes[0])
+    cdef const double* scale = spread(b, g.scale + b.channel, &lanes[1]) if flags & RELU else mean
+    cdef const double* beta = spread(b, g.beta + b.channel, &lanes[2]) if flags & RELU else mean
     cdef const float* x = g.x + b.start
     cdef const float* dy = g.dy + b.start
     cdef Py_ssize_t i, at, fours = b.rows // 4
-    cdef Ahead ahead = ahead_of(b, fours, 4 * b.stride)
     for i in range(b.lanes):
         s.v[i] = q.v[i] = 0.0
     for i in range(fours):
         at = 4 * i * b.stride
-        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, scale, beta, s.v, q.v, flags, distance(&ahead, i))
+        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, scale, beta, s.v, q.v, flags, ahead(b, at))
     for i in range(4 * fours, b.rows + 1):
         at = i * b.stride
         add_backward(x + at, dy + at, b.stride, 1, b.lanes if i < b.rows else b.tail, mean, scale, beta, s.v, q.v,
-                     flags, distance(&ahead, fours))
+                     flags, ahead(b, at))
 
 
-cdef inline void sum_backward(const Backward* g, const Block* b, INOUT64 sum_dy, INOUT64 sum_dy_d) noexcept nogil:
-    """Σ dy and Σ dy · (x − mean) of each channel's values in the block."""
+cdef inline void sum_backward(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """Σ dy and Σ dy · (x − mean) of each channel's values in a block."""
     cdef Lanes s, q
+    cdef Block b = block_of(&g.tiling, tile, index, 4)
     cdef const double* sums
     cdef const double* products
     cdef Py_ssize_t c
     if g.flags & RELU and g.flags & INFERENCE:
-        add_backward_block(g, b, &s, &q, RELU | INFERENCE)
+        add_backward_rows(g, &b, &s, &q, RELU | INFERENCE)
     elif g.flags & RELU:
-        add_backward_block(g, b, &s, &q, RELU)
+        add_backward_rows(g, &b, &s, &q, RELU)
     else:
-        add_backward_block(g, b, &s, &q, 0)
-    sums, products = fold_lanes(b, s.v), fold_lanes(b, q.v)
+        add_backward_rows(g, &b, &s, &q, 0)
+    sums, products = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
     for c in range(b.channels):
-        sum_dy[c], sum_dy_d[c] = sums[c], products[c]
+        g.sums[b.sums + c], g.sums[g.tiling.padded + b.sums + c] = sums[c], products[c]
 
 
-cdef inline void write_forward_block(Forward* f, const Block* b, int flags) noexcept nogil:
+cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
     cdef Lanes lanes[3]
+    cdef Block b = block_of(&f.tiling, tile, index, 1)
     cdef const float* x = f.x + b.start
     cdef float* y = f.y + b.start
-    cdef const double* center
-    cdef const double* factor
-    cdef const double* shift
-    cdef Py_ssize_t i, c, at, n
-    cdef Ahead ahead
+    cdef const double* center = f.center + b.channel
+    cdef const double* factor = f.factor + b.channel
+    cdef const double* shift = f.shift + b.channel
+    cdef Py_ssize_t i, c, at, run
     if b.run >= LONG_RUN:
-        ahead = ahead_of(b, b.outer, b.outer_stride)
         for i in range(b.outer):
-            n = b.run if i > 0 else b.first_run
+            run = b.run if i > 0 else b.first_run
             for c in range(b.channels):
-                at = max(i * b.outer_stride + b.first_run - b.run, 0) + c * b.run
-                write_forward(x + at, y + at, n, f.center + b.channel + c, f.factor + b.channel + c,
-                              f.shift + b.channel + c, 0, flags, distance(&ahead, i))
+                at = i * b.outer_stride + c * run
+                write_forward(x + at, y + at, run, center + c, factor + c, shift + c, 0, flags, ahead(&b, at))
         return
-    center, factor = of_lanes(b, f.center, &lanes[0]), of_lanes(b, f.factor, &lanes[1])
-    shift = of_lanes(b, f.shift, &lanes[2])
-    ahead = ahead_of(b, b.rows, b.stride)
+    center, factor = spread(&b, center, &lanes[0]), spread(&b, factor, &lanes[1])
+    shift = spread(&b, shift, &lanes[2])
     for i in range(b.rows + 1):
         at = i * b.stride
-        write_forward(x + at, y + at, b.lanes if i < b.rows else b.tail, center, factor, shift, 1, flags,
-                      distance(&ahead, i))
+        write_forward(x + at, y + at, b.lanes if i < b.rows else b.tail, center, factor, shift, 1, flags, ahead(&b, at))
 
 
-cdef inline void write_backward_rows(Backward* g, const Block* b, int flags) noexcept nogil:
+cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
     cdef Lanes lanes[5]
+    cdef Block b = block_of(&g.tiling, tile, index, 1)
     cdef const float* x = g.x + b.start
     cdef const float* dy = g.dy + b.start
     cdef float* dx = g.dx + b.start
-    cdef const double* mean
-    cdef const double* scale
-    cdef const double* beta
-    cdef const double* slope
-    cdef const double* shift
-    cdef Py_ssize_t i, c, at, n
-    cdef Ahead ahead
+    cdef const double* mean = g.mean + b.channel
+    cdef const double* scale = g.scale + b.channel
+    cdef const double* beta = g.beta + b.channel
+    cdef const double* slope = g.slope + b.channel
+    cdef const double* shift = g.shift + b.channel
+    cdef Py_ssize_t i, c, at, run
     if b.run >= LONG_RUN:
-        ahead = ahead_of(b, b.outer, b.outer_stride)
         for i in range(b.outer):
-            n = b.run if i > 0 else b.first_run
+            run = b.run if i > 0 else b.first_run
             for c in range(b.channels):
-                at = max(i * b.outer_stride + b.first_run - b.run, 0) + c * b.run
-                write_backward(x + at, dy + at, dx + at, n, g.mean + b.channel + c, g.scale + b.channel + c,
-                               g.beta + b.channel + c, g.slope + b.channel + c, g.shift + b.channel + c, 0, flags,
-                               distance(&ahead, i))
+                at = i * b.outer_stride + c * run
+                write_backward(x + at, dy + at, dx + at, run, mean + c, scale + c, beta + c, slope + c, shift + c, 0,
+                               flags, ahead(&b, at))
         return
-    scale = of_lanes(b, g.scale, &lanes[0])
-    mean = of_lanes(b, g.mean, &lanes[1]) if flags & RELU else scale
-    beta = of_lanes(b, g.beta, &lanes[2]) if flags & RELU else scale
-    slope = scale if flags & INFERENCE else of_lanes(b, g.slope, &lanes[3])
-    shift = scale if flags & INFERENCE else of_lanes(b, g.shift, &lanes[4])
-    ahead = ahead_of(b, b.rows, b.stride)
+    scale = spread(&b, scale, &lanes[0])
+    mean = spread(&b, mean, &lanes[1]) if flags & RELU else scale
+    beta = spread(&b, beta, &lanes[2]) if flags & RELU else scale
+    slope = scale if flags & INFERENCE else spread(&b, slope, &lanes[3])
+    shift = scale if flags & INFERENCE else spread(&b, shift, &lanes[4])
     for i in range(b.rows):             # a call of its own for the tail: with one for both, gcc spills pointers at v3
         at = i * b.stride
-        write_backward(x + at, dy + at, dx + at, b.lanes, mean, scale, beta, slope, shift, 1, flags,
-                       distance(&ahead, i))
+        write_backward(x + at, dy + at, dx + at, b.lanes, mean, scale, beta, slope, shift, 1, flags, ahead(&b, at))
     at = b.rows * b.stride
-    write_backward(x + at, dy + at, dx + at, b.tail, mean, scale, beta, slope, shift, 1, flags,
-                   distance(&ahead, b.rows))
+    write_backward(x + at, dy + at, dx + at, b.tail, mean, scale, beta, slope, shift, 1, flags, ahead(&b, at))
 
 
-cdef inline void write_backward_block(Backward* g, const Block* b) noexcept nogil:
-    if g.flags == 0: write_backward_rows(g, b, 0)
-    elif g.flags == RELU: write_backward_rows(g, b, RELU)
-    elif g.flags == IN_PLACE: write_backward_rows(g, b, IN_PLACE)
-    elif g.flags == (RELU | IN_PLACE): write_backward_rows(g, b, RELU | IN_PLACE)
-    elif g.flags == INFERENCE: write_backward_rows(g, b, INFERENCE)
-    elif g.flags == (RELU | INFERENCE): write_backward_rows(g, b, RELU | INFERENCE)
-    elif g.flags == (IN_PLACE | INFERENCE): write_backward_rows(g, b, IN_PLACE | INFERENCE)
-    else: write_backward_rows(g, b, RELU | IN_PLACE | INFERENCE)
+cdef inline void write_backward_by_flags(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    if g.flags == 0: write_backward_block(g, tile, index, 0)
+    elif g.flags == RELU: write_backward_block(g, tile, index, RELU)
+    elif g.flags == IN_PLACE: write_backward_block(g, tile, index, IN_PLACE)
+    elif g.flags == (RELU | IN_PLACE): write_backward_block(g, tile, index, RELU | IN_PLACE)
+    elif g.flags == INFERENCE: write_backward_block(g, tile, index, INFERENCE)
+    elif g.flags == (RELU | INFERENCE): write_backward_block(g, tile, index, RELU | INFERENCE)
+    elif g.flags == (IN_PLACE | INFERENCE): write_backward_block(g, tile, index, IN_PLACE | INFERENCE)
+    else: write_backward_block(g, tile, index, RELU | IN_PLACE | INFERENCE)

@@ -41,11 +41,14 @@ cdef enum:
     TILE_LANES = 512        # about: the sums and constants of the lanes stay in the first-level cache
     WRITE_LANES = 2048      # the same where elements are written without sums,
     WRITE_ELEMENTS = 16384  # and the elements of such a block, about
+    LARGE = 1048576         # elements from which an array is prefetched,
+    AHEAD = 1024            # at least this many elements before they are used
 
 cdef struct Tiling:
     Py_ssize_t outer
     Py_ssize_t channels
     Py_ssize_t inner
+    Py_ssize_t padded               # channels in whole cache lines of doubles
     bint long_runs
     Py_ssize_t row_outer            # outer indices in a row
     Py_ssize_t rows                 # complete rows
@@ -55,24 +58,28 @@ cdef struct Tiling:
     Py_ssize_t blocks               # blocks of a tile
     Py_ssize_t tile_channels
     Py_ssize_t tiles
-    bint by_tile                    # a task is a tile: block follows block; else tile follows tile
+    int stages                      # of a task
+    Py_ssize_t task_blocks          # blocks in a task: all of a tile, or 1, and then tile follows tile
 
 cdef struct Block:
     Py_ssize_t start                # offset of the first element
     Py_ssize_t rows                 # complete rows
     Py_ssize_t stride               # from one row to the next
     Py_ssize_t tail                 # elements of the incomplete last row
+    Py_ssize_t length               # from `start` to the end of the tail
     Py_ssize_t channel              # the first one
     Py_ssize_t channels
     Py_ssize_t row_outer            # outer indices in a row
     Py_ssize_t channel_lanes        # adjacent lanes of one channel
     Py_ssize_t lanes                # row_outer · channels · channel_lanes
     double count                    # values of each channel
-    Py_ssize_t outer                # outer indices, those of the tail included,
-    Py_ssize_t outer_stride         # and from one to the next
-    Py_ssize_t run                  # adjacent elements of a channel; long runs are cut in MAX_LANES,
-    Py_ssize_t first_run            # the first of which may be shorter: prefetching expects the last to be complete
-    Py_ssize_t jump                 # from the end of the last row to the block that is likely next
+    Py_ssize_t sums                 # offset of the first channel's sum in the arrays of sums, two for each block
+    Py_ssize_t outer                # outer indices, those of the tail included; a long run is written in two pieces:
+    Py_ssize_t outer_stride         # from one to the next
+    Py_ssize_t first_run            # adjacent elements of a channel at the first outer index
+    Py_ssize_t run                  # and at the others
+    Py_ssize_t ahead                # elements from a prefetch to the use, 0 in small arrays
+    Py_ssize_t jump                 # from the end of this block to the one that is likely next
 
 
 cdef inline Py_ssize_t rows_of_block(Py_ssize_t rows, Py_ssize_t most) noexcept nogil:
@@ -87,10 +94,12 @@ cdef inline Py_ssize_t rows_of_block(Py_ssize_t rows, Py_ssize_t most) noexcept 
 
 
 cdef inline Tiling tiling_of(Py_ssize_t outer, Py_ssize_t channels, Py_ssize_t inner) noexcept nogil:
-    """The tiling of an array that is not empty."""
     cdef Tiling t
+    if outer == 0 or inner == 0:
+        outer, inner = 0, 1
     t.outer, t.channels, t.inner = outer, channels, inner
-    t.long_runs, t.by_tile = inner > MAX_LANES, False
+    t.padded, t.long_runs = (channels + 7) // 8 * 8, inner > MAX_LANES
+    t.task_blocks, t.stages = 1, 0
     if t.long_runs:
         t.row_outer, t.rows, t.tail, t.block_rows = 1, 0, 0, 0
         t.run_blocks = (inner + BLOCK_VALUES - 1) // BLOCK_VALUES
@@ -133,49 +142,60 @@ cdef inline Py_ssize_t start_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t ind
 
 
 cdef inline Py_ssize_t start_of_next(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
-    if t.by_tile:
+    if t.task_blocks > 1:
         return start_of(t, tile, index + 1) if index + 1 < t.blocks else start_of(t, tile + 1, 0)
     return start_of(t, tile + 1, index) if tile + 1 < t.tiles else start_of(t, 0, index + 1)
 
 
-cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
-    """A tile's block by its index."""
+cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index, Py_ssize_t rows) noexcept nogil:
+    """A tile's block by its index, for a loop that processes `rows` rows at once."""
     cdef Block b
-    cdef Py_ssize_t length
     b.start = start_of(t, tile, index)
     b.channel = tile * t.tile_channels
     b.channels = min(t.tile_channels, t.channels - b.channel)
+    b.sums = 2 * index * t.padded + b.channel
     b.row_outer = t.row_outer
     if t.long_runs:
-        length = min(BLOCK_VALUES, t.inner - index % t.run_blocks * BLOCK_VALUES)
         b.stride = b.lanes = b.channel_lanes = MIN_LANES
-        b.rows, b.tail = length // MIN_LANES, length % MIN_LANES
-        b.count = <double> length
-        b.run = b.outer_stride = MAX_LANES
-        b.outer = (length + MAX_LANES - 1) // MAX_LANES
-        b.first_run = length - (b.outer - 1) * MAX_LANES
+        b.length = min(BLOCK_VALUES, t.inner - index % t.run_blocks * BLOCK_VALUES)
+        b.rows, b.tail = b.length // MIN_LANES, b.length % MIN_LANES
+        b.count = <double> b.length
+        b.outer, b.run = 2, min(b.length, AHEAD)        # the last piece prefetches the next block
+        b.first_run = b.outer_stride = b.length - b.run
     else:
-        b.run = b.first_run = b.channel_lanes = t.inner
+        b.first_run = b.run = b.channel_lanes = t.inner
         b.lanes = b.row_outer * b.channels * t.inner
-        b.rows = min(t.block_rows, t.rows - index * t.block_rows)
-        b.tail = t.tail if index == t.blocks - 1 else 0
         b.outer_stride = t.channels * t.inner
         b.stride = b.row_outer * b.outer_stride
+        b.rows = min(t.block_rows, t.rows - index * t.block_rows)
+        b.tail = t.tail if index == t.blocks - 1 else 0
+        b.length = b.rows * b.stride + b.tail
         b.outer = b.rows * b.row_outer + b.tail // b.outer_stride
         b.count = <double> b.outer * <double> t.inner
-    b.jump = start_of_next(t, tile, index) - (b.start + b.rows * b.stride + b.tail)
+    b.ahead = b.jump = 0
+    if t.outer * t.channels * t.inner >= LARGE:
+        b.ahead = (AHEAD + rows * b.stride - 1) // (rows * b.stride) * (rows * b.stride)
+        b.jump = start_of_next(t, tile, index) - (b.start + b.length)
     return b
 
 
-cdef inline void spread(const Block* b, IN64 channel, INOUT64 lane) noexcept nogil:
-    """Give every lane of a row the value of its channel, from the block's first channel on.
+cdef inline Py_ssize_t ahead(const Block* b, Py_ssize_t at) noexcept nogil:
+    """From the element at offset `at` in the block to the one that is to be prefetched with it."""
+    return b.ahead if at + b.ahead < b.length else b.ahead + b.jump
+
+
+cdef inline const double* spread(const Block* b, IN64 channel, Lanes* lanes) noexcept nogil:
+    """The value of each lane's channel: `channel` itself where lanes are channels, else written to `lanes`.
 
     Each run is written in multiples of 8 lanes: what exceeds it is overwritten by the next channel, or is padding.
     """
-    cdef Py_ssize_t c, i, j, lanes = b.channels * b.channel_lanes
+    cdef INOUT64 lane = lanes.v
+    cdef Py_ssize_t c, i, j, n = b.channels * b.channel_lanes
     cdef double value
+    if b.lanes == b.channels:
+        return channel
     if b.channel_lanes == 1:
-        for c in range(b.channels):
+        for c in range(n):
             lane[c] = channel[c]
     else:
         for c in range(b.channels):
@@ -183,8 +203,9 @@ cdef inline void spread(const Block* b, IN64 channel, INOUT64 lane) noexcept nog
             for j in range((b.channel_lanes + 7) // 8):
                 for i in range(8):
                     lane[c * b.channel_lanes + 8 * j + i] = value
-    for i in range(b.lanes - lanes):
-        lane[lanes + i] = lane[i]
+    for i in range(b.lanes - n):
+        lane[n + i] = lane[i]
+    return lane
 
 
 cdef inline void add_to(INOUT64 total, IN64 values, Py_ssize_t n) noexcept nogil:

@@ -9,3 +9,5 @@ cdef extern from "_memory.h":
     ctypedef int* INOUT_INT "fastopt_inout_int"
     void prefetch_for_writing "fastopt_prefetch_for_writing"(const void* p) noexcept nogil
     int unknown "fastopt_unknown"(int n) noexcept nogil
+    double* allocate_lines "fastopt_allocate_lines"(size_t n) noexcept nogil
+    void free_lines "fastopt_free_lines"(double* start) noexcept nogil

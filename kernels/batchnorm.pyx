@@ -32,54 +32,27 @@ from libc.string cimport memcpy
 
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
 from _batchnorm_loops cimport (INFERENCE, IN_PLACE, RELU, Backward, Forward, sum_backward, sum_forward,
-                               write_backward_block, write_forward_block)
+                               write_backward_by_flags, write_forward_block)
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
-from _memory cimport IN, IN64, INOUT, INOUT64
+from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout
-from fastopt._runtime.parallel cimport parallel_for, threads_for
+from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
 
-# The stages of a pass, in this order.
+# The stages of a tile, in this order.
 cdef enum:
-    SUM = 1             # two sums of every block, merged to those of the channels
-    FINISH = 2          # the constants that elements need, and the results that have one number for each channel
-    WRITE = 4           # the elements
+    SUM = 1             # two sums of every block
+    MERGE = 2           # these sums to those of the channels
+    FINISH = 4          # the constants that elements need, and the results that have one number for each channel
+    WRITE = 8           # the elements
 
 cdef enum:
     FEW_TILES = 8
     MANY_CHANNELS = 1024    # from this number on, channels are merged and finished on several threads
     CACHED = 1048576        # bytes of a tile that the second-level cache is taken to hold between SUM and WRITE
 
-cdef struct Pass:
-    Forward* forward                # one of these two is NULL
-    Backward* backward
-    int stages
-    double count                    # values of each channel
-    Tiling tiling
-    Tiling write_tiling
-    double* first                   # of each channel: mean and m2, or Σ dy and Σ dy · (x − mean)
-    double* second
-    double* block_sums              # the same of a tile's blocks, except its first, which writes to `first`, `second`
-    Py_ssize_t padded               # from one array of doubles to the next: channels, in whole cache lines
 
-
-cdef inline double* block_sum(const Pass* p, int which, Py_ssize_t index, Py_ssize_t channel) noexcept nogil:
-    if index == 0:
-        return (p.second if which else p.first) + channel
-    return p.block_sums + (2 * (index - 1) + which) * p.padded + channel
-
-
-# SUM.
-
-cdef void sum_block(Pass* p, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
-    cdef Block b = block_of(&p.tiling, tile, index)
-    cdef double* first = block_sum(p, 0, index, b.channel)
-    cdef double* second = block_sum(p, 1, index, b.channel)
-    if p.forward != NULL:
-        sum_forward(p.forward, &b, first, second)
-    else:
-        sum_backward(p.backward, &b, first, second)
-
+# MERGE.
 
 cdef inline void merge_statistics(INOUT64 mean, INOUT64 m2, IN64 mean_b, IN64 m2_b, double n, double n_b,
                                   Py_ssize_t channels) noexcept nogil:
@@ -98,21 +71,20 @@ cdef inline void merge_sums(INOUT64 s, INOUT64 q, IN64 s_b, IN64 q_b, Py_ssize_t
         q[c] = q[c] + q_b[c]
 
 
-cdef void merge_blocks(Pass* p, Py_ssize_t tile) noexcept nogil:
-    cdef Block b = block_of(&p.tiling, tile, 0)
-    cdef double* first = p.first + b.channel
-    cdef double* second = p.second + b.channel
-    cdef double* first_b
-    cdef double* second_b
+cdef void merge_blocks(const Tiling* t, double* sums, Py_ssize_t tile, bint are_statistics) noexcept nogil:
+    """Merge what SUM wrote for a tile's blocks, statistics or sums of gradients, into the first block's, in order."""
+    cdef Block b = block_of(t, tile, 0, 4)
+    cdef double* total = sums + b.sums
+    cdef double* part
     cdef double n = b.count
     cdef Py_ssize_t index
-    for index in range(1, p.tiling.blocks):
-        b = block_of(&p.tiling, tile, index)
-        first_b, second_b = block_sum(p, 0, index, b.channel), block_sum(p, 1, index, b.channel)
-        if p.forward != NULL:
-            merge_statistics(first, second, first_b, second_b, n, b.count, b.channels)
+    for index in range(1, t.blocks):
+        b = block_of(t, tile, index, 4)
+        part = sums + b.sums
+        if are_statistics:
+            merge_statistics(total, total + t.padded, part, part + t.padded, n, b.count, b.channels)
         else:
-            merge_sums(first, second, first_b, second_b, b.channels)
+            merge_sums(total, total + t.padded, part, part + t.padded, b.channels)
         n += b.count
 
 
@@ -139,22 +111,23 @@ cdef void update_running(INOUT running, IN64 new, double momentum, double diviso
         running[c] = <float> ((1.0 - momentum) * <double> running[c] + momentum * (new[c] / divisor))
 
 
-cdef void finish_forward(Forward* f, double count, Py_ssize_t channel, Py_ssize_t channels,
-                         Py_ssize_t all_channels) noexcept nogil:
-    cdef const double* mean = f.mean + channel
-    cdef const double* m2 = f.m2 + channel
-    cdef double* saved = f.saved + channel
-    constants(mean, m2, f.gamma + channel, f.beta + channel, count, f.eps, saved + all_channels,
-              saved + 2 * all_channels, f.center + channel, f.factor + channel, f.shift + channel, channels)
+cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
+    cdef const Tiling* t = &f.tiling
+    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c)
+    cdef const double* mean = f.sums + c
+    cdef const double* m2 = f.sums + t.padded + c
+    cdef double* saved = f.saved + c
+    constants(mean, m2, f.gamma + c, f.beta + c, f.count, f.eps, saved + t.channels, saved + 2 * t.channels,
+              f.center + c, f.factor + c, f.shift + c, channels)
     memcpy(saved, mean, channels * sizeof(double))
-    memcpy(saved + 3 * all_channels, f.shift + channel, channels * sizeof(double))
+    memcpy(saved + 3 * t.channels, f.shift + c, channels * sizeof(double))
     if f.running_mean != NULL:
-        update_running(f.running_mean + channel, mean, f.momentum, 1.0, channels)
-        update_running(f.running_var + channel, m2, f.momentum, count - 1.0 if f.unbiased else count, channels)
+        update_running(f.running_mean + c, mean, f.momentum, 1.0, channels)
+        update_running(f.running_var + c, m2, f.momentum, f.count - 1.0 if f.unbiased else f.count, channels)
 
 
-cdef void finish_backward(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, double count, INOUT dbeta,
-                          INOUT dgamma, INOUT64 slope, INOUT64 shift, Py_ssize_t channels) noexcept nogil:
+cdef inline void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, double count, INOUT dbeta,
+                           INOUT dgamma, INOUT64 slope, INOUT64 shift, Py_ssize_t channels) noexcept nogil:
     cdef Py_ssize_t c
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
@@ -163,162 +136,138 @@ cdef void finish_backward(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN
         shift[c] = -(scale[c] * (sum_dy[c] / count) + mean[c] * slope[c])
 
 
-cdef void finish_tile(Pass* p, Py_ssize_t tile) noexcept nogil:
-    cdef Backward* g = p.backward
-    cdef Py_ssize_t c = tile * p.tiling.tile_channels
-    cdef Py_ssize_t channels = min(p.tiling.tile_channels, p.tiling.channels - c)
-    if p.forward != NULL:
-        finish_forward(p.forward, p.count, c, channels, p.tiling.channels)
-    else:
-        finish_backward(g.sum_dy + c, g.sum_dy_d + c, g.mean + c, g.invstd + c, g.scale + c, p.count, g.dbeta + c,
-                        g.dgamma + c, g.slope + c, g.shift + c, channels)
+cdef void finish_backward(const Backward* g, Py_ssize_t tile) noexcept nogil:
+    cdef const Tiling* t = &g.tiling
+    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c)
+    gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.count, g.dbeta + c,
+              g.dgamma + c, g.slope + c, g.shift + c, channels)
 
 
-# WRITE.
+# A task is a tile, or one block of it; `run` sets its stages.
 
-cdef void write_block(Pass* p, const Block* b) noexcept nogil:
-    if p.forward == NULL:
-        write_backward_block(p.backward, b)
-    elif p.forward.flags & RELU:
-        write_forward_block(p.forward, b, RELU)
-    else:
-        write_forward_block(p.forward, b, 0)
-
-
-# The tasks: whole tiles, or stage by stage where tiles are few. Then every block of every tile is a task.
-
-cdef void whole_tile(void* context, Py_ssize_t tile) noexcept nogil:
-    cdef Pass* p = <Pass*> context
-    cdef Py_ssize_t index
-    cdef Block b
-    for index in range(p.tiling.blocks):
-        sum_block(p, tile, index)
-    merge_blocks(p, tile)
-    if p.stages & FINISH:
-        finish_tile(p, tile)
-    if p.stages & WRITE:
-        for index in range(p.tiling.blocks):
-            b = block_of(&p.tiling, tile, index)
-            write_block(p, &b)
+cdef void forward_task(void* context, Py_ssize_t task) noexcept nogil:
+    cdef const Forward* f = <const Forward*> context
+    cdef const Tiling* t = &f.tiling
+    cdef Py_ssize_t tile = task % t.tiles, first = task // t.tiles, index
+    if t.stages & SUM:
+        for index in range(first, first + t.task_blocks):
+            sum_forward(f, tile, index)
+    if t.stages & MERGE:
+        merge_blocks(t, f.sums, tile, True)
+    if t.stages & FINISH:
+        finish_forward(f, tile)
+    if t.stages & WRITE:
+        for index in range(first, first + t.task_blocks):
+            if f.flags & RELU:
+                write_forward_block(f, tile, index, RELU)
+            else:
+                write_forward_block(f, tile, index, 0)
 
 
-cdef void sum_task(void* context, Py_ssize_t task) noexcept nogil:
-    cdef Pass* p = <Pass*> context
-    sum_block(p, task % p.tiling.tiles, task // p.tiling.tiles)
+cdef void backward_task(void* context, Py_ssize_t task) noexcept nogil:
+    cdef const Backward* g = <const Backward*> context
+    cdef const Tiling* t = &g.tiling
+    cdef Py_ssize_t tile = task % t.tiles, first = task // t.tiles, index
+    if t.stages & SUM:
+        for index in range(first, first + t.task_blocks):
+            sum_backward(g, tile, index)
+    if t.stages & MERGE:
+        merge_blocks(t, g.sums, tile, False)
+    if t.stages & FINISH:
+        finish_backward(g, tile)
+    if t.stages & WRITE:
+        for index in range(first, first + t.task_blocks):
+            write_backward_by_flags(g, tile, index)
 
 
-cdef void finish_task(void* context, Py_ssize_t tile) noexcept nogil:
-    cdef Pass* p = <Pass*> context
-    if p.stages & SUM:
-        merge_blocks(p, tile)
-    if p.stages & FINISH:
-        finish_tile(p, tile)
+cdef void run(task_fn task, void* context, Tiling* t, int stages, Py_ssize_t arrays, double nanoseconds) noexcept nogil:
+    """Run the stages: tile by tile, or stage by stage where tiles are few, every block being a task then.
 
-
-cdef void write_task(void* context, Py_ssize_t task) noexcept nogil:
-    cdef Pass* p = <Pass*> context
-    cdef Block b = block_of(&p.write_tiling, task % p.write_tiling.tiles, task // p.write_tiling.tiles)
-    write_block(p, &b)
-
-
-cdef void run(Pass* p, double nanoseconds) noexcept nogil:
-    """All stages. `nanoseconds` is the approximate time per element on one thread."""
-    cdef Tiling* t = &p.tiling
+    `t` is the tiling in `context`, `arrays` the number of arrays that SUM reads, `nanoseconds` the approximate time per
+    element on one thread.
+    """
     cdef int threads = threads_for(nanoseconds * <double> t.outer * <double> t.channels * <double> t.inner)
-    cdef Py_ssize_t arrays = 2 if p.forward == NULL else 1
     cdef Py_ssize_t tile_bytes = arrays * t.outer * t.tile_channels * t.inner * <Py_ssize_t> sizeof(float)
-    if p.stages & SUM and (threads == 1 or t.tiles >= FEW_TILES) and (t.long_runs or tile_bytes <= CACHED):
-        t.by_tile = True
-        parallel_for(whole_tile, p, t.tiles, threads)
+    if stages & SUM and (threads == 1 or t.tiles >= FEW_TILES) and (t.long_runs or tile_bytes <= CACHED):
+        t.stages, t.task_blocks = stages, t.blocks
+        parallel_for(task, context, t.tiles, threads)
         return
-    if p.stages & SUM:
-        parallel_for(sum_task, p, t.tiles * t.blocks, threads)
-    parallel_for(finish_task, p, t.tiles, threads if p.stages & SUM and t.channels >= MANY_CHANNELS else 1)
-    if p.stages & WRITE:
-        p.write_tiling = write_tiling_of(t)
-        parallel_for(write_task, p, p.write_tiling.tiles * p.write_tiling.blocks, threads)
+    if stages & SUM:
+        t.stages = SUM
+        parallel_for(task, context, t.tiles * t.blocks, threads)
+    t.stages = stages & (MERGE | FINISH)
+    parallel_for(task, context, t.tiles, threads if stages & MERGE and t.channels >= MANY_CHANNELS else 1)
+    if stages & WRITE:
+        t[0] = write_tiling_of(t)
+        t.stages = WRITE
+        parallel_for(task, context, t.tiles * t.blocks, threads)
 
 
-# A pass from Python.
-
-cdef double* begin(Pass* p, Layout layout, int stages, Py_ssize_t arrays, void** memory) except NULL:
-    """Set the sizes; return `arrays` arrays of one double for each channel, of which the first two are to be
-    `p.first` and `p.second`. `memory` is to be freed."""
-    cdef Py_ssize_t blocks
-    cdef double* start
-    p.forward, p.backward, p.stages = NULL, NULL, stages
-    if layout.x.size:
-        p.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
-    else:                               # a part of a batch without values: statistics or sums are given
-        p.tiling = tiling_of(0, layout.channels, 1)
-        p.stages &= FINISH
-    p.count = <double> layout.outer * <double> layout.inner
-    p.padded = (layout.channels + 7) // 8 * 8
-    blocks = p.tiling.blocks if p.stages & SUM else 1
-    memory[0] = malloc((arrays + 2 * (blocks - 1)) * p.padded * sizeof(double) + 64)
-    if memory[0] == NULL:
-        raise MemoryError
-    start = <double*> ((<size_t> memory[0] + 63) // 64 * 64)
-    p.first, p.second, p.block_sums = start, start + p.padded, start + arrays * p.padded
-    return start
-
+# What Python calls.
 
 def statistics(Layout layout not None, Array mean not None, Array m2 not None):
     """Write the mean and m2 of every channel."""
-    cdef Pass p
     cdef Forward f
-    cdef void* memory
-    begin(&p, layout, SUM, 0, &memory)
-    p.forward = &f
-    p.first, p.second = <double*> mean.data, <double*> m2.data
+    cdef size_t size = layout.channels * sizeof(double)
+    f.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
+    f.sums = allocate_lines(2 * f.tiling.blocks * f.tiling.padded)
+    if f.sums == NULL:
+        raise MemoryError
     f.x = <const float*> layout.x.data
     with nogil:
-        run(&p, 0.15)
-        free(memory)
+        run(forward_task, &f, &f.tiling, SUM | MERGE, 1, 0.15)
+        memcpy(mean.data, f.sums, size)
+        memcpy(m2.data, f.sums + f.tiling.padded, size)
+        free_lines(f.sums)
 
 
 def forward(Layout layout not None, Array gamma not None, Array beta not None, Array running_mean, Array running_var,
             Array y not None, Array saved not None, double momentum, double eps, bint unbiased, bint relu,
             double count, Array mean, Array m2):
-    """Write y by the statistics (count, mean, m2), or if they are None by those of x.
+    """Write y by the statistics (count, mean, m2), or if mean and m2 are None by those of x.
 
     `saved` (4 × channels, float64) receives mean, invstd, γ · invstd and β.
     """
-    cdef Pass p
     cdef Forward f
-    cdef void* memory
-    cdef double* doubles = begin(&p, layout, FINISH | WRITE if mean is not None else SUM | FINISH | WRITE, 5, &memory)
-    cdef size_t size = layout.channels * sizeof(double)
-    p.forward = &f
+    cdef double* doubles
+    cdef Py_ssize_t padded
+    f.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
+    padded = f.tiling.padded
+    doubles = allocate_lines((3 + 2 * f.tiling.blocks) * padded)
+    if doubles == NULL:
+        raise MemoryError
+    f.center, f.factor, f.shift, f.sums = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
     f.x, f.y = <const float*> layout.x.data, <float*> y.data
-    f.gamma, f.beta = <const float*> gamma.data, <const float*> beta.data
+    f.gamma, f.beta, f.saved = <const float*> gamma.data, <const float*> beta.data, <double*> saved.data
     f.running_mean = <float*> running_mean.data if running_mean is not None else NULL
     f.running_var = <float*> running_var.data if running_var is not None else NULL
-    f.momentum, f.eps, f.unbiased, f.flags = momentum, eps, unbiased, RELU if relu else 0
-    f.mean, f.m2, f.saved = p.first, p.second, <double*> saved.data
-    f.center, f.factor, f.shift = doubles + 2 * p.padded, doubles + 3 * p.padded, doubles + 4 * p.padded
-    if mean is not None:
-        p.count = count
-        memcpy(p.first, mean.data, size)
-        memcpy(p.second, m2.data, size)
-    with nogil:
-        run(&p, 0.35 if p.stages & SUM else 0.2)
-        free(memory)
+    f.momentum, f.eps, f.count, f.unbiased, f.flags = momentum, eps, count, unbiased, RELU if relu else 0
+    if mean is None:
+        with nogil:
+            run(forward_task, &f, &f.tiling, SUM | MERGE | FINISH | WRITE, 1, 0.35)
+    else:
+        memcpy(f.sums, mean.data, layout.channels * sizeof(double))
+        memcpy(f.sums + padded, m2.data, layout.channels * sizeof(double))
+        with nogil:
+            run(forward_task, &f, &f.tiling, FINISH | WRITE, 1, 0.2)
+    free_lines(doubles)
 
 
-cdef double* begin_backward(Pass* p, Backward* g, Layout layout, Array dy, Array saved, int stages, bint training,
-                            bint relu, void** memory) except NULL:
-    """`begin`, and what backward reads; what forward saved is copied to arrays aligned to cache lines."""
-    cdef double* doubles = begin(p, layout, stages, 8, memory)
-    cdef double* copies = doubles + 2 * p.padded
-    cdef Py_ssize_t row
-    p.backward = g
+cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, bint training, bint relu) except NULL:
+    """Set what sums need; return memory to free. What forward saved is copied to arrays that start at cache lines."""
+    cdef double* doubles
+    cdef Py_ssize_t row, padded
+    g.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
+    padded = g.tiling.padded
+    doubles = allocate_lines((6 + 2 * g.tiling.blocks) * padded)
+    if doubles == NULL:
+        raise MemoryError
     for row in range(4):
-        memcpy(copies + row * p.padded, <const double*> saved.data + row * layout.channels,
+        memcpy(doubles + row * padded, <const double*> saved.data + row * layout.channels,
                layout.channels * sizeof(double))
+    g.mean, g.invstd, g.scale, g.beta = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
+    g.slope, g.shift, g.sums = doubles + 4 * padded, doubles + 5 * padded, doubles + 6 * padded
     g.x, g.dy = <const float*> layout.x.data, <const float*> dy.data
-    g.mean, g.invstd, g.scale, g.beta = copies, copies + p.padded, copies + 2 * p.padded, copies + 3 * p.padded
-    g.slope, g.shift = doubles + 6 * p.padded, doubles + 7 * p.padded
     g.flags = (RELU if relu else 0) | (0 if training else INFERENCE)
     return doubles
 
@@ -326,36 +275,33 @@ cdef double* begin_backward(Pass* p, Backward* g, Layout layout, Array dy, Array
 def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint training, bint relu,
                   Array sum_dy not None, Array sum_dy_d not None):
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
-    cdef Pass p
     cdef Backward g
-    cdef void* memory
-    begin_backward(&p, &g, layout, dy, saved, SUM, training, relu, &memory)
-    p.first, p.second = <double*> sum_dy.data, <double*> sum_dy_d.data
+    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu)
+    cdef size_t size = layout.channels * sizeof(double)
     with nogil:
-        run(&p, 0.25)
-        free(memory)
+        run(backward_task, &g, &g.tiling, SUM | MERGE, 2, 0.25)
+        memcpy(sum_dy.data, g.sums, size)
+        memcpy(sum_dy_d.data, g.sums + g.tiling.padded, size)
+        free_lines(doubles)
 
 
 def backward(Layout layout not None, Array dy not None, Array saved not None, Array dx not None, Array dgamma not None,
              Array dbeta not None, bint training, bint relu, double count, Array sum_dy, Array sum_dy_d):
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
-    cdef Pass p
     cdef Backward g
-    cdef void* memory
-    cdef size_t size = layout.channels * sizeof(double)
-    begin_backward(&p, &g, layout, dy, saved, SUM | FINISH | WRITE if sum_dy is None else FINISH | WRITE, training,
-                   relu, &memory)
+    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu)
     if dx.data == dy.data:
         g.flags |= IN_PLACE
-    g.dx, g.dgamma, g.dbeta = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data
-    g.sum_dy, g.sum_dy_d = p.first, p.second
-    p.count = count
-    if sum_dy is not None:
-        memcpy(p.first, sum_dy.data, size)
-        memcpy(p.second, sum_dy_d.data, size)
-    with nogil:
-        run(&p, 0.6 if p.stages & SUM else 0.35)
-        free(memory)
+    g.dx, g.dgamma, g.dbeta, g.count = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data, count
+    if sum_dy is None:
+        with nogil:
+            run(backward_task, &g, &g.tiling, SUM | MERGE | FINISH | WRITE, 2, 0.6)
+    else:
+        memcpy(g.sums, sum_dy.data, layout.channels * sizeof(double))
+        memcpy(g.sums + g.tiling.padded, sum_dy_d.data, layout.channels * sizeof(double))
+        with nogil:
+            run(backward_task, &g, &g.tiling, FINISH | WRITE, 2, 0.35)
+    free_lines(doubles)
 
 
 # Inference, and the merging of parts.
