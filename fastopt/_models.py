@@ -27,7 +27,7 @@ class ReadOnly(dict[Any, Any]):
         raise TypeError("state: expected its entries to be read only, because steps use the arrays that are bound: "
                         "write into an array (state[key][name][...] = values), or replace all by load_state_dict")
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse     # type: ignore
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 
     def __reduce__(self) -> tuple[type, tuple[Any]]:
         return dict, (dict(self),)      # a copy is the copier's

@@ -1,5 +1,7 @@
 """What the optimizer classes refuse, by a message, with nothing changed."""
 
+import copy
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits
@@ -293,3 +295,71 @@ def test_an_option_cannot_be_changed_behind_the_optimizer():
     clip[...], decay[...] = -1.0, np.nan
     opt.update(param, np.ones(3, np.float32))
     assert np.isfinite(param).all()
+
+
+def masked(*values):
+    return np.ma.masked_array(np.array(values, F), mask=[True] + [False] * (len(values) - 1))
+
+
+def test_a_masked_array_in_a_state_dict():
+    """Its mask would be lost."""
+    opt = fastopt.Momentum()
+    opt.update({"w": np.ones(2, F)}, {"w": np.ones(2, F)})
+    saved = opt.state_dict()
+    saved["state"]["w"]["v"] = masked(1.0, 2.0)
+    with pytest.raises(TypeError, match=r"^state\['w'\]\['v'\]: expected a float32 array, got a masked array"):
+        opt.load_state_dict(saved)
+    assert opt.step_count == 1
+
+
+KEYS = [f"layer{i}" for i in range(20_000)]
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda opt: opt.update(dict.fromkeys(KEYS, SHARED), {}),
+     "grads: expected the keys of params, got none for 'layer0', 'layer1', 'layer2' and 19997 more"),
+    (lambda opt: opt.update({}, dict.fromkeys(KEYS, SHARED)),
+     "grads: expected the keys of params, got 'layer0', 'layer1', 'layer2' and 19997 more, which params does not have"),
+    (lambda opt: opt.load_state_dict({"step_count": 1, "steps": dict.fromkeys(KEYS, 1), "state": {"w": {}}}),
+     "steps: expected the keys of state, got none for 'w' and 'layer0', 'layer1', 'layer2' and 19997 more, which state "
+     "does not have"),
+    (lambda opt: opt.load_state_dict(dict.fromkeys(KEYS)),
+     "state_dict: expected a dict of step_count, steps and state, got "
+     "['layer0', 'layer1', 'layer10', 'layer100', 'layer1000' and 19995 more]"),
+    (lambda opt: opt.load_state_dict({"step_count": 1, "steps": {"w": 1}, "state": {"w": dict.fromkeys(KEYS)}}),
+     "state['w']: expected arrays named ['m', 'v'], got "
+     "['layer0', 'layer1', 'layer10', 'layer100', 'layer1000' and 19995 more]"),
+    (lambda opt: fastopt.Adam(per_param=lambda key, param: dict.fromkeys(KEYS)).update(np.ones(2, F), np.ones(2, F)),
+     "got 'layer0', 'layer1', 'layer2' and 19997 more"),
+], ids=["missing", "extra", "steps", "state dict", "state names", "per_param"])
+def test_messages_about_many_keys_are_short(call, message):
+    """The first ones and a count."""
+    with pytest.raises(ValueError) as caught:       # noqa: PT011  the text is compared below
+        call(fastopt.Adam())
+    assert str(caught.value).endswith(message)
+
+
+@pytest.mark.parametrize("change", [
+    lambda state: state["w"].__setitem__("m", np.ones(2, F)), lambda state: state.__setitem__("w", {}),
+    lambda state: state["w"].__delitem__("m"), lambda state: state.__delitem__("w"), lambda state: state.clear(),
+    lambda state: state["w"].clear(), lambda state: state.pop("w"), lambda state: state.popitem(),
+    lambda state: state["w"].update(m=np.ones(2, F)), lambda state: state.setdefault("b", {}),
+    lambda state: state["w"].__ior__({"m": np.ones(2, F)}),
+], ids=["name", "key", "del name", "del key", "clear", "clear entry", "pop", "popitem", "update", "setdefault", "|="])
+def test_the_state_cannot_be_assigned_into(change):
+    """Steps use the arrays that are bound, and state_dict saves those."""
+    params, grads = {"w": np.ones(2, F)}, {"w": np.ones(2, F)}
+    opt, twin = fastopt.Adam(), fastopt.Adam()
+    for one in (opt, twin):
+        one.update({"w": np.ones(2, F)} if one is twin else params, grads)
+    with pytest.raises(TypeError, match="^state: expected its entries to be read only, .* write into an array"):
+        change(opt.state)
+    with pytest.raises(AttributeError):
+        opt.state = {}
+    opt.load_state_dict(opt.state_dict())
+    opt.update(params, grads)
+    twin.update({"w": params["w"].copy()}, grads)
+    assert_same_bits(opt.state["w"]["m"], twin.state["w"]["m"])
+    copied = copy.deepcopy(opt.state)
+    copied["w"]["m"] = copied["w"]["v"]         # a copy is a dict as any other
+    assert {**opt.state}.keys() == {"w"}

@@ -1,4 +1,4 @@
-"""One optimizer and several threads or processes: one call at a time, and no other result than that of calls in turn."""
+"""One optimizer, several threads or processes: one call at a time, and no other result than that of calls in turn."""
 
 import copy
 import os

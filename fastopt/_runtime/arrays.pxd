@@ -22,8 +22,7 @@ cdef extern from "arrays.h":
     bint same_head "fastopt_same_head"(const Known* known) noexcept
 
 cdef int acquire(Py_buffer* view, object source, object name, char kind, bint writable, const Py_buffer* like) except -1
-cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like,
-               bint writable) except -1
+cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like, bint writable) except -1
 cdef bint same_buffer(const Known* known) except -1
 cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept
 cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept

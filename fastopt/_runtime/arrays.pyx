@@ -182,8 +182,10 @@ def swap_reads_heads(bint on):
 
 
 cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like, bint writable) except -1:
-    """Remember `source` as it is now: `view` is its validated buffer and `like` one of the same shape. All three must be
-    held as long as `known` is compared with them."""
+    """Remember `source` as it is now: `view` is its validated buffer and `like` one of the same shape.
+
+    All three must be held as long as they are compared with `known`.
+    """
     set_known(known, source, view, like, writable, reads_heads and type(source) is ndarray)
     return 0
 

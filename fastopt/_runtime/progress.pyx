@@ -60,13 +60,13 @@ cdef class Progress:
                 "load_state_dict, both from what was saved earlier")
         if self.thread == PyThread_get_thread_ident():
             raise RuntimeError(
-                f"{name}: expected one call at a time, got one from within this optimizer's {self.running} (by a schedule, "
-                "per_param, or a signal handler): make it before or after")
+                f"{name}: expected one call at a time, got one from within this optimizer's {self.running} (by a "
+                "schedule, per_param, or a signal handler): make it before or after")
         raise RuntimeError(
             f"{name}: expected one call at a time, got one while this optimizer's {self.running} runs in another "
             "thread: hold a lock during each call, or give each thread an optimizer of its own")
 
     cdef int replace(self, long long step_count, object snapshot) except -1:
-        before = self.snapshot          # is released last: that may run code of the user's
+        _before = self.snapshot         # is released last: that may run code of the user's
         self.step_count, self.snapshot = step_count, snapshot
         return 0
