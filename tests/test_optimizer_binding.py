@@ -165,7 +165,7 @@ def test_code_that_runs_while_gradients_are_converted():
     opt = fastopt.SGD(lr=1.0)
     before = np.seterrcall(lambda kind, flag: first.resize(100_000, refcheck=False))
     try:
-        with np.errstate(over="call"), pytest.raises(ValueError, match=r"^grads\[0\]: expected .* got float32 \(100000"):
+        with np.errstate(over="call"), pytest.raises(ValueError, match=r"^grads\[0\]: expected .* \(100000"):
             opt.update(params, [first, np.full(4, 1e300)])
     finally:
         np.seterrcall(before)
