@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fastopt._batchnorm import BatchNormCache, batch_norm_backward, batch_norm_forward, forward_ranges
+from fastopt._models import listed
 from fastopt._runtime.arrays import Array, copy_arrays
 from fastopt._runtime.hyper import integer
 from fastopt._typing import Float32Array
@@ -71,7 +72,7 @@ class BatchNorm:
         if not isinstance(state, dict):
             raise TypeError(f"state: expected a dict, got {type(state).__name__}")
         if set(state) != set(names):
-            raise ValueError(f"state: expected the keys {sorted(names)}, got {sorted(map(str, state))}")
+            raise ValueError(f"state: expected the keys {sorted(names)}, got [{listed(state)}]")
         shape = (self.num_features,)
         given = [Array(state[name], name, shape=shape) for name in names]
         held = [Array(getattr(self, name), f"self.{name}", writable=True, shape=shape) for name in names]

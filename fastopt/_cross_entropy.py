@@ -1,5 +1,6 @@
 """Softmax cross-entropy: loss and gradient in one pass over the logits."""
 
+import reprlib
 from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
@@ -18,7 +19,7 @@ _ranges = Ranges(label_smoothing="[0, 1)")
 def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: SupportsFloat) -> int:
     """Validate the options; return ignore_index as an int."""
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reprlib.repr(reduction)}")
     _ranges(label_smoothing)
     # integer_labels maps every uint64 label above 2**63 − 1 to that value
     return integer(ignore_index, "ignore_index", -2**63, 2**63 - 1)

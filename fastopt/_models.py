@@ -49,9 +49,9 @@ def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[An
         return keys, list(params.values()), [grads[key] for key in keys]
     if isinstance(params, np.ndarray):
         return [0], [params], [grads]
-    if not isinstance(params, Iterable):
+    if not isinstance(params, Iterable) or isinstance(params, (str, bytes)):
         raise TypeError(f"params: expected a dict, a sequence or an array, got {type(params).__name__}")
-    if isinstance(grads, (Mapping, np.ndarray)) or not isinstance(grads, Iterable):
+    if isinstance(grads, (Mapping, np.ndarray, str, bytes, memoryview)) or not isinstance(grads, Iterable):
         raise TypeError(f"{source}: expected a sequence like params, got {type(grads).__name__}")
     params, grads = list(params), list(grads)
     if len(params) != len(grads):

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -133,7 +134,7 @@ class Optimizer:
     def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         if self._not_decoupled and "decoupled_weight_decay" in options:
             raise TypeError(f"{type(self).__name__} takes no decoupled_weight_decay ({self._not_decoupled}), got "
-                            f"{options['decoupled_weight_decay']!r}")
+                            f"{reprlib.repr(options['decoupled_weight_decay'])}")
         if not options.keys() <= ModelOptions.__annotations__.keys():
             refuse_unknown(type(self), options)
         per_param = options.get("per_param")
@@ -145,6 +146,7 @@ class Optimizer:
         self._clip_norm = options.get("clip_norm")
         if self._clip_norm is not None:
             _clip_norm_range(self._clip_norm)
+            self._clip_norm = float(self._clip_norm)
         self._skip_nonfinite = options.get("skip_nonfinite", False)
         _skip_range(self._skip_nonfinite)
         self._per_param = per_param
@@ -279,6 +281,7 @@ class Optimizer:
         norm = None
         if self._clip_norm is not None or self._skip_nonfinite:
             grad_scale_range(grad_scale)
+            grad_scale = float(grad_scale)      # a NumPy scalar would give products of its own precision
             squares = bound.binding.measure(dispatch.active.layerwise.squares(), ordered)
             if squares is None:
                 return None

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import reprlib
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict
@@ -209,7 +210,7 @@ def pair(name: str, values: Any) -> tuple[float, float]:
     try:
         first, second = values
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected two numbers, got {values!r}") from None
+        raise TypeError(f"{name}: expected two numbers, got {reprlib.repr(values)}") from None
     return first, second
 
 
@@ -218,5 +219,5 @@ def triple(name: str, values: Any) -> tuple[float, float, float]:
     try:
         first, second, third = values
     except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected three numbers, got {values!r}") from None
+        raise TypeError(f"{name}: expected three numbers, got {reprlib.repr(values)}") from None
     return first, second, third

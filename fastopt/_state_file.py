@@ -13,6 +13,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
@@ -63,7 +64,7 @@ def save_state(path: _Path, state: Mapping[Any, Any]) -> None:
     The file holds a CRC-32 checksum of each array and of everything else that `load_state` uses. A state whose arrays
     another thread changes during the call gives a file that is refused as damaged.
     """
-    path = os.fsdecode(path)
+    path = _text(path)
     write = _by_suffix(path, formats.write_npz, formats.write_safetensors)
     if not isinstance(state, Mapping):
         raise TypeError(f"state: expected a dict, got {type(state).__name__}")
@@ -104,7 +105,7 @@ def load_state(path: _Path) -> StateDict:
     Files of version 1, which have no checksums of their own, are read as well: in a .safetensors file of that version a
     flipped bit is not detected.
     """
-    path = os.fsdecode(path)
+    path = _text(path)
     read = _by_suffix(path, formats.read_npz, formats.read_safetensors)
     with open(path, "rb") as file:
         try:
@@ -116,6 +117,13 @@ def load_state(path: _Path) -> StateDict:
                              f"{type(error).__name__}: {str(error)[:200]}") from error
 
 
+def _text(path: _Path) -> str:
+    try:
+        return os.fsdecode(path)
+    except TypeError:
+        raise TypeError(f"path: expected a str, bytes or os.PathLike, got {type(path).__name__}") from None
+
+
 def _by_suffix(path: str, npz: _Format, safetensors: _Format) -> _Format:
     suffix = os.path.splitext(path)[1]
     if suffix == ".npz":
@@ -123,7 +131,7 @@ def _by_suffix(path: str, npz: _Format, safetensors: _Format) -> _Format:
     if suffix == ".safetensors":
         formats.safetensors_package(path)
         return safetensors
-    raise ValueError(f"path: expected a name that ends in .npz or .safetensors, got {path!r}")
+    raise ValueError(f"path: expected a name that ends in .npz or .safetensors, got {reprlib.repr(path)}")
 
 
 def _encode(value: object, keys: tuple[str | int, ...], arrays: formats.Arrays, taken: set[str]) -> object:

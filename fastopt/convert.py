@@ -42,6 +42,7 @@ import numpy as np
 
 from fastopt._adam import Adam, AdamW
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop
+from fastopt._models import listed
 from fastopt._optimizer import Optimizer
 from fastopt._sgd import SGD
 from fastopt._typing import StateDict
@@ -165,7 +166,8 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
         raise ValueError(f"keys: expected {len(indices)} keys, one for each of torch's parameters, got {len(order)}")
     missing = [key for key in optimizer.state if key not in order]
     if missing:
-        raise ValueError(f"keys: expected to include {missing[0]!r}, which the optimizer has state for, got {order}")
+        raise ValueError(f"keys: expected to include {missing[0]!r}, which the optimizer has state for, got "
+                         f"{listed(order)}")
     ours = {name: our for our, name in layout.names.items()}
     state: dict[Hashable, dict[str, np.ndarray]] = {}
     steps: dict[Hashable, int] = {}
@@ -223,16 +225,16 @@ def _layout(optimizer: Optimizer) -> _Layout:
 
 def _unique(keys: Iterable[Hashable]) -> list[Hashable]:
     try:
-        listed = None if isinstance(keys, (str, bytes)) else list(keys)
-        distinct = set(listed or ())
+        order = None if isinstance(keys, (str, bytes)) else list(keys)
+        distinct = set(order or ())
     except TypeError:       # not iterable, or keys that are not hashable
-        listed = None
-    if listed is None:
+        order = None
+    if order is None:
         raise TypeError("keys: expected the parameters' keys in torch's order, such as ['w', 'b'], got "
                         f"{type(keys).__name__} {keys!r:.100}")
-    if len(distinct) != len(listed):
-        raise ValueError(f"keys: expected distinct keys, got {listed}")
-    return listed
+    if len(distinct) != len(order):
+        raise ValueError(f"keys: expected distinct keys, got {listed(order)}")
+    return order
 
 
 def _groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, Any], list[int]]]:
@@ -242,7 +244,7 @@ def _groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, 
     bound = optimizer._progress.snapshot.bound
     if bound is None or not set(keys) <= set(bound.keys):
         raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
-                         f"keys {keys}")
+                         f"keys {listed(keys)}")
     groups: dict[int, list[int]] = {}
     for i, key in enumerate(keys):
         groups.setdefault(bound.members[bound.keys.index(key)], []).append(i)

@@ -20,6 +20,7 @@ from __future__ import annotations  # numpy.random, which the signatures name, i
 
 import math
 import operator
+import reprlib
 from collections.abc import Sequence
 from typing import Literal, SupportsIndex, TypeAlias
 
@@ -154,11 +155,11 @@ def _shape(shape: Shape) -> tuple[int, ...]:
     try:
         lengths = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
     except TypeError:
-        raise TypeError(f"shape: expected an int or a tuple of ints, got {shape!r}") from None
+        raise TypeError(f"shape: expected an int or a tuple of ints, got {reprlib.repr(shape)}") from None
     for n in lengths:
         integer(n, "shape", 0, 2**61)
     if math.prod(max(n, 1) for n in lengths) >= 2**61:      # NumPy counts bytes in 63 bits, and zeros as ones
-        raise ValueError(f"shape: expected fewer than 2**61 elements, got {lengths}")
+        raise ValueError(f"shape: expected fewer than 2**61 elements, got {reprlib.repr(lengths)}")
     return lengths
 
 
@@ -177,17 +178,17 @@ def _fans(shape: Shape, layout: Layout) -> tuple[int, int]:
                          "start a bias at zero, or call normal() with a std")
     if layout is None:
         layout = "in_out" if len(lengths) == 2 else "out_in"
+    if not isinstance(layout, str) or layout not in ("in_out", "out_in"):
+        raise ValueError(f"layout: expected None, 'in_out' or 'out_in', got {reprlib.repr(layout)}")
     if layout == "in_out":
         *kernel, inputs, outputs = lengths
-    elif layout == "out_in":
-        outputs, inputs, *kernel = lengths
     else:
-        raise ValueError(f"layout: expected None, 'in_out' or 'out_in', got {layout!r}")
+        outputs, inputs, *kernel = lengths
     return inputs * math.prod(kernel), outputs * math.prod(kernel)
 
 
 def _fan(shape: Shape, layout: Layout, fan: Fan) -> int:
     fan_in, fan_out = _fans(shape, layout)
-    if fan not in ("in", "out"):
-        raise ValueError(f"fan: expected 'in' or 'out', got {fan!r}")
+    if not isinstance(fan, str) or fan not in ("in", "out"):
+        raise ValueError(f"fan: expected 'in' or 'out', got {reprlib.repr(fan)}")
     return max(1, fan_in if fan == "in" else fan_out)      # 0 for an array without elements

@@ -1,6 +1,7 @@
 """`show_config`: what is installed and how it will run, for users and for bug reports."""
 
 import platform
+import reprlib
 from collections.abc import Mapping
 from typing import Any, Literal, overload
 
@@ -31,8 +32,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     ValueError
         Another mode.
     """
-    if mode not in ("stdout", "dicts"):
-        raise ValueError(f"mode: expected 'stdout' or 'dicts', got {mode!r}")
+    if not isinstance(mode, str) or mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode: expected 'stdout' or 'dicts', got {reprlib.repr(mode)}")
     from fastopt import __version__
 
     threads = parallel.state()

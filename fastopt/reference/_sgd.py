@@ -58,7 +58,10 @@ def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, l
     f = param.dtype.type
     lr, lambd, alpha, t0 = floats(lr, lambd, alpha, t0)
     before = step - 1.0
-    eta = lr / (1.0 + lambd * lr * before) ** alpha
+    try:
+        eta = lr / (1.0 + lambd * lr * before) ** alpha
+    except OverflowError:       # a float's power raises where C's is inf
+        eta = 0.0
     mu = 1.0 / max(1.0, before - t0)
     g = gradient(param, grad, o)
     param[...] = decayed(param, lr, o.decoupled_weight_decay, 1.0 - lambd * eta) - f(eta) * g

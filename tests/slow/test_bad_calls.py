@@ -26,7 +26,7 @@ from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
 NAMES = sorted(public())
-TRIALS = 150
+TRIALS = 100
 """Bad calls of each public callable."""
 
 LONGEST = 1000

@@ -74,6 +74,7 @@ FORKS = """
     def train():
         while not stop.is_set():
             shared.update(p, g)
+            time.sleep(random.random() * 1e-4)
 
     def child(seed):
         '''0: the right bits and a step of the shared optimizer, 3: the right bits and a documented refusal.'''
