@@ -109,7 +109,7 @@ def called(subject, arguments):
         try:
             return subject.call(**arguments), None
         except (Exception, SystemExit) as error:
-            return None, error
+            return None, error.with_traceback(None)     # whose frames would keep the arguments
 
 
 def bad_arguments(good, rng):
@@ -199,7 +199,7 @@ def used(subject, result):
     try:
         return subject.use(result), None
     except Exception as error:
-        return None, error
+        return None, error.with_traceback(None)
 
 
 def takes_functions(arguments):
