@@ -11,11 +11,12 @@ Schedules are immutable, compare by value, can be pickled, and their repr is the
 """
 
 import math
+import reprlib
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
 
 from fastopt._runtime.hyper import boolean, integer, number
 from fastopt._typing import Schedule
@@ -27,16 +28,28 @@ __all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "joi
 _END = 2**64
 """Steps and numbers of steps are below it: a float can hold them."""
 
+_Entry = TypeVar("_Entry")
+
+
+def _entries(values: Iterable[_Entry], name: str, of: str) -> tuple[_Entry, ...]:
+    """The entries of the argument called `name`, a sequence of what `of` says."""
+    try:
+        entries = iter(values)
+    except TypeError:       # also for an array of no dimensions, which has __iter__
+        entries = None
+    if entries is None or isinstance(values, str):
+        raise TypeError(f"{name}: expected a sequence of {of}, got {type(values).__name__}")
+    return tuple(entries)
+
 
 def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:
     """`values` as a tuple of strictly increasing ints, one fewer than the `count` of the argument named `what`."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise TypeError(f"boundaries: expected a sequence of ints, got {type(values).__name__}")
+    values = _entries(values, "boundaries", "ints")
     boundaries = tuple(integer(value, f"boundaries[{i}]", 1, _END) for i, value in enumerate(values))
     if len(boundaries) != count - 1:
         raise ValueError(f"boundaries: expected one fewer than {what} ({count - 1}), got {len(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
-        raise ValueError(f"boundaries: expected strictly increasing ints, got {list(boundaries)}")
+        raise ValueError(f"boundaries: expected strictly increasing ints, got {reprlib.repr(list(boundaries))}")
     return boundaries
 
 
@@ -86,9 +99,8 @@ class piecewise_constant:
     values: Sequence[float]
 
     def __post_init__(self) -> None:
-        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
-            raise TypeError(f"values: expected a sequence of numbers, got {type(self.values).__name__}")
-        values = tuple(number(value, f"values[{i}]", "[0, inf)") for i, value in enumerate(self.values))
+        given = _entries(self.values, "values", "numbers")
+        values = tuple(number(value, f"values[{i}]", "[0, inf)") for i, value in enumerate(given))
         if not values:
             raise ValueError("values: expected at least one number, got none")
         _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
@@ -255,10 +267,7 @@ class join:
     boundaries: Sequence[int]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.schedules, Iterable):
-            got = type(self.schedules).__name__
-            raise TypeError(f"schedules: expected a sequence of functions, got {got}")
-        schedules = tuple(self.schedules)
+        schedules = _entries(self.schedules, "schedules", "functions")
         for i, schedule in enumerate(schedules):
             if not callable(schedule):
                 got = type(schedule).__name__

@@ -4,7 +4,7 @@ import array
 import re
 
 import numpy as np
-from slow.good_calls import Folder, Threads
+from slow.cases import Folder, Threads
 
 import fastopt
 from fastopt._batchnorm import BatchNormCache

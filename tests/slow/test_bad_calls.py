@@ -16,8 +16,9 @@ import warnings
 import numpy as np
 import pytest
 from optimizer_cases import taken_by
+from slow.cases import WITHOUT_CHECKS, has_reference, is_record, public
 from slow.digest import contents, digest
-from slow.good_calls import CALLS, WITHOUT_CHECKS, has_reference, is_record, public
+from slow.good_calls import CALLS
 from slow.spoiled import LyingArray, LyingBuffer, OtherBuffer, Planted, all_arrays, spoil
 
 import fastopt

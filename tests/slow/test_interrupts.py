@@ -12,8 +12,9 @@ import sys
 import numpy as np
 import pytest
 from helpers import run
+from slow.cases import public
 from slow.digest import digest
-from slow.good_calls import CALLS, public
+from slow.good_calls import CALLS
 from slow.test_bad_calls import comparable
 
 import fastopt
