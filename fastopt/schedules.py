@@ -33,13 +33,10 @@ _Entry = TypeVar("_Entry")
 
 def _entries(values: Iterable[_Entry], name: str, of: str) -> tuple[_Entry, ...]:
     """The entries of the argument called `name`, a sequence of what `of` says."""
-    try:
-        entries = iter(values)
-    except TypeError:       # also for an array of no dimensions, which has __iter__
-        entries = None
-    if entries is None or isinstance(values, str):
+    dimensionless = getattr(values, "shape", None) == ()       # an array that has __iter__ and raises
+    if not isinstance(values, Iterable) or isinstance(values, str) or dimensionless:
         raise TypeError(f"{name}: expected a sequence of {of}, got {type(values).__name__}")
-    return tuple(entries)
+    return tuple(values)
 
 
 def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:

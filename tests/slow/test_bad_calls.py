@@ -26,6 +26,10 @@ from fastopt._batchnorm import BatchNormCache
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
+# What CPython reports when it clears cyclic garbage that holds both a memoryview and a buffer of it.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in tp_clear of:pytest.PytestUnraisableExceptionWarning")
+
 NAMES = sorted(public())
 TRIALS = 100
 """Bad calls of each public callable."""
