@@ -88,6 +88,17 @@ def test_weights_of_the_largest_ranges_are_finite(rng):
     assert np.isfinite(init.uniform(10**6, rng, low=-1e38, high=1e38)).all()
 
 
+def test_uniform_does_not_round_past_its_ends():
+    """0.05 · (1 − 2⁻²⁴) + 0.91 is the float32 after 0.96."""
+
+    class Largest(np.random.Generator):
+        def random(self, *args, **kwargs):
+            return np.full_like(super().random(*args, **kwargs), 1 - 2.0**-24)
+
+    weight = init.uniform(5, Largest(np.random.PCG64(0)), low=0.91, high=0.96)
+    assert (weight == np.float32(0.96)).all()
+
+
 def test_uniform_of_an_empty_interval(rng):
     np.testing.assert_array_equal(init.uniform(1000, rng, low=0.1, high=0.1), np.float32(0.1))
 

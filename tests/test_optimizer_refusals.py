@@ -79,6 +79,7 @@ def test_wrong_hyper_parameters_are_refused_at_once(options, message):
     ([np.ones(2, F)], [], "^grads: expected 1 arrays, one for each of params, got 0"),
     ({"a": np.ones(2, F)}, {"a": np.ones(3, F)},
      r"^grads\['a'\]: expected C-contiguous float32 of shape \(2,\), got float32 \(3,\)"),
+    ({"a": np.ones(2, F)}, {"a": np.ones((2, 1))}, r"^grads\['a'\]: expected .* got float64 \(2, 1\)"),
     ({"a": np.ones(2, F)}, {"a": None}, r"^grads\['a'\]: expected .* got None"),
     ({"a": np.ones(2, F)}, {"a": np.ones(2, int)}, r"^grads\['a'\]: expected .* got int64"),
     ({"a": np.ones(2, F)}, {"a": np.ma.ones(2, F)}, r"^grads\['a'\]: expected .* got masked array"),
@@ -221,6 +222,13 @@ def test_gradients_beside_and_across_parameters():
         with pytest.raises(ValueError, match=r"^grads\[1\]: expected memory of its own, got an array that overlaps"):
             opt.update(params, [room[5:10], room[start : start + 5], room[25:30]])
     assert opt.step_count == 1
+
+
+def test_parameters_beside_each_other():
+    """A model may be one block of memory that is cut into parameters without gaps."""
+    room = np.zeros(30, np.float32)
+    fastopt.SGD(lr=1.0).update([room[:10], room[10:11], room[11:]], [np.ones(n, np.float32) for n in (10, 1, 19)])
+    assert (room == -1.0).all()
 
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), "1", None])

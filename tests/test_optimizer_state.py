@@ -241,6 +241,16 @@ def test_a_list_after_a_dict_with_the_positions_as_keys():
     assert (params[1] == -90.0).all()
 
 
+def test_a_list_of_the_arrays_that_a_dict_bound_in_another_order():
+    """The same arrays in the same order, but their positions are not the dict's keys."""
+    a, b, none = np.zeros(2, np.float32), np.zeros(2, np.float32), np.zeros(2, np.float32)
+    opt = fastopt.SGD(lr=1.0, momentum=1.0)
+    opt.update({1: a, 0: b}, {1: np.ones(2, np.float32), 0: np.full(2, 10, np.float32)})
+    opt.update([a, b], [none, none])        # a has the buffer of 0 now, b that of 1
+    assert (a == -11.0).all()
+    assert (b == -11.0).all()
+
+
 def test_keys_that_compare_by_elements():
     """Some libraries' tensors are keys by identity, and their == gives an array, whose truth is an error."""
     class Key:

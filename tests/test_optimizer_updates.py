@@ -158,6 +158,25 @@ def test_per_param_overrides():
     assert (params["frozen"] == 1.0).all()
 
 
+def test_a_schedule_of_one_parameters_own():
+    """It gets the optimizer's step, of a parameter that joined later too."""
+    seen = []
+
+    def rate(step):
+        seen.append(step)
+        return 10.0**step
+
+    opt = fastopt.SGD(lr=0.0, per_param=lambda key, array: {"lr": rate} if key == "b" else {})
+    params = {"a": np.zeros(2, np.float32), "b": np.zeros(2, np.float32)}
+    one = np.ones(2, np.float32)
+    opt.update({"a": params["a"]}, {"a": one})
+    for _ in range(2):
+        opt.update(params, {"a": one, "b": one})
+    assert (params["a"] == 0.0).all()
+    assert (params["b"] == -1100.0).all()
+    assert set(seen) == {2, 3}
+
+
 def test_tied_gradients_are_allowed():
     grad = np.ones(3, np.float32)
     params = [np.zeros(3, np.float32), np.zeros(3, np.float32)]

@@ -34,6 +34,7 @@ VALUES = [
     # cos(π/3) = 1/2 and cos(2π/3) = -1/2: 3/4 and 1/4 of the distance to alpha · initial are left.
     (schedules.cosine(0.1, 300), {1: 0.1, 101: 0.075, 151: 0.05, 201: 0.025, 301: 0.0, 302: 0.0}),
     (schedules.cosine(1.0, 300, alpha=0.2), {1: 1.0, 101: 0.8, 151: 0.6, 201: 0.4, 301: 0.2, 10**9: 0.2}),
+    (schedules.cosine(0.5, 300, alpha=0.2), {1: 0.5, 101: 0.4, 151: 0.3, 201: 0.2, 301: 0.1}),
     (schedules.linear_warmup(0.1, 5), {1: 0.0, 2: 0.02, 3: 0.04, 5: 0.08, 6: 0.1, 7: 0.1}),
     (schedules.linear_warmup(0.1, 4, initial=0.02), {1: 0.02, 3: 0.06, 5: 0.1, 10**9: 0.1}),
     (schedules.join([schedules.linear_warmup(0.1, 5), schedules.cosine(0.1, 300), schedules.constant(0.01)],
@@ -135,6 +136,8 @@ NAN, INF = math.nan, math.inf
     (lambda: schedules.constant(INF), ValueError, "value: expected a number in [0, inf), got inf"),
     (lambda: schedules.piecewise_constant([1, 2], [1.0, 2.0]), ValueError,
      "boundaries: expected one fewer than values (1), got 2"),
+    (lambda: schedules.piecewise_constant([], [1.0, 2.0]), ValueError,
+     "boundaries: expected one fewer than values (1), got 0"),
     (lambda: schedules.piecewise_constant([2, 2], [1.0, 2.0, 3.0]), ValueError,
      "boundaries: expected strictly increasing ints, got [2, 2]"),
     (lambda: schedules.piecewise_constant([0], [1.0, 2.0]), ValueError,

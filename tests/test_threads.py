@@ -266,6 +266,18 @@ def test_small_work_runs_on_the_calling_thread():
     """)
 
 
+def test_a_model_of_small_parameters_is_shared():
+    """Its size counts, not that of one parameter."""
+    run("""
+    import numpy as np, fastopt
+    from fastopt._runtime import parallel
+    fastopt.set_num_threads(2)
+    params = [np.ones(5000, np.float32) for _ in range(100)]
+    fastopt.Adam().update(params, [param.copy() for param in params])
+    assert parallel.state()["regions"]
+    """)
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds libgomp in /proc")
 def test_inside_another_librarys_parallel_region_work_is_serial():
     """libgomp's own entry point calls back into Python on two threads."""
