@@ -68,7 +68,7 @@ def softmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None 
 
     Notes
     -----
-    The error is at most 2.5 units in the last place, also of subnormal results (measured: 2.0, over 3·10⁷ elements).
+    The error is at most 3 units in the last place, also of subnormal results (measured: 2.5, over 3·10⁷ elements).
     An entry of −inf gives 0. A row is NaN where that of `fastopt.log_softmax` is. Same bits for any number of threads.
     """
     arrays = forward(x, axis, out)

@@ -71,15 +71,6 @@ cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride,
     others_loop(s.sum, s.top, count, lanes)
 
 
-cdef inline void scale_lanes(INOUT e, IN top, IN64 factor, IN largest, int lanes) noexcept nogil:
-    """scale_row of _softmax_rows.pxd for one element of each row."""
-    cdef int lane
-    cdef float v
-    for lane in range(lanes):
-        v = <float> (<double> e[lane] * factor[lane])
-        e[lane] = largest[lane] if e[lane] == top[lane] else v
-
-
 # A group of 16 or 64 narrow rows is transposed by two or three perfect 4-way shuffles: a shuffle interleaves the four
 # quarters of a block, which rotates the bits of an element's index by two. Each one is a single vectorised loop.
 

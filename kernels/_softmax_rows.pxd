@@ -250,12 +250,3 @@ cdef inline Py_ssize_t rows_per_task(Py_ssize_t n) noexcept nogil:
     """Rows of n elements in a task: whole groups of about TASK_ELEMENTS elements."""
     cdef Py_ssize_t group = MAX_ROWS if n <= NARROW else group_of(n)
     return max(TASK_ELEMENTS // (n * group), 1) * group
-
-
-cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, double factor, float largest) noexcept nogil:
-    """Replace the terms by e · factor, and the largest element's by `largest`, which is more accurate."""
-    cdef Py_ssize_t j
-    cdef float v
-    for j in range(n):
-        v = <float> (<double> e[j] * factor)
-        e[j] = largest if e[j] == top else v

@@ -166,7 +166,7 @@ def test_softmax_against_mpmath(family, rng, level):
         x = FAMILIES[family](rng, rows, n)
         y = fastopt.softmax(x)
         for r in range(rows):
-            assert exact_ulps(y[r], exact_row(x[r])[1]) <= 2.0, (n, x[r])
+            assert exact_ulps(y[r], exact_row(x[r])[1]) <= 3.0, (n, x[r])
 
 
 @FAMILY
@@ -174,7 +174,7 @@ def test_softmax_against_mpmath(family, rng, level):
 def test_softmax_at_every_width(family, n, rng, level):
     x = FAMILIES[family](rng, max(1, min(2000, 60000 // n)), n)
     y = fastopt.softmax(x)
-    assert ulps(y, np.exp(log_softmax64(x))).max() <= 2.0
+    assert ulps(y, np.exp(log_softmax64(x))).max() <= 3.0
     assert y.max() <= 1.0
     assert (y[x == -np.inf] == 0).all()
     np.testing.assert_allclose(y.sum(1, dtype=np.float64), 1.0, atol=2e-7)
