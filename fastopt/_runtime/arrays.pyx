@@ -119,7 +119,7 @@ cdef int acquire(Py_buffer* view, object source, object name, char kind, bint wr
     Its shape must be that of `like`, unless that is NULL. On error `view` is empty.
     """
     clear(view)
-    if is_masked(source):
+    if type(source) is not ndarray and is_masked(source):
         raise refusal(TypeError, source, name, kind, writable, like)
     try:
         PyObject_GetBuffer(source, view, DESCRIBED)
