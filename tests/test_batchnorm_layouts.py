@@ -317,6 +317,16 @@ def test_fold_refused(rng):
     with pytest.raises(ValueError, match=r"^(out\[1\]|gamma|beta|mean|var): expected memory of its own"):
         fastopt.batch_norm_fold(*good, out=(weight, ones))
     assert (ones == 1).all()
+    before = weight.copy()
+    with pytest.raises(ValueError, match=r"^out\[1\]: expected memory of its own, got an array that overlaps weight$"):
+        fastopt.batch_norm_fold(*good, out=(None, weight.reshape(-1)[1:4]))
+    assert_same_bits(weight, before)
+
+
+def test_fold_keeps_the_sign_of_zero():
+    ones, weight = np.ones(2, f32), np.array([[-0.0, 0.0], [1.0, -0.0]], f32)
+    folded, _ = fastopt.batch_norm_fold(weight, None, ones, ones, ones, ones)
+    assert (np.signbit(folded) == np.signbit(weight)).all()
 
 
 # PyTorch, where it is installed.

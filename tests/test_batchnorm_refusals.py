@@ -31,6 +31,11 @@ def test_refused(rng):
         fastopt.batch_norm_forward(x, ones, zeros, training=False)
     with pytest.raises(TypeError, match=r"^running_var: expected .*, got None"):
         fastopt.batch_norm_forward(x, ones, zeros, zeros.copy())
+    with pytest.raises(ValueError, match="^statistics: expected None without training"):
+        fastopt.batch_norm_forward(x, ones, zeros, zeros.copy(), ones.copy(), training=False,
+                                   statistics=(4, np.zeros(3), np.ones(3)))
+    with pytest.raises(ValueError, match=r"^x: expected C-contiguous float32 array, got float32 \(2, 3, 4, 2\), not C-"):
+        fastopt.batch_norm_forward(np.ones((2, 3, 4, 4), f32)[..., ::2], ones, zeros)
     with pytest.raises(ValueError, match=r"^(out|x): expected memory of its own"):
         fastopt.batch_norm_forward(x, ones, zeros, out=x)
     room = np.ones((5, 3), f32)
@@ -144,6 +149,9 @@ def test_a_cache_is_immutable(backward, rng):
         with pytest.raises((AttributeError, TypeError)):
             setattr(cache, name, np.zeros(1))
     cache.saved.shape = (2, 6)
+    with pytest.raises(ValueError, match=r"^cache.saved: expected shape \(4, 3\), got"):
+        backward(x, cache)
+    cache.saved.resize((4, 1), refcheck=False)
     with pytest.raises(ValueError, match=r"^cache.saved: expected shape \(4, 3\), got"):
         backward(x, cache)
     cache.saved.resize((1, 3), refcheck=False)

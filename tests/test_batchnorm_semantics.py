@@ -76,6 +76,14 @@ def test_relu(level, rng):
     assert fastopt.batch_norm_backward(dy, fused_cache)[2][0] == 0
 
 
+def test_relu_of_results_that_round_to_0(level):
+    """y of 0.3 is a third of the smallest subnormal: 0 in float32, so that no gradient goes through."""
+    x, gamma, beta = np.float32([[-1.0], [1.0], [0.3]]), np.float32([1e-45]), np.zeros(1, f32)
+    y, cache = fastopt.batch_norm_forward(x, gamma, beta, relu=True)
+    assert y.ravel().tolist() == [0.0, np.float32(1e-45), 0.0]
+    assert fastopt.batch_norm_backward(np.ones_like(x), cache)[2].tolist() == [1.0]
+
+
 # Special values.
 
 @BOTH
