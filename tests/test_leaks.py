@@ -17,8 +17,8 @@ CALLS = 400
 class Heap(ctypes.Structure):
     """struct mallinfo2 of glibc."""
 
-    _fields_ = [(name, ctypes.c_size_t) for name in
-                ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ CASES = [
 
 
 def calls(name, arguments, refused):
-    """The call, and those that are refused: for a wrong number, and for the last array's type, seen after the others."""
+    """The call, and those that are refused: for a wrong number, and for the last array's type, seen after others."""
     function = getattr(fastopt, name)
     arrays = [key for key, value in arguments.items() if isinstance(value, np.ndarray)]
     wrong = [{**arguments, key: value} for key, value in refused if key in ("axis", "eps", "lr")][:1]
@@ -85,7 +85,8 @@ def test_everything_is_given_back(name, make, refused, rng, allocated):
 
 
 def test_refused_arrays_are_given_back():
-    for wrong in (np.ones((2, 3)), np.ones((2, 6), np.float32)[:, ::2], np.ma.masked_array(np.ones((2, 3), np.float32))):
+    ones = np.ones((2, 6), np.float32)
+    for wrong in (np.ones((2, 3)), ones[:, ::2], np.ma.masked_array(ones)):
         references = sys.getrefcount(wrong)
         with pytest.raises((TypeError, ValueError), match="^x: expected"):
             fastopt.softmax(wrong)

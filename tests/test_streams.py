@@ -67,7 +67,8 @@ def test_a_read_only_stream_overlaps_nothing_that_is_written():
 ])
 def test_a_state_that_only_some_options_need(family, function, numbers, missing):
     """The functions decide by the array itself, so that only a rule can be asked for one that is not there."""
-    rule = getattr(getattr(dispatch.active, family), function)(*numbers, (1.0, False, np.inf, 0.0, 0.0, 0.0, 0.0, False))
+    make = getattr(getattr(dispatch.active, family), function)
+    rule = make(*numbers, (1.0, False, float("inf"), 0.0, 0.0, 0.0, 0.0, False))
     names = {"adam": ("m", "v", "vmax"), "rmsprop": ("v", "grad_avg", "buf"), "sophia": ("m", "h", "hessian")}[function]
     arrays = [None if name == missing else ones() for name in names]
     with pytest.raises(TypeError, match=rf"^{missing}: expected .* got None$"):

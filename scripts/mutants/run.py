@@ -1,4 +1,6 @@
-"""Plant faults one at a time and see whether the tests notice: python scripts/mutants/run.py [--jobs N] [--only WORD...]
+"""Plant faults one at a time and see whether the tests notice.
+
+    python scripts/mutants/run.py [--jobs N] [--only WORD...]
 
 The faults, called mutants, are in the tables *.toml beside this program:
 
@@ -145,7 +147,9 @@ def verdict(tree, mutant):
     if status == 0:
         return ("equivalent", "") if mutant.equivalent else ("survived", "")
     if status is None or status < 0 or status == 1:
-        return ("error", "killed, but the table calls it equivalent\n" + output) if mutant.equivalent else ("killed", "")
+        if mutant.equivalent:
+            return "error", "killed, but the table calls it equivalent\n" + output
+        return "killed", ""
     return "error", f"pytest ended with status {status}\n{output}"
 
 
