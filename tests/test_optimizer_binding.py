@@ -2,6 +2,7 @@
 
 import array
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -188,6 +189,32 @@ def test_other_exporters_than_arrays(make):
     for _ in range(3):
         opt.update([param], [grad])
     np.testing.assert_array_equal(np.asarray(param), 0.25)
+
+
+class Fresh:
+    """Exports (from Python 3.12 on) another buffer at each request."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __buffer__(self, flags):
+        return memoryview(self.array.copy())
+
+
+@pytest.mark.parametrize("size", [4, 100_000])
+@pytest.mark.parametrize("make", [pickle.PickleBuffer, pytest.param(Fresh, marks=pytest.mark.skipif(
+    sys.version_info < (3, 12), reason="__buffer__ needs Python 3.12"))])
+def test_a_gradient_whose_buffer_another_object_exports(make, size):
+    """It is read anew at each step."""
+    param, array_ = np.zeros(size, F), np.ones(size, F)
+    grad, opt = make(array_), fastopt.SGD(lr=1.0)
+    for _ in range(3):
+        opt.update([param], [grad])
+        array_ *= 2.0
+    assert (param == -7.0).all()
+    array_.resize(3, refcheck=False)
+    with pytest.raises(ValueError, match=r"^grads\[0\]: expected .* of shape"):
+        opt.update([param], [grad])
 
 
 def test_other_exporters_that_change():

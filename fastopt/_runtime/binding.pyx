@@ -214,7 +214,12 @@ cdef class Binding:
         cdef const Py_buffer* param = &self.views[i * STREAMS]
         self.release_gradient(i)
         if not taken(slot, grad, param):
-            acquire(slot, as_gradient(grad, param), self.name(i, GRAD), c"f", False, param)
+            grad = as_gradient(grad, param)
+            acquire(slot, grad, self.name(i, GRAD), c"f", False, param)
+            if <PyObject*> grad != <PyObject*> slot.obj:    # an exporter that cannot be asked for the same buffer again
+                copy = numpy.array(memoryview(grad))
+                PyBuffer_Release(slot)
+                acquire(slot, copy, self.name(i, GRAD), c"f", False, param)
         know(&self.slopes[i], <object> slot.obj, slot, param, False)
         try:
             self.require_unwritten(i, GRAD)
