@@ -117,9 +117,10 @@ class Optimizer:
 
     Notes
     -----
-    One call at a time: while `update` or `load_state_dict` runs, another call from a second thread, or one from within
-    a schedule or `per_param`, raises a RuntimeError and changes nothing. In a process that was forked by one thread
-    while another updated, every call does, until `load_state_dict` restores the optimizer.
+    One call at a time: while `update`, `state_dict`, `load_state_dict` or a copy (by copy or pickle) runs, another of
+    them from a second thread raises a RuntimeError and changes nothing; so does `update` or `load_state_dict` from
+    within a schedule or `per_param`. In a process that was forked by one thread while another updated, every call does,
+    until `load_state_dict` restores the optimizer.
     """
 
     _rule: ClassVar[Callable[..., Any]]
@@ -173,10 +174,10 @@ class Optimizer:
     @property
     def steps(self) -> dict[Any, int]:
         """For each key the number of its own steps: a parameter that joins later starts with its own step 1."""
-        bound, steps, _ = self._progress.snapshot
+        count, (bound, steps, _) = self._progress.now()
         if bound is None:
             return dict(steps)
-        own = [self.step_count - bound.groups[member].late for member in bound.members]
+        own = [count - bound.groups[member].late for member in bound.members]
         return {**steps, **dict(zip(bound.keys, own, strict=True))}
 
     @property
@@ -215,9 +216,10 @@ class Optimizer:
         return self._progress.run("update", self._with_bound, params, grads, "grads", self._step, grad_scale)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For pickle and copy: nothing bound, so that the next update binds the arrays again, and no call running."""
-        state = {key: dict(entry) for key, entry in self.state.items()}
-        return {**self.__dict__, "_progress": (self.step_count, self.steps, state)}
+        """For pickle and copy: copies of the state, and nothing bound: the next update binds the arrays again."""
+        saved = self._progress.read("copy", self._state_dict)
+        progress = saved["step_count"], saved["steps"], saved["state"]
+        return {**self.__dict__, "_hyper": dict(self._hyper), "_progress": progress}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         count, steps, arrays = state["_progress"]

@@ -109,16 +109,17 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
     The module's docstring lists the differences and what is not converted.
     """
     layout = _layout(optimizer)
-    order = _unique(optimizer.state if keys is None else keys)
-    unknown = [key for key in order if key not in optimizer.state]
+    saved = optimizer.state_dict()
+    order = _unique(saved["state"] if keys is None else keys)
+    unknown = [key for key in order if key not in saved["state"]]
     if unknown:
         raise ValueError(f"keys: expected keys of the optimizer's state, got {unknown[0]!r}")
     state = {}
     for i, key in enumerate(order):
-        arrays = {name: optimizer.state[key][ours].copy() for ours, name in layout.names.items()
-                  if ours in optimizer.state[key]}
-        if layout.steps and optimizer.step_count:
-            arrays = {"step": np.array(optimizer.steps[key], np.float32), **arrays}
+        entry = saved["state"][key]
+        arrays = {name: entry[ours] for ours, name in layout.names.items() if ours in entry}
+        if layout.steps and saved["step_count"]:
+            arrays = {"step": np.array(saved["steps"][key], np.float32), **arrays}
         if arrays:
             state[i] = arrays
     groups = []

@@ -70,8 +70,12 @@ def test_a_shallow_copy_counts_for_itself():
     opt = fastopt.Adam()
     opt.update(param, grad)
     twin = copy.copy(opt)
+    kept = twin.state[0]["m"].copy()
     opt.update(param, grad)
+    opt.lr = 0.5
     assert (opt.step_count, twin.step_count) == (2, 1)
+    assert twin.lr == 0.001
+    assert_same_bits(twin.state[0]["m"], kept)
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))],

@@ -68,6 +68,36 @@ def test_updates_from_several_threads_are_counted_or_refused(bound, often):
     assert refused > 0
 
 
+def test_steps_read_while_an_update_ends():
+    """By the step count and the arrays of one moment, whichever bytecode the update comes before."""
+    begun, read = [], type(fastopt.Adam()).steps.fget
+
+    def trace(frame, event, argument):
+        nonlocal at
+        frame.f_trace_opcodes = True
+        if event == "opcode" and frame.f_code is read.__code__:
+            at -= 1
+            if at == 0:
+                sys.settrace(None)
+                opt.update({"b": np.ones(1, F)}, {"b": np.ones(1, F)})
+                begun.append(True)
+        return trace
+
+    before = sys.gettrace()
+    for instant in range(1, 1000):
+        opt, at = fastopt.SGD(lr=1.0), instant
+        opt.update({"a": np.ones(1, F)}, {"a": np.ones(1, F)})
+        sys.settrace(trace)
+        try:
+            steps = read(opt)
+        finally:
+            sys.settrace(before)
+        assert steps in ({"a": 1}, {"a": 1, "b": 1})
+        if len(begun) < instant:
+            break
+    assert 10 < len(begun) < 999
+
+
 def test_a_lock_around_each_call_is_enough(often):
     grad, param, lock = np.ones(1000, F), np.zeros(1000, F), threading.Lock()
     opt = fastopt.SGD(lr=1.0)
@@ -86,10 +116,11 @@ def calls(opt, param):
     """Every call that writes, and one that reads, as a second thread makes it."""
     grad, saved = np.ones_like(param), {"step_count": 0, "steps": {}, "state": {}}
     return {"update": lambda: opt.update(param, grad), "load_state_dict": lambda: opt.load_state_dict(saved),
-            "update_hessian": lambda: opt.update_hessian(param, grad), "state_dict": opt.state_dict}
+            "update_hessian": lambda: opt.update_hessian(param, grad), "state_dict": opt.state_dict,
+            "copy": lambda: copy.copy(opt)}
 
 
-@pytest.mark.parametrize("name", ["update", "load_state_dict", "update_hessian", "state_dict"])
+@pytest.mark.parametrize("name", ["update", "load_state_dict", "update_hessian", "state_dict", "copy"])
 def test_what_a_second_thread_is_told(name):
     """And nothing has changed; the lr can be assigned meanwhile, for the next step."""
     inside, go_on = threading.Event(), threading.Event()
