@@ -1,5 +1,7 @@
 """State to and from torch.optim's layout: against records of torch 2.13, and against torch where it is installed."""
 
+import threading
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits
@@ -81,6 +83,29 @@ def test_layout_as_recorded_from_torch(name):
     (group,) = given["param_groups"]
     expected = GROUP[name.split()[0]]
     assert group == {**expected, **CLASSES[name], "params": [0, 1, 2]}
+
+
+def test_another_thread_cannot_convert_during_an_update():
+    """It would get arrays of which some have taken the step."""
+    errors = []
+
+    def convert():
+        try:
+            to_torch(opt)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    def lr(step):
+        thread = threading.Thread(target=convert)
+        thread.start()
+        thread.join()
+        return 0.1
+
+    opt, param = fastopt.Adam(), np.ones(3, np.float32)
+    opt.lr = lr         # called once, to check it
+    opt.update(param, param * 2.0)
+    (error,) = errors
+    assert error.startswith("state_dict: expected one call at a time, got one while this optimizer's update runs")
 
 
 @pytest.mark.parametrize("name", GROUP)
