@@ -25,7 +25,7 @@ cdef class Progress:
 
     def run(self, str name, function, *arguments):
         """Return function(*arguments), the only call that runs; `name` is what messages call it."""
-        self.take(name)
+        self.take(name, True)
         try:
             return function(*arguments)
         finally:
@@ -35,13 +35,17 @@ cdef class Progress:
         """Return function(), which only reads: from within a call of this very thread, which is not writing, it may."""
         if (self.running is not None and self.forks == forks() and self.thread == PyThread_get_thread_ident()):
             return function()
-        return self.run(name, function)
+        self.take(name, False)
+        try:
+            return function()
+        finally:
+            self.running = None
 
     def load(self, str name, function, *arguments):
         """Replace step count and snapshot by function(*arguments), even after a fork in the middle of a call."""
         cdef bint stale = self.running is not None and self.forks != forks()
         if not stale:
-            self.take(name)
+            self.take(name, False)
         try:
             step_count, snapshot = function(*arguments)
             self.replace(step_count, snapshot)
@@ -50,10 +54,10 @@ cdef class Progress:
             if not stale:
                 self.running = None
 
-    cdef int take(self, str name) except -1:
-        if self.running is not None:
+    cdef int take(self, str name, bint writes) except -1:
+        if self.running is not None and (self.writes or self.forks == forks()):
             self.refuse(name)
-        self.running, self.thread, self.forks = name, PyThread_get_thread_ident(), forks()
+        self.running, self.writes, self.thread, self.forks = name, writes, PyThread_get_thread_ident(), forks()
         return 0
 
     cdef int refuse(self, str name) except -1:
