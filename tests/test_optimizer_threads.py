@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_same_bits, run
 
 import fastopt
-from fastopt._runtime.progress import Progress
+from fastopt._runtime import progress
 
 F = np.float32
 BUSY = r"^\w+: expected one call at a time, got one while this optimizer's \w+ runs in another thread: hold a lock"
@@ -211,7 +211,7 @@ def test_an_optimizer_copied_during_an_update_is_at_rest():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize(("call", "told"), [("run", 1), ("read", 0), ("load", 0)])
 def test_a_child_forked_during_a_call_that_writes_into_no_array_goes_on(call, told):
-    progress = Progress(0, None)
+    held = progress.Progress(0, None)
 
     def fork():
         pid = os.fork()
@@ -220,15 +220,15 @@ def test_a_child_forked_during_a_call_that_writes_into_no_array_goes_on(call, to
             return 1, None
         status = 2
         try:
-            progress.run("update", lambda: None)
+            held.run("update", lambda: None)
             status = 0
         except RuntimeError:
             status = 1
         finally:
             os._exit(status)
 
-    getattr(progress, call)("name", fork)
-    assert progress.run("update", lambda: 5) == 5
+    getattr(held, call)("name", fork)
+    assert held.run("update", lambda: 5) == 5
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
