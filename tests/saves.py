@@ -6,6 +6,7 @@ The quick tests use each of them for a moment, tests/slow/test_saves.py for up t
 import collections
 import contextlib
 import functools
+import gc
 import io
 import itertools
 import os
@@ -222,7 +223,10 @@ def flipped(whole, count, rng, bits=1):
 
 
 def bytecodes(call, interrupt_before=0):
-    """How many bytecodes `call` executes in Python code; KeyboardInterrupt is raised before the given one."""
+    """How many bytecodes `call` executes in Python code; KeyboardInterrupt is raised before the given one.
+
+    Garbage is not collected meanwhile: Python ignores exceptions in what that runs, such as Hypothesis's gc callback.
+    """
     count = 0
 
     def trace(frame, event, argument):
@@ -234,12 +238,15 @@ def bytecodes(call, interrupt_before=0):
                 raise KeyboardInterrupt
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
     sys.settrace(trace)
     try:
         call()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return count
 
 
