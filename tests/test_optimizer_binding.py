@@ -217,6 +217,30 @@ def test_a_gradient_whose_buffer_another_object_exports(make, size):
         opt.update([param], [grad])
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="__buffer__ needs Python 3.12")
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_parameter_whose_buffer_resizes_a_gradient(at):
+    """Whichever of its calls it is: the gradient is refused, its freed memory not read."""
+    memory, grad, calls = np.zeros(4, F), np.ones(4, F), []
+
+    class Param:
+        def __buffer__(self, flags):
+            calls.append(flags)
+            if len(calls) == at:
+                grad.resize(10_000_000, refcheck=False)
+            return memoryview(memory)
+
+    opt, params = fastopt.SGD(lr=1.0), [Param(), np.zeros(4, F)]
+
+    def updates():
+        for _ in range(12):
+            opt.update(params, [grad, np.ones(4)])
+
+    with pytest.raises(ValueError, match=r"^grads\[0\]: expected .* got float32 \(10000000,\)"):
+        updates()
+    assert (memory == -opt.step_count).all()
+
+
 def test_other_exporters_that_change():
     """An array.array with an exported buffer refuses to; a subclass of ndarray does not."""
     numbers = array.array("f", [1.0] * 4)

@@ -313,12 +313,12 @@ cdef class Binding:
                     self.bind_gradient(i, grads[i])
                 if code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~(1u << GRAD):
                     raise self.missing(i, &code[self.tensors[i].rule])
-            if bound:                   # code of the user's may have run
+            if bound:                   # code of the user's may have run, and may in unchanged(): gradients come last
+                if not self.unchanged():
+                    return False
                 for i in range(self.count):
                     if not self.same_gradient(i):
                         return False
-                if not self.unchanged():
-                    return False
             plan = Plan(self.tensors, self.table, code, sums, applies)
             with nogil:
                 run(&plan, cost * <double> self.total)
