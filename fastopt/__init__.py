@@ -47,14 +47,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import what many programs do not use when it is first asked for: together a third of the import time."""
-    if name == "reference":
-        return import_module("fastopt.reference")
-    if name in ("load_state", "save_state"):
-        return getattr(import_module("fastopt._state_file"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:       # with a __getattr__, type checkers would take every name
+
+    def __getattr__(name: str) -> Any:
+        """Import what many programs do not use when it is first asked for: together a third of the import time."""
+        if name == "reference":
+            return import_module("fastopt.reference")
+        if name in ("load_state", "save_state"):
+            return getattr(import_module("fastopt._state_file"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__} - {"Any", "TYPE_CHECKING", "import_module"})
