@@ -53,7 +53,7 @@ def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0
     step : int
         1 at the first update; it matters only with lr_decay.
     lr, lr_decay, eps : float
-        All ≥ 0.
+        Learning rate and its decay ≥ 0, eps 0 or at least 2⁻¹²⁶.
     eps_inside_sqrt : bool
         Divide by √(h + eps): the form of Keras.
     **options
