@@ -32,7 +32,7 @@ def cases():
         return made
 
     made = {}
-    for n in (1, 1000, 16_000, 1_000_000):
+    for n in (1, 100, 1000, 16_000, 1_000_000):
         adam, sgd, lamb = ([array(n) for _ in range(count)] for count in (4, 2, 4))
         made[f"adam {n}"] = lambda a=adam: fastopt.adam(*a, step=10)
         made[f"sgd {n}"] = lambda a=sgd: fastopt.sgd(*a, lr=1e-3)
