@@ -1,5 +1,5 @@
 # An array with a channel axis. See channels.pyx.
-from fastopt._runtime.arrays cimport Array
+from fastopt._runtime.arrays cimport Array, Known
 
 cdef class Layout:
     cdef readonly Py_ssize_t outer
@@ -9,3 +9,5 @@ cdef class Layout:
     cdef readonly tuple shape
     cdef readonly object source
     cdef readonly Array x
+    cdef Array saved                # of constants
+    cdef Known known[2]             # x and saved as they were, if they are plain NumPy arrays

@@ -1,8 +1,9 @@
 # An array with a channel axis as (outer, channels, inner) in memory, and the arrays that go with it.
 from cpython.buffer cimport PyBuffer_Release
+from cpython.object cimport PyObject
 from libc.math cimport INFINITY, nextafterf
 
-from fastopt._runtime.arrays cimport Array, acquire, array_of, vector_of
+from fastopt._runtime.arrays cimport Array, acquire, array_of, forget, know, same_head, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 
 import numpy
@@ -56,6 +57,10 @@ cdef class Layout:
         sizes = sizes_around(&self.x.view, axis)
         self.outer, self.channels, self.inner = sizes.outer, sizes.n, sizes.inner
 
+    def __dealloc__(self):
+        forget(&self.known[0])
+        forget(&self.known[1])
+
     @property
     def count(self):
         """Values per channel."""
@@ -86,9 +91,13 @@ cdef class Layout:
         return array_of(source, name, c"f", writable, &self.x.view)
 
     def constants(self):
-        """A new float64 array of shape (4, channels), and its Array."""
+        """A new float64 array of shape (4, channels), and its Array, which constants_of returns again."""
         made = empty((4, self.channels))
-        return made, array_of(made, "saved", c"d", True, NULL)
+        self.saved = array_of(made, "cache.saved", c"d", True, NULL)
+        if self.order is None:
+            know(&self.known[0], self.source, &self.x.view, &self.x.view, False)
+        know(&self.known[1], made, &self.saved.view, &self.saved.view, True)
+        return made, self.saved
 
     def constants_of(self, saved):
         """The Array of what `constants` returned in an earlier call.
@@ -96,8 +105,12 @@ cdef class Layout:
         `saved` and x are checked again: the memory of an array that is resized is freed, whoever holds its buffer.
         """
         cdef Py_buffer view
-        cdef Array made = array_of(saved, "cache.saved", c"d", False, NULL)
+        cdef Array made
         cdef bint same
+        if (<PyObject*> saved == self.known[1].array and self.known[0].descr != NULL and self.known[1].descr != NULL
+                and same_head(&self.known[0]) and same_head(&self.known[1])):
+            return self.saved           # 0.1 µs sooner than by buffers
+        made = array_of(saved, "cache.saved", c"d", False, NULL)
         if made.view.ndim != 2 or made.view.shape[0] != 4 or made.view.shape[1] != self.channels:
             raise ValueError(f"cache.saved: expected shape {(4, self.channels)}, got {made.shape}")
         acquire(&view, self.source if self.order is None else self.source.transpose(self.order), self.x.name, c"f",
