@@ -99,8 +99,8 @@ cdef struct Region:
     long long finished      # and when it found no more
 
 cdef Share shares[MEMBERS]
-cdef int busy = 0           # a region is running: another call's work runs on its own thread
-cdef int granted = MEMBERS  # threads that the system has not refused
+cdef int busy = 0                   # a region is running: another call's work runs on its own thread
+cdef long long granted = MEMBERS    # threads that the system has not refused
 
 
 cdef long long run_tasks(const Region* region, int member) noexcept nogil:
@@ -165,13 +165,13 @@ cdef int grown(int threads) noexcept nogil:
     One thread more is tried than is needed, for what libgomp itself allocates. Where the system refuses, the team grows
     by half of what it grants: their stacks are address space, of which the process needs the rest.
     """
-    global granted
     cdef int missing = threads - team
     cdef int started = can_start(missing + 1)
     if started > missing:
         return threads
-    granted = team + started // 2
-    return granted
+    threads = team + started // 2
+    store(&granted, threads)
+    return threads
 
 
 cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int threads) noexcept nogil:
@@ -188,7 +188,7 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
     cdef long long start
     cdef int member
     cdef bint grows, first = team == 1
-    threads = min(threads, granted)
+    threads = <int> min(<long long> threads, load(&granted))
     if threads < 2 or count < 2 or not claim(&busy):
         for i in range(count):
             task(context, i)
