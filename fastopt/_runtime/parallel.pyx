@@ -181,7 +181,7 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
     `threads` members even where tasks are fewer: libgomp ends the threads that a smaller team leaves out, and would
     have to start them again for the next region.
     """
-    global regions, team
+    global team
     cdef Region region
     cdef Signals signals
     cdef Py_ssize_t i, bound = 0
@@ -193,7 +193,7 @@ cdef void parallel_for(task_fn task, void* context, Py_ssize_t count, int thread
         for i in range(count):
             task(context, i)
         return
-    regions += 1
+    store(&regions, regions + 1)
     start = now()
     grows = threads > team      # OpenMP starts threads
     if grows:
@@ -308,7 +308,7 @@ def state():
         "thread_request": thread_request,
         "process_request": process_request,
         "openmp_is_explicit": bool(openmp_is_explicit),
-        "regions": regions,
+        "regions": load(&regions),
         "forked": bool(forked),
         "serial_below": serial_below,
         "credit": credit, "multiple": multiple,
