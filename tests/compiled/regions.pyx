@@ -11,22 +11,24 @@ cdef extern from *:
         #include <windows.h>
         #include <intrin.h>
         #define COUNT(counter) _InterlockedIncrement(&(counter))
+        #define COUNTED(counter) (*(volatile long*) &(counter))
         static void rest(long milliseconds) { Sleep(milliseconds); }
     #else
         #define COUNT(counter) __atomic_add_fetch(&(counter), 1, __ATOMIC_SEQ_CST)
+        #define COUNTED(counter) __atomic_load_n(&(counter), __ATOMIC_SEQ_CST)
         static void rest(long milliseconds) {
             struct timespec length = {milliseconds / 1000, milliseconds % 1000 * 1000000};
             nanosleep(&length, NULL);
         }
     #endif
-    typedef struct { long wanted; volatile long present, missed; long milliseconds; long* times; } census;
+    typedef struct { long wanted, present, missed, milliseconds; long* times; } census;
 
     /* Wait in the task until this many are in theirs, or for a minute; then let the last task take its time. */
     static void meet(void* context, Py_ssize_t index) {
         census* c = (census*) context;
         time_t start = time(NULL);
         COUNT(c->present);
-        while (c->present < c->wanted && !c->missed)
+        while (COUNTED(c->present) < c->wanted && !COUNTED(c->missed))
             if (time(NULL) - start > 60) COUNT(c->missed);
         if (index == c->wanted - 1 && c->milliseconds) rest(c->milliseconds);
     }
