@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from fastopt._runtime.arrays import is_masked
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params, State
@@ -88,7 +89,7 @@ def _copied(key: Any, entry: Any, needed: set[str], allowed: set[str]) -> dict[s
         raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {_keys_of(entry)}")
     arrays = {}
     for name, array in entry.items():
-        masked = isinstance(array, np.ma.MaskedArray)
+        masked = is_masked(array)
         if not isinstance(array, np.ndarray) or masked or array.dtype != np.float32:
             got = "a masked array" if masked else array.dtype if isinstance(array, np.ndarray) else type(array).__name__
             raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}")

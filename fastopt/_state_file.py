@@ -22,6 +22,7 @@ import numpy as np
 
 from fastopt import _state_formats as formats
 from fastopt._atomic_file import replace
+from fastopt._runtime.arrays import is_masked
 from fastopt._typing import StateDict
 
 _MAX_DEPTH = 64
@@ -146,7 +147,7 @@ def _encode(value: object, keys: tuple[str | int, ...], arrays: formats.Arrays, 
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else {"float": repr(float(value))}
     if isinstance(value, np.ndarray):
-        if isinstance(value, np.ma.MaskedArray) or value.dtype not in formats.DTYPES:
+        if is_masked(value) or value.dtype not in formats.DTYPES:
             raise TypeError(f"{where}: expected an array of bool, integers or float16, float32, float64 in native byte "
                             f"order, got {type(value).__name__} of {value.dtype}")
         name = _name(keys, taken)

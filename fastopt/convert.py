@@ -44,6 +44,7 @@ from fastopt._adam import Adam, AdamW
 from fastopt._adaptive import Adadelta, Adagrad, RMSprop
 from fastopt._models import listed
 from fastopt._optimizer import Optimizer
+from fastopt._runtime.arrays import is_masked
 from fastopt._sgd import SGD
 from fastopt._typing import StateDict
 
@@ -180,7 +181,7 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
         if "step" in arrays and layout.steps:
             steps[key] = _step(i, arrays.pop("step"))
         for name, value in arrays.items():
-            if isinstance(value, np.ma.MaskedArray):
+            if is_masked(value):
                 raise TypeError(f"state_dict: expected arrays without a mask, got a {type(value).__name__} for "
                                 f"{name!r} of {i!r}")
         unknown = [name for name in arrays if name not in ours]
@@ -208,7 +209,7 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
 def _step(i: Any, value: Any) -> int:
     """A step count of torch's: a number, an array or a tensor of shape ()."""
     step = None
-    if getattr(value, "shape", ()) == () and not isinstance(value, np.ma.MaskedArray):
+    if getattr(value, "shape", ()) == () and not is_masked(value):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
             step = int(value)
     if step is None or step != value:

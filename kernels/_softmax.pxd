@@ -33,6 +33,17 @@ cdef extern from "_softmax.h":
 cdef enum:
     TASK_ELEMENTS = 4096    # elements of a task, about, unless one row has more: small enough to balance the threads
 
+# softmax rounds a row's factor to float32: for mantissas a of the term and b of the factor, a · b < 2, the error is at
+# most b from exp, a / 2 from the factor and 1/2 from the product, together 3 ULP. The factor, 2⁻⁶⁴ / (1 + rest) or near
+# it, is never subnormal. Cross-entropy's, with a class weight and the divisor of the mean, may be; it stays double.
+ctypedef fused Factor:
+    float
+    double
+
+ctypedef fused Factors:
+    IN
+    IN64
+
 # A group of rows.
 cdef struct Rows:
     float m[MAX_ROWS]           # largest element; −inf if the row has no number

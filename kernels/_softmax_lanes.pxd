@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from _math cimport exp_begin, exp_end
 from _memory cimport IN, IN64, INOUT, INOUT64, INOUT_INT
-from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, max_or_second
+from _softmax cimport MAX_ROWS, NARROW, Factors, Rows, choose_base, max_or_second
 
 cdef extern from "_softmax.h":
     ctypedef struct NarrowBlock "fastopt_narrow_block":     # a group of narrow rows
@@ -69,6 +69,15 @@ cdef inline void sum_lanes(Rows* s, const float* x, float* e, Py_ssize_t stride,
         power_lanes(r, power, term, lanes)
         add_lanes(term, s.sum, count, s.top, lanes)
     others_loop(s.sum, s.top, count, lanes)
+
+
+cdef inline void scale_lanes(INOUT e, IN top, Factors factor, IN largest, int lanes) noexcept nogil:
+    """scale_row of _softmax_rows.pxd for one element of each row."""
+    cdef int lane
+    cdef float v
+    for lane in range(lanes):
+        v = <float> (e[lane] * factor[lane])
+        e[lane] = largest[lane] if e[lane] == top[lane] else v
 
 
 # A group of 16 or 64 narrow rows is transposed by two or three perfect 4-way shuffles: a shuffle interleaves the four

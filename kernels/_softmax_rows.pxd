@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 
 from _memory cimport IN, IN64, INOUT, INOUT64, prefetch_for_writing, unknown
 from _math cimport exp_begin, exp_end
-from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, max_or_second
+from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Factor, Rows, max_or_second
 
 cdef extern from "_softmax.h":
     enum:
@@ -250,3 +250,12 @@ cdef inline Py_ssize_t rows_per_task(Py_ssize_t n) noexcept nogil:
     """Rows of n elements in a task: whole groups of about TASK_ELEMENTS elements."""
     cdef Py_ssize_t group = MAX_ROWS if n <= NARROW else group_of(n)
     return max(TASK_ELEMENTS // (n * group), 1) * group
+
+
+cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, Factor factor, float largest) noexcept nogil:
+    """Replace the terms by e · factor, and the largest element's by `largest`, which is more accurate."""
+    cdef Py_ssize_t j
+    cdef float v
+    for j in range(n):
+        v = <float> (e[j] * factor)
+        e[j] = largest if e[j] == top else v

@@ -14,10 +14,10 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from _memory cimport IN, IN64, INOUT
+from _memory cimport IN, INOUT
 from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
-from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, sum_lanes, transpose_in, transpose_out
-from _softmax_rows cimport ROW_LANES, group_of, max_rows, padded_group, rows_per_task, sum_rows
+from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
+from _softmax_rows cimport ROW_LANES, group_of, max_rows, padded_group, rows_per_task, scale_row, sum_rows
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -151,24 +151,6 @@ cdef inline void slope_row(const CrossEntropyJob* job, INOUT e, const float* y, 
         t = tau(job, y, j)
         slope = (total - t) - share if e[j] == top else total * (<double> e[j] * factor) - t
         e[j] = <float> (job.scale * slope)
-
-
-cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, double factor, float largest) noexcept nogil:
-    """Replace the terms by e · factor, and the largest element's by `largest`, which is more accurate."""
-    cdef Py_ssize_t j
-    cdef float v
-    for j in range(n):
-        v = <float> (<double> e[j] * factor)
-        e[j] = largest if e[j] == top else v
-
-
-cdef inline void scale_lanes(INOUT e, IN top, IN64 factor, IN largest, int lanes) noexcept nogil:
-    """scale_row for one element of each row."""
-    cdef int lane
-    cdef float v
-    for lane in range(lanes):
-        v = <float> (<double> e[lane] * factor[lane])
-        e[lane] = largest[lane] if e[lane] == top[lane] else v
 
 
 cdef inline Py_ssize_t finish_group(const CrossEntropyJob* job, Rows* s, Targets* t, float* block, float* scratch,

@@ -16,9 +16,9 @@ from libc.string cimport memcpy, memset
 from _math cimport exp_split
 from _memory cimport IN, INOUT, INOUT64
 from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
-from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, sum_lanes, transpose_in, transpose_out
+from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
-    BLOCK, ROW_LANES, group_of, lane_sum, max_lanes, max_rows, padded_group, rows_per_task, sum_rows,
+    BLOCK, ROW_LANES, group_of, lane_sum, max_lanes, max_rows, padded_group, rows_per_task, scale_row, sum_rows,
 )
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 from fastopt._runtime.slices cimport Slices
@@ -52,24 +52,6 @@ cdef inline void shift_in_place(INOUT y, Py_ssize_t n, float high, float low) no
     cdef Py_ssize_t i
     for i in range(n):
         y[i] = (y[i] - high) - low
-
-
-cdef inline float scaled(float e, float top, float factor, float largest) noexcept nogil:
-    """e · factor, but the largest element's softmax is known more accurately.
-
-    With the factor rounded to float32 the error is at most 3 ULP: for mantissas a of e and b of the factor, a · b < 2,
-    it is b from exp, a / 2 from rounding the factor and 1/2 from rounding the product. The factor, 2⁻⁶⁴ / (1 + rest) or
-    near it, is never subnormal.
-    """
-    cdef float v = e * factor
-    return largest if e == top else v
-
-
-cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, float factor, float largest) noexcept nogil:
-    """Replace the terms of a row by its softmax."""
-    cdef Py_ssize_t i
-    for i in range(n):
-        e[i] = scaled(e[i], top, factor, largest)
 
 
 cdef inline void softmax_rows(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
@@ -166,12 +148,6 @@ cdef inline void shift_lanes(IN x, INOUT y, IN high, IN low, int lanes, bint in_
     cdef int lane
     for lane in range(lanes):
         y[lane] = ((y[lane] if in_place else x[lane]) - high[lane]) - low[lane]
-
-
-cdef inline void scale_lanes(INOUT e, IN top, IN factor, IN largest, int lanes) noexcept nogil:
-    cdef int lane
-    for lane in range(lanes):
-        e[lane] = scaled(e[lane], top[lane], factor[lane], largest[lane])
 
 
 cdef inline void softmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes,

@@ -1,5 +1,6 @@
 """Comparisons and inputs shared by the tests of several families."""
 
+import gc
 import importlib
 import inspect
 import os
@@ -61,6 +62,20 @@ def unaligned(array, offset):
     return copy
 
 
+def misaligned(array):
+    """A copy of `array` that starts one byte after an aligned address."""
+    raw = np.empty(array.nbytes + 1, np.uint8)
+    copy = raw[1:].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def read_only(array):
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def ulps(actual, exact):
     """|actual − exact| in float32 units in the last place (ULP) of `exact`, which is float64 or wider."""
     exact = np.asarray(exact)
@@ -80,6 +95,43 @@ def compiled(name, level="baseline"):
         return importlib.import_module(f"compiled.{name}_{level}")
     except ModuleNotFoundError:
         pytest.skip(f"tests/compiled/{name}.pyx is not built: only an editable or in-place build does that")
+
+
+def bytecodes(call, interrupt_before=0):
+    """How many bytecodes `call` executes in Python code; KeyboardInterrupt is raised before the given one.
+
+    Garbage is not collected meanwhile: Python ignores exceptions in what that runs, such as Hypothesis's gc callback.
+    """
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode":
+            count += 1
+            if count == interrupt_before:
+                raise KeyboardInterrupt
+        return trace
+
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+        if collects:
+            gc.enable()
+    return count
+
+
+def interrupted(call, at):
+    """Call, with a KeyboardInterrupt before the bytecode of number `at`, from 1; return whether it came so far."""
+    try:
+        bytecodes(call, at)
+    except KeyboardInterrupt:
+        return True
+    return False
 
 
 def run(code, **environment):

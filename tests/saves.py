@@ -6,7 +6,6 @@ The quick tests use each of them for a moment, tests/slow/test_saves.py for up t
 import collections
 import contextlib
 import functools
-import gc
 import io
 import itertools
 import os
@@ -19,7 +18,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import run
+from helpers import bytecodes, run
 from states import assert_same
 
 import fastopt
@@ -220,34 +219,6 @@ def flipped(whole, count, rng, bits=1):
         for position in rng.integers(0, 8 * len(whole), bits):
             content[position // 8] ^= 1 << position % 8
         yield bytes(content)
-
-
-def bytecodes(call, interrupt_before=0):
-    """How many bytecodes `call` executes in Python code; KeyboardInterrupt is raised before the given one.
-
-    Garbage is not collected meanwhile: Python ignores exceptions in what that runs, such as Hypothesis's gc callback.
-    """
-    count = 0
-
-    def trace(frame, event, argument):
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            count += 1
-            if count == interrupt_before:
-                raise KeyboardInterrupt
-        return trace
-
-    before, collects = sys.gettrace(), gc.isenabled()
-    gc.disable()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-        if collects:
-            gc.enable()
-    return count
 
 
 @contextlib.contextmanager

@@ -3,22 +3,9 @@
 import numpy as np
 import pytest
 from arguments import FUNCTIONS
-from helpers import assert_same_bits, unaligned
+from helpers import assert_same_bits, misaligned, read_only, unaligned
 
 import fastopt
-
-
-def misaligned(array):
-    raw = np.empty(array.nbytes + 1, np.uint8)
-    wrong = raw[1:].view(array.dtype).reshape(array.shape)
-    wrong[...] = array
-    return wrong
-
-
-def read_only(array):
-    wrong = array.copy()
-    wrong.flags.writeable = False
-    return wrong
 
 
 def strided(array):

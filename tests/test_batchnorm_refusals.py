@@ -1,12 +1,11 @@
 """BatchNorm: what is refused beyond test_bad_input.py, and calls that an interrupt leaves before or after."""
 
 import ctypes
-import sys
 from array import array as plain_array
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits
+from helpers import assert_same_bits, interrupted
 
 import fastopt
 from fastopt._runtime import arrays
@@ -256,37 +255,13 @@ def test_a_layer_takes_a_state_of_its_own_arrays(rng):
     assert (bn.beta == 5).all()
 
 
-def interrupted(call, instant):
-    """Call, with a KeyboardInterrupt before the bytecode of that number, from 0; return whether it came so far."""
-    count = 0
-
-    def trace(frame, event, arg):
-        nonlocal count
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            count += 1
-            if count > instant:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
 def every_instant(make, call, arrays_of):
     """Interrupt `call` on what `make` returns at every bytecode: its arrays are then all as before, or all as after."""
     done = make()
     before = [array.copy() for array in arrays_of(done)]
     call(done)
     after = arrays_of(done)
-    instant, reached = 0, True
+    instant, reached = 1, True
     while reached:
         made = make()
         reached = interrupted(lambda made=made: call(made), instant)
@@ -295,7 +270,7 @@ def every_instant(make, call, arrays_of):
         assert same in ([True, False], [False, True]), instant
         assert reached or same[1]
         instant += 1
-    assert instant > 30
+    assert instant > 31
 
 
 def test_an_interrupt_of_load_state_dict():

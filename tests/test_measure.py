@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+import measure_builds
 import measure_epoch
 import measure_levels
 import measure_ratios
@@ -83,6 +84,13 @@ def test_threads(capsys):
         (name, size) for name in ("adam", "sgd", "log_softmax") for size in ("256", "512")]
 
 
+def test_builds(capsys):
+    folder = os.path.dirname(fastopt.__path__[0])
+    measure_builds.main([folder, folder, "--rounds", "2"])
+    rows = re.findall(r"^\| (.+) \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", capsys.readouterr().out, re.M)
+    assert rows == [*(name for name, _ in measure_builds.workloads()), "import, after NumPy"]
+
+
 def test_levels(capsys, monkeypatch):
     monkeypatch.setattr(measure_levels, "N", 256)
     before = dispatch.active
@@ -109,4 +117,4 @@ def test_ratios(capsys, monkeypatch, numpy_alone):
 
 def test_every_program_is_tested_here():
     assert {path.stem for path in Path(measure_epoch.__file__).parent.glob("measure_*.py")} == {
-        module.__name__ for module in (measure_epoch, measure_levels, measure_ratios, measure_threads)}
+        module.__name__ for module in (measure_builds, measure_epoch, measure_levels, measure_ratios, measure_threads)}

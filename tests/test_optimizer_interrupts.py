@@ -4,41 +4,13 @@ Signals are handled between bytecodes. A trace function raises KeyboardInterrupt
 before the second one, and so on, until a run ends without.
 """
 
-import sys
-
 import numpy as np
 import pytest
+from helpers import interrupted
 
 import fastopt
 
 F = np.float32
-FOLDER = fastopt.__path__[0]
-
-
-def interrupted(call, at):
-    """Run call() and raise KeyboardInterrupt before the bytecode number `at` of fastopt's; return whether it was."""
-    seen = 0
-
-    def trace(frame, event, argument):
-        nonlocal seen
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        frame.f_trace_opcodes = True
-        if event == "opcode":
-            seen += 1
-            if seen == at:
-                raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
 
 
 def contents(opt, params):

@@ -9,6 +9,7 @@ import warnings
 from contextlib import contextmanager
 
 import numpy as np
+from helpers import misaligned, read_only
 
 
 class Planted(Exception):
@@ -116,19 +117,6 @@ VALUES = [
     lambda: LyingDict(W=1), lambda: LyingInt(3), lambda: LyingFloat(0.5), OtherBuffer, LyingBuffer, *HOSTILE,
 ]
 """Values for any argument."""
-
-
-def misaligned(a):
-    raw = np.empty(a.nbytes + 1, np.uint8)
-    wrong = raw[1:].view(a.dtype).reshape(a.shape)
-    wrong[...] = a
-    return wrong
-
-
-def read_only(a):
-    wrong = a.copy()
-    wrong.flags.writeable = False
-    return wrong
 
 
 def masked(a):
