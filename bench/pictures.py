@@ -1,24 +1,38 @@
 """The pictures of docs/: small SVGs, the same bytes from the same results. Used by report.py.
 
-Readable on light and dark backgrounds: transparent, with text in a grey that has contrast to both. Colours are Okabe
-and Ito's, which colour-blind readers can distinguish; lines differ in their markers, too.
+Readable on light and dark backgrounds: transparent, with text in a grey that has contrast to both. Every library has
+one colour and marker in all pictures, its forms differ in the line. Colours are Okabe and Ito's, which colour-blind
+readers can distinguish.
 """
+
+import math
 
 import matplotlib
 from matplotlib.figure import Figure
-from report import NO_PEERS
+from report import NO_PEERS, geometric_mean
 
 from fastopt.bench.contenders import ROOF, library
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#999933", "#882255")
-MARKS = "osD^vP*X"
 GREY = "#777777"
+LOOKS = {
+    "fastopt": ("#0072B2", "o"), "torch": ("#D55E00", "s"), "jax": ("#009E73", "D"), "tensorflow": ("#E69F00", "^"),
+    "onednn": ("#CC79A7", "v"), "numba": ("#56B4E9", "P"), "deepspeed": ("#999933", "*"), "thinc": ("#882255", "X"),
+    "numpy": (GREY, "p"), "reference": (GREY, "d"), ROOF: (GREY, None),
+}
+"""library → colour and marker"""
+LINES = {ROOF: (0, (5, 3)), "numpy out=": "--", "torch out=": "--", "reference": ":"}
+"""contender → style of its line, where that is not solid"""
+OURS, LOST = LOOKS["fastopt"][0], "#D55E00"
+"""Colours of a ratio of at least 1 and of one below."""
 STYLE = {
     "svg.hashsalt": "fastopt", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10,
     "text.color": GREY, "axes.labelcolor": GREY, "axes.edgecolor": GREY, "xtick.color": GREY, "ytick.color": GREY,
     "axes.titlecolor": GREY, "grid.color": GREY, "grid.alpha": 0.25, "axes.grid": True, "axes.axisbelow": True,
     "legend.frameon": False, "path.simplify": True,
 }
+TICKS = (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100)
+"""Of a logarithmic axis of ratios."""
+
 OVER_SIZE = ("adam", "sgd")
 """Kernels drawn over size."""
 
@@ -37,8 +51,8 @@ def has_bar(row):
     return row.lost or (not row.ours.allocates and row.ours.shape in BARS.get(row.ours.kernel, ()))
 
 
-def draw(folder, entries, rows):
-    """Write the pictures that the results suffice for; return their paths."""
+def draw_rows(folder, entries, rows):
+    """Write the pictures of pytest-benchmark's results, those that they suffice for; return their paths."""
     paths = []
     with matplotlib.rc_context(STYLE):
         for kernel in OVER_SIZE:
@@ -67,22 +81,62 @@ def over_size(entries, kernel):
     sizes = {elements for contender, elements in best if contender == "fastopt"}
     if len(sizes) < 3:
         return None
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    contenders = sorted({contender for contender, _ in best},
-                        key=lambda name: (name != "fastopt", name == ROOF, library(name) in NO_PEERS, name))
-    for order, contender in enumerate(contenders):
+    ends = []
+    for contender in sorted({contender for contender, _ in best}):
         points = sorted((entry.elements, entry.ns) for (name, _), (_, entry) in best.items() if name == contender)
-        if contender == ROOF:
-            style = {"color": GREY, "linestyle": "--", "label": "memory roof"}
-        else:
-            style = {"color": COLORS[order % len(COLORS)], "marker": MARKS[order % len(MARKS)], "markersize": 5,
-                     "linewidth": 2.6 if contender == "fastopt" else 1.4, "label": contender,
-                     "zorder": 4 if contender == "fastopt" else 3}
-        axes.plot(*zip(*points, strict=True), **style)
-    axes.set(xscale="log", yscale="log", xlabel="elements", ylabel="ns", title=f"{kernel}: time per element")
-    figure.legend(loc="outside right upper")
+        ours, (color, mark) = contender == "fastopt", LOOKS.get(library(contender), (GREY, "."))
+        axes.plot(*zip(*points, strict=True), color=color, marker=mark, markersize=5, linewidth=2.6 if ours else 1.4,
+                  linestyle=LINES.get(contender, "-"), zorder=4 if ours else 3)
+        ends.append((points[-1], "memory roof" if contender == ROOF else contender, color))
+    axes.set(xscale="log", yscale="log", xlabel="elements of the tensor", ylabel="nanoseconds per element",
+             title=f"{kernel}: time per element, lower is better")
+    label_ends(axes, ends)
     return figure
+
+
+def label_ends(axes, ends):
+    """Write the lines' names beside the axes, each joined to its last point; names that would overlap move up."""
+    low, high = (math.log(limit) for limit in axes.get_ylim())
+    place = -1.0
+    for (x, y), name, color in sorted(ends, key=lambda end: end[0][1]):
+        place = max((math.log(y) - low) / (high - low), place + 0.047)
+        axes.annotate(name, (x, y), xytext=(1.02, place), textcoords="axes fraction", va="center", color=color,
+                      fontsize=9, fontweight="bold" if name == "fastopt" else None, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 3,
+                                  "relpos": (0.0, 0.5)})
+
+
+def draw_sweep(path, sweeps):
+    """A line for each kernel and level, a dot for each workload, a bar at the geometric mean."""
+    names = list(sweeps[0].kernels())
+    step = len(sweeps) + 0.6
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8, 0.9 + 0.27 * step * len(names)), layout="constrained")
+        axes = figure.subplots()
+        for place, kernel in enumerate(names):
+            for line, run in enumerate(sweeps):
+                ratios, y = [row.ratio() for row in run.kernels().get(kernel, ())], step * place + line
+                if not ratios:
+                    continue
+                axes.scatter(ratios, [y] * len(ratios), s=16, linewidth=0, alpha=0.45,
+                             color=[LOST if ratio < 1 else OURS for ratio in ratios])
+                mean = geometric_mean(ratios)
+                axes.plot([mean, mean], [y - 0.42, y + 0.42], color=OURS, linewidth=2.5)
+                axes.annotate(f"{run.level}: {mean:.1f}", (1.0, y), xytext=(6, 0), xycoords=("axes fraction", "data"),
+                              textcoords="offset points", va="center", fontsize=8)
+        axes.axvline(1.0, color=GREY, linewidth=1.5)
+        axes.set(title="The fastest peer's time / ours, a dot for each random shape; bars: geometric means",
+                 xlabel="1: as fast as we are; right of it we are faster", xscale="log",
+                 ylim=(step * len(names) - 0.8, -0.8))
+        axes.set_yticks([step * place + (len(sweeps) - 1) / 2 for place in range(len(names))], names)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(visible=False, axis="y")
+        ticks = [tick for tick in TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        return [save(figure, path)]
 
 
 def bars(labels, values, *, title, xlabel, colors, texts, log):
@@ -100,7 +154,7 @@ def bars(labels, values, *, title, xlabel, colors, texts, log):
     axes.grid(visible=False, axis="y")
     if log:
         low, high = min(0.8, *values), max(2.0, *values)
-        ticks = [tick for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 50, 100) if low <= tick <= high]
+        ticks = [tick for tick in TICKS if low <= tick <= high]
         axes.set_xlim(low / 1.1, high * (high / low) ** 0.25)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
@@ -119,7 +173,7 @@ def shares(rows):
     if not rows:
         return None
     return bars([label(row) for row in rows], [row.share for row in rows], title="Share of the memory roof",
-                xlabel="time of a loop that only moves the same arrays / ours", colors=COLORS[0],
+                xlabel="time of a loop that only moves the same arrays / ours; 1 is the roof", colors=OURS,
                 texts=[f"{row.share:.0%}" for row in rows], log=False)
 
 
@@ -130,5 +184,6 @@ def ratios(rows):
         return None
     assert all(row.peer.library not in NO_PEERS for row in rows)
     return bars([label(row) for row in rows], [row.ratio for row in rows], title="The fastest peer's time / ours",
-                xlabel="1: as fast as we are", colors=[COLORS[1] if row.lost else COLORS[0] for row in rows],
+                xlabel="1: as fast as we are; above it we are faster",
+                colors=[LOST if row.lost else OURS for row in rows],
                 texts=[f"{row.ratio:.2f} {row.peer.library}" for row in rows], log=True)

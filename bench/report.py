@@ -8,6 +8,9 @@ Of several files the medians' median counts. Every benchmark says in `extra_info
 in a new array or not. Where our results go into given arrays, a peer counts with its fastest form; where ours are new
 arrays, so must be the peer's. docs/speed.md has every row, README.md those of README_ROWS.
 
+`--sweep FILE ...` does the same with files of `measure_sweep.py --json`: a table for each level, a headline and a
+picture.
+
 `--section NAME=FILE` puts a file's text between the marks of that name (bench/measure_epoch.py's table, for one).
 """
 
@@ -34,8 +37,8 @@ README_ROWS = (
     ("softmax_cross_entropy", "(256, 50257)"),
 )
 """Kernel and shape of the rows of the README, in this order; with results in given arrays."""
-PICTURE = "speed_adam.svg"
-"""The README's picture, of those in docs/."""
+SWEEP_PICTURE = "speed_sweep.svg"
+"""In docs/ and in the README."""
 
 TABLE = Table(("workload", "shape", "fastopt, ns/element", "fastest peer", "peer's time / ours", "NumPy's time / ours",
                "share of the roof"), "llrlrrr")
@@ -190,11 +193,10 @@ def page(rows, machine):
 
 
 def short_page(rows, machine):
-    """The text between the marks of the README: a few rows and one picture."""
+    """The text between the marks of the README: a few rows."""
     by_name = {(row.ours.kernel, row.ours.shape): row for row in rows if not row.ours.allocates}
     chosen = [by_name[name] for name in README_ROWS if name in by_name]
-    return (f"{table(chosen)}\n\nIn bold: the peer is faster. {summary(rows)}{measured_on(rows, machine)}\n\n"
-            f"![time per element over the number of elements, fastopt and the others](docs/{PICTURE})")
+    return f"{table(chosen)}\n\nIn bold: the peer is faster. {summary(rows)}{measured_on(rows, machine)}"
 
 
 def put(path, name, text):
@@ -208,16 +210,28 @@ def put(path, name, text):
     path.write_text(f"{before}{begin}\n{text.strip()}\n{end}{rest.split(end)[1]}", "utf-8")
 
 
+def draw(which, *arguments):
+    """Call that function of pictures.py, where matplotlib is installed."""
+    try:
+        import pictures
+    except ModuleNotFoundError as error:
+        print(f"no pictures: {error.name} is not installed", file=sys.stderr)
+        return
+    for picture in getattr(pictures, which)(*arguments):
+        print(picture)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", nargs="*", help="files of pytest --benchmark-json")
     parser.add_argument("--root", type=Path, default=ROOT, help="where README.md and docs/ are (default: this project)")
     parser.add_argument("--print", action="store_true", help="print every row; write nothing")
+    parser.add_argument("--sweep", nargs="+", default=[], metavar="FILE", help="files of measure_sweep.py --json")
     parser.add_argument("--section", action="append", default=[], metavar="NAME=FILE",
                         help="put a file's text between the marks NAME of docs/*.md")
     options = parser.parse_args(argv)
-    if not options.results and not options.section:
-        parser.error("expected files of results, or --section")
+    if not (options.results or options.sweep or options.section):
+        parser.error("expected files of results, --sweep or --section")
 
     rows = []
     if options.results:
@@ -230,13 +244,14 @@ def main(argv=None):
             return 0
         put(options.root / "README.md", "speed", short_page(rows, machine))
         put(options.root / "docs/speed.md", "speed", page(rows, machine))
-        try:
-            import pictures
-        except ModuleNotFoundError as error:
-            print(f"no pictures: {error.name} is not installed", file=sys.stderr)
-        else:
-            for picture in pictures.draw(options.root / "docs", entries, rows):
-                print(picture)
+        draw("draw_rows", options.root / "docs", entries, rows)
+    if options.sweep:
+        import sweep
+
+        sweeps = sweep.merged(options.sweep)
+        put(options.root / "README.md", "sweep", sweep.headline(sweeps, f"docs/{SWEEP_PICTURE}"))
+        put(options.root / "docs/speed.md", "sweep", sweep.page(sweeps, SWEEP_PICTURE))
+        draw("draw_sweep", options.root / "docs" / SWEEP_PICTURE, sweeps)
     for section in options.section:
         name, _, file = section.partition("=")
         pages = [page for page in sorted((options.root / "docs").glob("*.md"))

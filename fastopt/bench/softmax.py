@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -85,14 +86,17 @@ ROWS = ("log_softmax", "softmax")
 WITH_OUT = (*ROWS, "softmax_cross_entropy")
 
 
-@contender("fastopt", *WITH_OUT)
-def ours(problem: Softmax) -> Contender:
-    return Contender(functools.partial(getattr(fastopt, problem.kernel), *problem.arguments, out=problem.out))
+def by_module(module: ModuleType, allocates: bool = False) -> Maker:
+    """A build of fastopt, into an array of the caller's or a new one."""
+    def make(problem: Softmax) -> Contender:
+        out = {} if allocates else {"out": problem.out}
+        return Contender(functools.partial(getattr(module, problem.kernel), *problem.arguments, **out),
+                         allocates=allocates)
+    return make
 
 
-@contender("fastopt new array", *WITH_OUT)
-def ours_new_array(problem: Softmax) -> Contender:
-    return Contender(functools.partial(getattr(fastopt, problem.kernel), *problem.arguments), allocates=True)
+contender("fastopt", *WITH_OUT)(by_module(fastopt))
+contender("fastopt new array", *WITH_OUT)(by_module(fastopt, allocates=True))
 
 
 @contender("fastopt", "softmax_cross_entropy_loss")

@@ -1,0 +1,167 @@
+"""The results of a sweep: its rows, their file, and the tables made of them."""
+
+import json
+import os
+import platform
+import statistics
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import another_build
+from report import NO_PEERS, geometric_mean
+
+from fastopt.bench.contenders import library
+from fastopt.bench.table import Table, number, percent
+
+TABLE = Table(("kernel", "shapes", "geometric mean", "below 1", "lowest", "NumPy's time / ours"), "lrrrrr")
+TABLE_BEFORE = Table(("kernel", "shapes", "geometric mean", "before", "below 1", "before", "lowest", "before",
+                      "NumPy's time / ours"), "lrrrrrrrr")
+WORST = Table(("kernel", "shape", "fastopt, ns/element", "fastest peer", "peer's time / ours"), "llrlr")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One workload; `times` has each contender's seconds of a call, round by round."""
+
+    kernel: str
+    workload: str
+    shape: str
+    elements: int
+    allocates: bool
+    times: dict[str, list[float]]
+
+    def seconds(self, contender):
+        return statistics.median(self.times[contender])
+
+    def ours(self, name="fastopt"):
+        """The contender that is fastopt: "fastopt", or "before", which other forms of it begin with."""
+        return next((contender for contender in self.times if library(contender) == name), None)
+
+    @property
+    def peer(self):
+        """The fastest peer; None if there was none."""
+        others = [name for name in self.times if library(name) not in (*NO_PEERS, another_build.NAME)]
+        return min(others, key=self.seconds, default=None)
+
+    def ratio(self, name="fastopt"):
+        """The fastest peer's time over ours."""
+        return self.seconds(self.peer) / self.seconds(self.ours(name))
+
+    @property
+    def numpy(self):
+        """NumPy's time over ours; None where it did not take part."""
+        return self.seconds("numpy") / self.seconds(self.ours()) if "numpy" in self.times else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One run: rows in the order in which they were drawn."""
+
+    seed: int | str
+    level: str
+    threads: int
+    machine: str
+    rows: list[Row]
+
+    def save(self, path):
+        Path(path).write_text(json.dumps(asdict(self), indent=1), "utf-8")
+
+    @property
+    def compared(self):
+        """The rows in which a peer took part."""
+        return [row for row in self.rows if row.peer]
+
+    @property
+    def has_before(self):
+        return all(row.ours(another_build.NAME) for row in self.compared)
+
+    @property
+    def lost(self):
+        """The rows that a peer wins, the worst first."""
+        return sorted((row for row in self.compared if row.ratio() < 1), key=Row.ratio)
+
+    def kernels(self):
+        """kernel → its rows"""
+        found = {}
+        for row in self.compared:
+            found.setdefault(row.kernel, []).append(row)
+        return found
+
+    def table(self):
+        """A line for each kernel and one for all: the fastest peer's time over ours."""
+        groups = self.kernels()
+        if len(groups) > 1:
+            groups["all"] = self.compared
+        names = ("fastopt", another_build.NAME) if self.has_before else ("fastopt",)
+        lines = []
+        for kernel, rows in groups.items():
+            ratios = [[row.ratio(name) for row in rows] for name in names]
+            numpy = [row.numpy for row in rows if row.numpy]
+            lines.append((kernel, len(rows), *(number(geometric_mean(column)) for column in ratios),
+                          *(percent(sum(ratio < 1 for ratio in column) / len(column)) for column in ratios),
+                          *(number(min(column)) for column in ratios),
+                          number(geometric_mean(numpy) if numpy else None)))
+        return (TABLE_BEFORE if self.has_before else TABLE).lines(lines)
+
+    def worst(self, rows=None):
+        """The rows that a peer wins, or those given, as a table."""
+        return WORST.lines(
+            (row.workload + (", new array" if row.allocates else ""), row.shape,
+             number(row.seconds(row.ours()) / row.elements * 1e9, 3), library(row.peer), number(row.ratio()))
+            for row in (self.lost if rows is None else rows))
+
+    def measured_on(self):
+        return f"Seed {self.seed}, {self.level}, {self.threads} threads, {self.machine}."
+
+    def summary(self):
+        """The sweep in a sentence."""
+        rows = self.compared
+        if not rows:
+            return "No peer was installed."
+        lowest = min(rows, key=Row.ratio)
+        mean = number(geometric_mean(row.ratio() for row in rows))
+        return (f"At {self.level}, over {len(rows)} random workloads the fastest peer takes {mean} times as long in "
+                f"the geometric mean; {len(self.lost)} of them are below 1; the lowest ratio is "
+                f"{number(lowest.ratio())} ({lowest.workload} {lowest.shape}, {library(lowest.peer)}).")
+
+
+def load(path):
+    found = json.loads(Path(path).read_text("utf-8"))
+    return Sweep(**{**found, "rows": [Row(**row) for row in found["rows"]]})
+
+
+def machine():
+    """The processor's name and how many CPUs this process may use."""
+    try:
+        import cpuinfo  # comes with pytest-benchmark
+        name = cpuinfo.get_cpu_info().get("brand_raw")
+    except ImportError:
+        name = platform.processor()
+    return f"{name or platform.machine()}, {os.cpu_count()} CPUs"
+
+
+# Text of README.md and docs/speed.md; of several runs at one level, with other seeds, the rows count together.
+
+def merged(paths):
+    """One sweep for each level, the highest level first."""
+    found = {}
+    for path in paths:
+        sweep = load(path)
+        found.setdefault(sweep.level, []).append(sweep)
+    return [replace(runs[0], seed=" and ".join(str(run.seed) for run in runs),
+                    rows=[row for run in runs for row in run.rows])
+            for _, runs in sorted(found.items(), reverse=True)]
+
+
+def headline(sweeps, picture):
+    return (" ".join(sweep.summary() for sweep in sweeps) + f" Measured on: {sweeps[0].machine}; "
+            f"{sweeps[0].threads} threads.\n\n![the fastest peer's time over ours, a dot for each workload]({picture})")
+
+
+def page(sweeps, picture):
+    parts = [f"![the fastest peer's time over ours, a dot for each workload]({picture})"]
+    for sweep in sweeps:
+        parts.append(f"### {sweep.level}\n\n{sweep.measured_on()} {sweep.summary()}\n\n{sweep.table()}")
+        if sweep.lost:
+            parts.append(f"The rows that a peer wins at {sweep.level}:\n\n{sweep.worst()}")
+    return "\n\n".join(parts)
