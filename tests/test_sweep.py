@@ -180,9 +180,18 @@ def test_program(capsys, tmp_path, numpy_and_one_peer):
     assert "argument FAMILY: expected some of adam, optimizers" in capsys.readouterr().err
 
 
-def test_a_wrong_result_is_not_timed(monkeypatch, numpy_and_one_peer):
+def test_a_wrong_peer_is_named_and_not_timed(monkeypatch, capsys, numpy_and_one_peer):
     monkeypatch.setitem(CONTENDERS["softmax"], "wrong", lambda problem: Contender(lambda: problem.x))
-    with pytest.raises(contenders.WrongResultError, match="wrong's result differs"):
+    measure_sweep.main([*SMALL, "--count", "4", "softmax"])
+    output = capsys.readouterr()
+    assert "wrong's result differs" in output.err
+    assert "| wrong |" not in output.out
+
+
+def test_our_own_wrong_result_is_an_error(monkeypatch, numpy_and_one_peer):
+    for name in ("fastopt", "fastopt new array"):
+        monkeypatch.setitem(CONTENDERS["softmax"], name, lambda problem: Contender(lambda: problem.x, allocates=True))
+    with pytest.raises(contenders.WrongResultError, match="fastopt.*'s result differs"):
         measure_sweep.main([*SMALL, "softmax"])
 
 
