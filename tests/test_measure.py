@@ -10,8 +10,8 @@ import measure_epoch
 import measure_levels
 import measure_ratios
 import measure_threads
-import numpy as np
 import pytest
+import trainers
 
 import fastopt
 from fastopt._runtime import dispatch
@@ -34,33 +34,42 @@ def numpy_alone(monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
 
 
-@pytest.mark.parametrize("contenders", [["numpy", "fastopt", "fastopt, 1 thread"], measure_epoch.CONTENDERS])
+@pytest.mark.parametrize("contenders", [["numpy", "fastopt", "fastopt, 1 thread"], trainers.CONTENDERS])
 def test_epoch(capsys, contenders):
     """measure() refuses to time contenders whose losses differ: here they do not."""
     if "torch" in contenders:
         pytest.importorskip("torch")
     measure_epoch.main([*SMALL, "--contenders", *contenders])
-    rows = re.findall(r"^\| (\d+) \| ([^|]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|", capsys.readouterr().out, re.M)
-    assert [row[:2] for row in rows] == [(width, name) for width in ("16", "24") for name in contenders]
+    number = r"(-?[\d.]+)"
+    rows = re.findall(rf"^\| ([^|]+) \| ([^|]+) \| {' [|] '.join([number] * 6)} \| (?:\d[\d.]*|–) \| {number} \|",
+                      capsys.readouterr().out, re.M)
+    assert [row[:2] for row in rows] == [
+        (title, name) for title in ("mlp 16", "mlp 24", "conv", "language") for name in contenders]
+    for row in rows:
+        whole, *parts = map(float, row[2:8])
+        assert whole > 0
+        assert sum(parts) == pytest.approx(whole, abs=0.3)
 
 
-def test_epoch_without_torch(capsys, numpy_alone):
-    measure_epoch.main(SMALL)
+def test_epoch_without_torch(capsys, monkeypatch, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
+    monkeypatch.syspath_prepend(tmp_path)
+    measure_epoch.main(["mlp", *SMALL, "--contenders", "fastopt", "torch"])
     output = capsys.readouterr()
     assert "(torch: torch is not installed)" in output.err
-    assert "| 24 | fastopt |" in output.out
+    assert "| mlp 24 | fastopt |" in output.out
+    assert "| torch |" not in output.out
 
 
-def test_matrix_products_are_a_part_of_the_whole():
-    for whole, products in measure_epoch.measure(16, ["numpy", "fastopt"], 32, 96, 0.001).values():
-        assert 0.0 < products < whole
+def test_unknown_network():
+    with pytest.raises(SystemExit):
+        measure_epoch.main(["transformer"])
 
 
 def test_other_losses_are_refused(monkeypatch):
-    monkeypatch.setattr(measure_epoch.NUMPY, "softmax_cross_entropy",
-                        lambda logits, labels, out: (1.01, np.zeros_like(logits)))
+    monkeypatch.setattr(measure_epoch, "TOLERANCE", -1e-9)
     with pytest.raises(WrongResultError, match="losses of the first epoch differ"):
-        measure_epoch.measure(16, ["numpy", "fastopt"], 32, 96, 0.001)
+        measure_epoch.main(["mlp", *SMALL, "--contenders", "numpy", "fastopt"])
 
 
 @pytest.mark.parametrize(("contenders", "which"), [
@@ -68,8 +77,7 @@ def test_other_losses_are_refused(monkeypatch):
 ])
 def test_settings(capsys, monkeypatch, contenders, which):
     monkeypatch.setattr(measure_epoch, "SETTINGS", {"as installed": {}, "one": {"FASTOPT_NUM_THREADS": "1"}})
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(fastopt.__path__[0]))
-    measure_epoch.main([*SMALL, *contenders, "--settings", "--repeats", "1"])
+    measure_epoch.main(["mlp", *SMALL, *contenders, "--settings", "--repeats", "2"])
     text = capsys.readouterr().out
     assert f"with {which}, milliseconds" in text
     for name in ("as installed", "one"):
