@@ -36,6 +36,8 @@ SETTINGS = {
     "OPENBLAS_NUM_THREADS=1": {"OPENBLAS_NUM_THREADS": "1"},
     "both 1": {"FASTOPT_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
 }
+KEPT_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+"""glibc keeps memory that was freed, up to a GiB: temporaries of the next step are no new pages."""
 
 
 def measure(task, rows, options):
@@ -46,8 +48,8 @@ def measure(task, rows, options):
             workers = {}
             for name, (contender, environment) in rows.items():
                 try:
-                    workers[name] = trainers.Worker(environment, contender, options.keep_heap, task, options.examples,
-                                                    options.batch)
+                    workers[name] = trainers.Worker(environment | (KEPT_HEAP if options.keep_heap else {}), contender,
+                                                    task, options.examples, options.batch)
                 except UnavailableError as reason:
                     print(f"({name}: {reason})", file=sys.stderr)
                 else:
@@ -72,7 +74,7 @@ def median(epochs):
 
 def described(options):
     return (f"One epoch of {options.examples} examples in batches of {options.batch}, {fastopt.get_num_threads()} "
-            f"threads{', after fastopt.keep_heap()' if options.keep_heap else ''}")
+            f"threads{', heap kept' if options.keep_heap else ''}")
 
 
 def compare(tasks, options):
@@ -119,7 +121,7 @@ def main(argv=None):
     parser.add_argument("--contenders", nargs="+", choices=trainers.CONTENDERS, default=trainers.CONTENDERS)
     parser.add_argument("--settings", action="store_true", help="compare ways to share the processor with BLAS")
     parser.add_argument("--repeats", type=int, default=1, help="processes for each contender or setting, one by one")
-    parser.add_argument("--keep-heap", action="store_true", help="call fastopt.keep_heap() first")
+    parser.add_argument("--keep-heap", action="store_true", help="glibc keeps freed memory: no page faults")
     options = parser.parse_args(argv)
     unknown = set(options.networks) - set(NETWORKS)
     if unknown:
