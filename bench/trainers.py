@@ -99,8 +99,8 @@ class NumpyTrainer(Trainer):
 
 
 class TorchTrainer(Trainer):
-    """The same network of torch's modules. The time of its operators is known only by a hook that makes an epoch slower:
-    its parts are their shares of a second epoch, with the hook, times the seconds of the one without."""
+    """The same network of torch's modules. Its operators are timed by a hook that makes an epoch slower: the parts are
+    shares of a second epoch, with the hook, times the seconds of the first, without it."""
 
     def __init__(self, task, examples, batch):
         self.t = t = torch()
