@@ -6,10 +6,10 @@
 
 #define FASTOPT_NARROW 32           /* elements of a narrow row, at most */
 #define FASTOPT_MAX_ROWS 64         /* rows in a group, at most: a lane each if they are narrow */
-#define FASTOPT_LONG_ROWS 16        /* the same for rows that are not narrow */
+#define FASTOPT_LONG_ROWS 32        /* the same for rows that are not narrow */
 #define FASTOPT_ROW_LANES 16        /* lanes over the elements of one row */
 #define FASTOPT_BLOCK 3072          /* elements of a block of a long row, at most */
-#define FASTOPT_STAGE 128           /* elements of it whose terms are computed at a time */
+#define FASTOPT_STAGE 256           /* elements whose terms are computed at a time, at most */
 
 typedef FASTOPT_LINE struct { float v[FASTOPT_NARROW * FASTOPT_MAX_ROWS]; } fastopt_narrow_block;
 typedef FASTOPT_LINE struct { float v[FASTOPT_BLOCK]; } fastopt_terms;

@@ -35,7 +35,8 @@ cdef enum:
 
 # softmax rounds a row's factor to float32: for mantissas a of the term and b of the factor, a · b < 2, the error is at
 # most b from exp, a / 2 from the factor and 1/2 from the product, together 3 ULP. The factor, 2⁻⁶⁴ / (1 + rest) or near
-# it, is never subnormal. Cross-entropy's, with a class weight and the divisor of the mean, may be; it stays double.
+# it, is never subnormal. That of cross-entropy, with a class weight and the divisor of the mean, may be: then it stays
+# double.
 ctypedef fused Factor:
     float
     double
@@ -58,7 +59,7 @@ cdef struct Rows:
     float high[MAX_ROWS]        # m + log1p(rest) as the sum of two floats: log softmax(x)ⱼ = (xⱼ − high) − low
     float low[MAX_ROWS]
     float largest[MAX_ROWS]     # softmax of the largest element, 1 / (1 + rest)
-    Py_ssize_t top_block        # for a row of several blocks: where the block with the largest element starts
+    Py_ssize_t top_block[MAX_ROWS]      # for rows of several blocks: index of the first one with the largest element
 
 
 cdef inline float max_or_second(float a, float b) noexcept nogil:

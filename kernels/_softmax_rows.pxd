@@ -2,8 +2,8 @@
 #
 # Element i of a row belongs to lane i mod ROW_LANES; each lane has its own maximum and sum. The lanes are then reduced
 # pairwise, for a group of rows at once, with the same bits at every level. Terms are kept in a local block until they
-# are summed; the block starts at a cache line, since vectors that straddle two cost twice as much. A row longer than
-# BLOCK is a group of its own and is processed block by block.
+# are summed and softmax is written from them; the block starts at a cache line, since vectors that straddle two cost
+# twice as much. A row longer than BLOCK is processed block by block, and its terms are stored in the result meanwhile.
 #
 # The largest element's term is excluded by subtracting it from the sum of its block, in double, if at least 2⁻¹² of the
 # term remains: with at most BLOCK terms the relative error of the remainder is then below 2⁻³². Otherwise, on confident
@@ -74,27 +74,58 @@ cdef inline void add_pairs(IN64 x, INOUT64 y, int n) noexcept nogil:
         y[i] = x[2 * i] + x[2 * i + 1]
 
 
-cdef inline Py_ssize_t block_length(Py_ssize_t n, Py_ssize_t start) noexcept nogil:
-    """Length of the block at `start`, chosen so that the last one is not shorter than ROW_LANES."""
-    if 0 < n - start - BLOCK < ROW_LANES:
-        return BLOCK // 2
-    return min(BLOCK, n - start)
+cdef inline Py_ssize_t blocks_of(Py_ssize_t n) noexcept nogil:
+    """Blocks of a row of n elements."""
+    return (n + BLOCK - 1) // BLOCK
+
+
+cdef inline Py_ssize_t block_start(Py_ssize_t n, Py_ssize_t index) noexcept nogil:
+    """First element of a block; n for the index behind the last, which is not shorter than ROW_LANES."""
+    cdef Py_ssize_t start = index * BLOCK
+    if n - ROW_LANES < start < n:
+        return start - BLOCK // 2
+    return min(start, n)
+
+
+cdef inline Py_ssize_t padded_length(Py_ssize_t n) noexcept nogil:
+    """n padded to whole vectors."""
+    return (n + ROW_LANES - 1) // ROW_LANES * ROW_LANES
 
 
 cdef inline int padded_group(int rows) noexcept nogil:
     """`rows` padded to whole vectors, for the work per row."""
-    return unknown(1 if rows == 1 else 8 if rows <= 8 else LONG_ROWS)
+    return unknown(1 if rows == 1 else (rows + 7) // 8 * 8)
+
+
+cdef inline float max_block(const float* x, Py_ssize_t n, Py_ssize_t index) noexcept nogil:
+    """Largest element of a block of the row x."""
+    cdef Maxima a, b
+    cdef Py_ssize_t start = block_start(n, index)
+    max_lanes(x + start, a.v, block_start(n, index + 1) - start)
+    max_pairs(a.v, b.v, 8)
+    max_pairs(b.v, a.v, 4)
+    max_pairs(a.v, b.v, 2)
+    return max_or_second(b.v[0], b.v[1])
+
+
+cdef inline void begin_max(Rows* s, int row) noexcept nogil:
+    s.m[row], s.top_block[row] = -INFINITY, 0
+
+
+cdef inline void merge_max(Rows* s, int row, float m, Py_ssize_t index) noexcept nogil:
+    """Take the largest element of the next block into account."""
+    if m > s.m[row]:
+        s.m[row], s.top_block[row] = m, index
 
 
 cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexcept nogil:
     """Compute m of a group; for a row longer than BLOCK also top_block."""
     cdef Maxima a, b
     cdef int up = padded_group(rows), row
-    cdef Py_ssize_t start = 0, length
-    cdef float m = -INFINITY
+    cdef Py_ssize_t index
     if n <= BLOCK:
         if rows < up:
-            memset(a.v, 0, sizeof(a.v))
+            memset(a.v + rows * ROW_LANES, 0, (up - rows) * ROW_LANES * sizeof(float))
         for row in range(rows):
             max_lanes(x + row * n, a.v + row * ROW_LANES, n)
         max_pairs(a.v, b.v, 8 * up)
@@ -102,22 +133,14 @@ cdef inline void max_rows(Rows* s, const float* x, Py_ssize_t n, int rows) noexc
         max_pairs(a.v, b.v, 2 * up)
         max_pairs(b.v, s.m, up)
         return
-    s.top_block = 0
-    while start < n:
-        length = block_length(n, start)
-        max_lanes(x + start, a.v, length)
-        max_pairs(a.v, b.v, 8)
-        max_pairs(b.v, a.v, 4)
-        max_pairs(a.v, b.v, 2)
-        if max_or_second(b.v[0], b.v[1]) > m:
-            m = max_or_second(b.v[0], b.v[1])
-            s.top_block = start
-        start += length
-    s.m[0] = m
+    begin_max(s, 0)
+    for index in range(blocks_of(n)):
+        merge_max(s, 0, max_block(x, n, index), index)
 
 
-# Terms are computed in two loops over a stage of elements. In one loop exp is a dependency chain of 40 cycles, of which
-# the processor's schedulers hold two or three vectors: with half the chain they hold twice as many.
+# Terms are computed in two loops over a stage: some rows, or a part of a longer one. In one loop exp is a dependency
+# chain of 40 cycles, of which the processor's schedulers hold two or three vectors: with half the chain they hold twice
+# as many.
 
 cdef inline void reduce_loop(IN x, INOUT r, INOUT power, Py_ssize_t n, float base, float magic,
                              float lowest) noexcept nogil:
@@ -136,33 +159,57 @@ cdef inline void power_loop(IN r, IN power, INOUT e, Py_ssize_t n) noexcept nogi
         e[i] = exp_end(r[i], power[i])
 
 
-cdef inline void terms_loop(IN x, INOUT e, Py_ssize_t n, float base, float magic, float lowest) noexcept nogil:
-    """Terms of n ≤ STAGE elements."""
+cdef inline void reduce_row(const Rows* s, int row, const float* x, float* r, float* power,
+                            Py_ssize_t n) noexcept nogil:
+    """The first half of the terms of n ≥ ROW_LANES elements, padded to whole vectors with terms that will be 0."""
+    cdef Py_ssize_t whole = n // ROW_LANES * ROW_LANES
+    # ROW_LANES or 0, which the compiler cannot tell.
+    cdef Py_ssize_t last = padded_length(n) - whole
+    if whole < n:
+        memset(r + whole, 0, ROW_LANES * sizeof(float))
+        memset(power + whole, 0, ROW_LANES * sizeof(float))
+        reduce_loop(x + n - ROW_LANES, r + n - ROW_LANES, power + n - ROW_LANES, last, s.base[row], s.magic[row],
+                    s.lowest[row])
+    reduce_loop(x, r, power, whole, s.base[row], s.magic[row], s.lowest[row])
+
+
+cdef inline void prefetch_lines(const float* x, Py_ssize_t n) noexcept nogil:
+    """Prefetch lines that are written next, unless x is NULL."""
+    cdef Py_ssize_t i
+    if x != NULL:
+        for i in range((n + 15) // 16):
+            prefetch_for_writing(x + 16 * i)
+
+
+cdef inline void short_terms(const Rows* s, const float* x, float* e, Py_ssize_t n, int rows,
+                             const float* later) noexcept nogil:
+    """Terms of rows of n elements, n < STAGE, each padded with 0 to whole vectors; `later` as in row_terms."""
     cdef Stage r, power
-    reduce_loop(x, r.v, power.v, n, base, magic, lowest)
-    power_loop(r.v, power.v, e, n)
+    cdef Py_ssize_t padded = padded_length(n)
+    cdef int first = 0, count, k
+    while first < rows:
+        count = <int> min(STAGE // padded, <Py_ssize_t> rows - first)
+        for k in range(count):
+            reduce_row(s, first + k, x + (first + k) * n, r.v + k * padded, power.v + k * padded, n)
+        prefetch_lines(later + first * n if later != NULL else NULL, count * n)
+        power_loop(r.v, power.v, e + first * padded, count * padded)
+        first += count
 
 
-cdef inline void terms_of(const Rows* s, int row, const float* x, float* e, Py_ssize_t n,
-                          const float* later) noexcept nogil:
-    """Terms of n ≥ ROW_LANES elements, padded with 0 to a multiple of ROW_LANES.
+cdef inline void row_terms(const Rows* s, int row, const float* x, float* e, Py_ssize_t n,
+                           const float* later) noexcept nogil:
+    """Terms of n ≥ ROW_LANES elements of a row, padded with 0 to whole vectors.
 
     The lines at `later` (unless it is NULL) are prefetched: they are written next.
     """
-    cdef Py_ssize_t whole = n // ROW_LANES * ROW_LANES, i, length
-    # ROW_LANES or 0, which the compiler cannot tell.
-    cdef Py_ssize_t last = (n + ROW_LANES - 1) // ROW_LANES * ROW_LANES - whole
-    cdef int lane
-    if whole < n:
-        for lane in range(ROW_LANES):
-            e[whole + lane] = 0.0
-        terms_loop(x + n - ROW_LANES, e + n - ROW_LANES, last, s.base[row], s.magic[row], s.lowest[row])
-    for i in range((whole + STAGE - 1) // STAGE):
-        length = min(STAGE, whole - i * STAGE)
-        if later != NULL:
-            for lane in range(<int> ((length + 15) // 16)):
-                prefetch_for_writing(later + i * STAGE + lane * 16)
-        terms_loop(x + i * STAGE, e + i * STAGE, length, s.base[row], s.magic[row], s.lowest[row])
+    cdef Stage r, power
+    cdef Py_ssize_t start = 0, length
+    while start < n:
+        length = n - start if n - start < STAGE // 2 + ROW_LANES else STAGE // 2
+        reduce_row(s, row, x + start, r.v, power.v, length)
+        prefetch_lines(later + start if later != NULL else NULL, length)
+        power_loop(r.v, power.v, e + start, padded_length(length))
+        start += length
 
 
 cdef inline void add_terms(IN e, INOUT64 sums, Py_ssize_t n) noexcept nogil:
@@ -182,10 +229,11 @@ cdef inline void add_terms(IN e, INOUT64 sums, Py_ssize_t n) noexcept nogil:
         sums[lane] = acc[lane] + acc[lane + ROW_LANES // 2]
 
 
-cdef inline void clear_equal(INOUT e, Py_ssize_t n, float value) noexcept nogil:
+cdef inline void copy_unequal(IN x, INOUT y, Py_ssize_t n, float value) noexcept nogil:
+    """Copy x, with 0 for elements that equal `value`."""
     cdef Py_ssize_t i
     for i in range(n):
-        e[i] = <float> 0.0 if e[i] == value else e[i]
+        y[i] = <float> 0.0 if x[i] == value else x[i]
 
 
 cdef inline double lane_sum(double* acc) noexcept nogil:
@@ -195,55 +243,71 @@ cdef inline double lane_sum(double* acc) noexcept nogil:
     return (acc[0] + acc[1]) + (acc[2] + acc[3])
 
 
-cdef inline double without_largest(double total, float* e, Py_ssize_t padded, float top) noexcept nogil:
+cdef inline double without_largest(double total, const float* e, Py_ssize_t padded, float top) noexcept nogil:
     """The sum `total` of the block with the row's largest element, without that element."""
+    cdef Terms block
     cdef Sums acc
     cdef double others = total - <double> top
     if others < <double> top * (1.0 / 4096.0):          # then only one element is the largest
-        clear_equal(e, padded, top)
-        add_terms(e, acc.v, padded)
+        copy_unequal(e, block.v, padded, top)
+        add_terms(block.v, acc.v, padded)
         others = lane_sum(acc.v)
     return others
 
 
-cdef inline void sum_rows(Rows* s, const float* x, float* e, Py_ssize_t n, int rows, bint keep) noexcept nogil:
-    """Compute the sums of a group from m and the base. With `keep`, store the terms in e, which may be x."""
+cdef inline double sum_block(const Rows* s, int row, const float* x, float* e, Py_ssize_t n, Py_ssize_t index,
+                             bint keep) noexcept nogil:
+    """Sum of a block of the row x, n > BLOCK. e: NULL, or where to store the terms with `keep`; it may be x."""
     cdef Terms block
-    cdef Sums a, b
-    cdef Py_ssize_t padded = (n + ROW_LANES - 1) // ROW_LANES * ROW_LANES, start = 0, length
-    cdef int row, up = padded_group(rows)
+    cdef Sums acc
+    cdef Py_ssize_t start = block_start(n, index), length = block_start(n, index + 1) - start
+    cdef Py_ssize_t padded = padded_length(length)
     cdef double total
-    if n <= BLOCK:
+    row_terms(s, row, x + start, block.v, length, NULL if e == NULL else e + start)
+    if keep:
+        memcpy(e + start, block.v, length * sizeof(float))
+    add_terms(block.v, acc.v, padded)
+    total = lane_sum(acc.v)
+    return without_largest(total, block.v, padded, s.top[row]) if index == s.top_block[row] else total
+
+
+cdef inline void sum_rows(Rows* s, const float* x, float* block, Py_ssize_t n, int rows,
+                          const float* later) noexcept nogil:
+    """Compute the sums of a group from m and the base, n ≤ BLOCK.
+
+    The terms of each row are left in `block`, padded with 0 to whole vectors. `later` as in row_terms.
+    """
+    cdef Sums a, b
+    cdef Py_ssize_t padded = padded_length(n)
+    cdef int row, up = padded_group(rows)
+    if n < STAGE:
+        short_terms(s, x, block, n, rows, later)
+    else:
         for row in range(rows):
-            terms_of(s, row, x + row * n, block.v + row * padded, n, NULL if e == NULL else e + row * n)
-        if rows < up:
-            memset(a.v, 0, sizeof(a.v))
-        for row in range(rows):
-            if keep:
-                memcpy(e + row * n, block.v + row * padded, n * sizeof(float))
-            add_terms(block.v + row * padded, a.v + row * (ROW_LANES // 2), padded)
-        add_pairs(a.v, b.v, 4 * up)
-        add_pairs(b.v, a.v, 2 * up)
-        add_pairs(a.v, s.sum, up)
-        for row in range(rows):
-            s.sum[row] = without_largest(s.sum[row], block.v + row * padded, padded, s.top[row])
-        return
+            row_terms(s, row, x + row * n, block + row * padded, n, later + row * n if later != NULL else NULL)
+    if rows < up:
+        memset(a.v + rows * (ROW_LANES // 2), 0, (up - rows) * (ROW_LANES // 2) * sizeof(double))
+    for row in range(rows):
+        add_terms(block + row * padded, a.v + row * (ROW_LANES // 2), padded)
+    add_pairs(a.v, b.v, 4 * up)
+    add_pairs(b.v, a.v, 2 * up)
+    add_pairs(a.v, s.sum, up)
+    for row in range(rows):
+        s.sum[row] = without_largest(s.sum[row], block + row * padded, padded, s.top[row])
+
+
+cdef inline void sum_long_row(Rows* s, const float* x, float* e, Py_ssize_t n, bint keep) noexcept nogil:
+    """Compute the sum of a row, n > BLOCK; e and `keep` as in sum_block."""
+    cdef Py_ssize_t index
     s.sum[0] = 0.0
-    while start < n:
-        length = block_length(n, start)
-        padded = (length + ROW_LANES - 1) // ROW_LANES * ROW_LANES
-        terms_of(s, 0, x + start, block.v, length, NULL if e == NULL else e + start)
-        if keep:
-            memcpy(e + start, block.v, length * sizeof(float))
-        add_terms(block.v, a.v, padded)
-        total = lane_sum(a.v)
-        s.sum[0] += without_largest(total, block.v, padded, s.top[0]) if start == s.top_block else total
-        start += length
+    for index in range(blocks_of(n)):
+        s.sum[0] += sum_block(s, 0, x, e, n, index, keep)
 
 
 cdef inline int group_of(Py_ssize_t n) noexcept nogil:
     """Rows in a group, n > NARROW: their terms fit in one block."""
-    return <int> max(min(LONG_ROWS, BLOCK // ((n + ROW_LANES - 1) // ROW_LANES * ROW_LANES)), 1)
+    cdef int rows = <int> max(min(LONG_ROWS, BLOCK // padded_length(n)), 1)
+    return rows // 8 * 8 if rows > 8 else rows
 
 
 cdef inline Py_ssize_t rows_per_task(Py_ssize_t n) noexcept nogil:
@@ -252,10 +316,21 @@ cdef inline Py_ssize_t rows_per_task(Py_ssize_t n) noexcept nogil:
     return max(TASK_ELEMENTS // (n * group), 1) * group
 
 
+# In both, the largest element's term is replaced by `largest`, which is more accurate.
+
 cdef inline void scale_row(INOUT e, Py_ssize_t n, float top, Factor factor, float largest) noexcept nogil:
-    """Replace the terms by e · factor, and the largest element's by `largest`, which is more accurate."""
+    """Multiply terms by `factor`."""
     cdef Py_ssize_t j
     cdef float v
     for j in range(n):
         v = <float> (e[j] * factor)
         e[j] = largest if e[j] == top else v
+
+
+cdef inline void write_scaled(IN e, INOUT out, Py_ssize_t n, float top, Factor factor, float largest) noexcept nogil:
+    """Write terms multiplied by `factor`."""
+    cdef Py_ssize_t j
+    cdef float v
+    for j in range(n):
+        v = <float> (e[j] * factor)
+        out[j] = largest if e[j] == top else v

@@ -12,12 +12,16 @@
 # Label smoothing and class weights are those of torch.nn.functional.cross_entropy: τⱼ = wⱼ · ((1 − ε) · yⱼ + ε / n).
 
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from _memory cimport IN, INOUT
 from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
-from _softmax_rows cimport ROW_LANES, group_of, max_rows, padded_group, rows_per_task, scale_row, sum_rows
+from _softmax_rows cimport (
+    BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task,
+    scale_row, sum_long_row, sum_rows, write_scaled,
+)
+from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -47,6 +51,10 @@ cdef struct Targets:
     double cost[MAX_ROWS]          # Σ τⱼ · (m − xⱼ), τ without the label's own part
     double loss[MAX_ROWS]
     double slope[MAX_ROWS]         # the gradient at the label
+    double factor[MAX_ROWS]        # the gradient beside it: term · factor
+    float rounded[MAX_ROWS]        # factor
+    float largest[MAX_ROWS]        # the largest element's gradient
+    bint subnormal                 # whether a rounded factor is
     int hit[MAX_ROWS]              # whether the label is the first largest element, as for numpy.argmax
 
 
@@ -101,30 +109,27 @@ cdef inline int contains(IN x, Py_ssize_t n, float value) noexcept nogil:
     return found
 
 
-cdef inline void read_targets(const CrossEntropyJob* job, Targets* t, const Rows* s, Py_ssize_t first,
-                              int rows) noexcept nogil:
-    """Fill `t` from the logits, which the gradient may overwrite afterwards."""
+cdef inline void read_target(const CrossEntropyJob* job, Targets* t, const Rows* s, Py_ssize_t row,
+                             int r) noexcept nogil:
+    """Fill `t` for a row from its logits, which the gradient may overwrite afterwards."""
     cdef Py_ssize_t label
-    cdef int r
-    cdef const float* x
+    cdef const float* x = job.x + row * job.n
     cdef double w
-    for r in range(rows):
-        x = job.x + (first + r) * job.n
-        t.x[r], t.part[r], t.tau[r], t.total[r], t.cost[r] = s.m[r], 0.0, 0.0, 0.0, 0.0
-        t.hit[r] = 0
-        if ignored(job, first + r):
-            continue
-        if job.dense:
-            add_targets(job, x, targets_of(job, first + r), s.m[r], &t.total[r], &t.cost[r])
-        if job.labels != NULL:
-            label = <Py_ssize_t> job.labels[first + r]
-            w = 1.0 if job.weight == NULL else job.weight[label]
-            t.x[r] = x[label]
-            t.part[r] = job.kept * w
-            t.tau[r] = t.part[r] + job.spread * w
-            t.total[r] += t.part[r]
-            if job.correct != NULL and x[label] == s.m[r]:
-                t.hit[r] = not contains(x, label, s.m[r])
+    t.x[r], t.part[r], t.tau[r], t.total[r], t.cost[r] = s.m[r], 0.0, 0.0, 0.0, 0.0
+    t.hit[r] = 0
+    if ignored(job, row):
+        return
+    if job.dense:
+        add_targets(job, x, targets_of(job, row), s.m[r], &t.total[r], &t.cost[r])
+    if job.labels != NULL:
+        label = <Py_ssize_t> job.labels[row]
+        w = 1.0 if job.weight == NULL else job.weight[label]
+        t.x[r] = x[label]
+        t.part[r] = job.kept * w
+        t.tau[r] = t.part[r] + job.spread * w
+        t.total[r] += t.part[r]
+        if job.correct != NULL and x[label] == s.m[r]:
+            t.hit[r] = not contains(x, label, s.m[r])
 
 
 cdef inline void losses(const CrossEntropyJob* job, Targets* t, const Rows* s, int rows) noexcept nogil:
@@ -142,87 +147,193 @@ cdef inline void losses(const CrossEntropyJob* job, Targets* t, const Rows* s, i
         t.slope[lane] = job.scale * slope
 
 
-cdef inline void slope_row(const CrossEntropyJob* job, INOUT e, const float* y, double total, double factor,
-                           double rest, float top) noexcept nogil:
-    """Replace the terms by the gradient, for a dense τ."""
+cdef inline void slope_row(const CrossEntropyJob* job, INOUT e, const float* y, Py_ssize_t start, Py_ssize_t end,
+                           double total, double factor, double rest, float top) noexcept nogil:
+    """Replace the terms of the elements from `start` to `end` by the gradient, for a dense τ."""
     cdef Py_ssize_t j
     cdef double t, slope, share = total * (rest / (1.0 + rest))
-    for j in range(job.n):
+    for j in range(start, end):
         t = tau(job, y, j)
         slope = (total - t) - share if e[j] == top else total * (<double> e[j] * factor) - t
         e[j] = <float> (job.scale * slope)
 
 
-cdef inline Py_ssize_t finish_group(const CrossEntropyJob* job, Rows* s, Targets* t, float* block, float* scratch,
-                                    Py_ssize_t first, int rows, int lanes) noexcept nogil:
-    """Compute losses and gradients from the sums; return the number of correct labels.
+cdef inline bint is_subnormal(double factor) noexcept nogil:
+    return 0.0 < factor < 1.1754943508222875e-38        # 2⁻¹²⁶
 
-    The terms are in `block`, transposed, or in the gradient if block is NULL. `lanes` is `rows` with padding.
-    """
-    cdef Py_ssize_t n = job.n, correct = 0, j
+
+cdef inline Py_ssize_t finish_losses(const CrossEntropyJob* job, Rows* s, Targets* t, Py_ssize_t first, int rows,
+                                     int lanes) noexcept nogil:
+    """Compute losses and factors from the sums; return the number of correct labels. `lanes` is `rows` with padding."""
+    cdef Py_ssize_t correct = 0
     cdef int r
-    cdef float* d
-    cdef double factor[MAX_ROWS]
-    cdef float largest[MAX_ROWS]
     finish(s, lanes, True, True)
     losses(job, t, s, rows)
+    t.subnormal = False
     for r in range(rows):
         job.loss[first + r] = 0.0 if ignored(job, first + r) else t.loss[r]
         correct += t.hit[r] & (s.rest[r] == s.rest[r])      # a NaN row has no largest element
+        t.factor[r] = s.factor[r] * (t.total[r] * job.scale)
+        t.rounded[r] = <float> t.factor[r]
+        t.largest[r] = <float> (t.total[r] * job.scale / (1.0 + s.rest[r]))
+        t.subnormal |= is_subnormal(t.factor[r])
+    return correct
+
+
+cdef inline void write_gradient(const CrossEntropyJob* job, const Rows* s, const Targets* t, Py_ssize_t row, int r,
+                                Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Replace the terms of the elements from `start` to `end` by the gradient."""
+    cdef float* d = job.gradient + row * job.n
+    if ignored(job, row):
+        memset(d + start, 0, (end - start) * sizeof(float))
+    elif job.dense:
+        slope_row(job, d, targets_of(job, row), start, end, t.total[r], s.factor[r], s.rest[r], s.top[r])
+    elif is_subnormal(t.factor[r]):
+        scale_row(d + start, end - start, s.top[r], t.factor[r], t.largest[r])
+    else:
+        scale_row(d + start, end - start, s.top[r], t.rounded[r], t.largest[r])
+
+
+cdef inline void write_label(const CrossEntropyJob* job, const Targets* t, Py_ssize_t row, int r) noexcept nogil:
+    if job.labels != NULL and not ignored(job, row):
+        job.gradient[row * job.n + job.labels[row]] = <float> t.slope[r]
+
+
+cdef inline Py_ssize_t narrow_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
+    """Process a group of rows of at most NARROW elements; return the number of correct labels."""
+    cdef Rows s
+    cdef Targets t
+    cdef NarrowBlock block, scratch
+    cdef Py_ssize_t n = job.n, correct, j
+    cdef int lanes = lanes_for(rows), r
+    transpose_in(block.v, scratch.v, job.x + first * n, n, rows)
+    sum_lanes(&s, block.v, block.v, lanes, n, lanes, True)
+    for r in range(rows):
+        read_target(job, &t, &s, first + r, r)
+    correct = finish_losses(job, &s, &t, first, rows, lanes)
     if job.gradient == NULL:
         return correct
+    if not (job.dense or t.subnormal):
+        for j in range(n):
+            scale_lanes(block.v + j * lanes, s.top, t.rounded, t.largest, rows)
+    transpose_out(job.gradient + first * n, block.v, scratch.v, n, rows)
     for r in range(rows):
-        factor[r] = s.factor[r] * (t.total[r] * job.scale)
-        largest[r] = <float> (t.total[r] * job.scale / (1.0 + s.rest[r]))
-    if block != NULL:
-        if not job.dense:
-            for j in range(n):
-                scale_lanes(block + j * lanes, s.top, factor, largest, rows)
-        transpose_out(job.gradient + first * n, block, scratch, n, rows)
+        if job.dense or t.subnormal or ignored(job, first + r):
+            write_gradient(job, &s, &t, first + r, r, 0, n)
+        write_label(job, &t, first + r, r)
+    return correct
+
+
+cdef inline Py_ssize_t wide_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
+    """The same for rows of more than NARROW and at most BLOCK elements."""
+    cdef Rows s
+    cdef Targets t
+    cdef Terms block
+    cdef Py_ssize_t n = job.n, correct
+    cdef int lanes = padded_group(rows), r
+    cdef float* d = job.gradient + first * n if job.gradient != NULL else NULL
+    cdef const float* e = block.v
+    max_rows(&s, job.x + first * n, n, rows)
+    choose_base(&s, lanes)
     for r in range(rows):
-        d = job.gradient + (first + r) * n
-        if ignored(job, first + r):
-            memset(d, 0, n * sizeof(float))
-            continue
-        if job.dense:
-            slope_row(job, d, targets_of(job, first + r), t.total[r], s.factor[r], s.rest[r], s.top[r])
-        elif block == NULL:
-            scale_row(d, n, s.top[r], factor[r], largest[r])
-        if job.labels != NULL:
-            d[job.labels[first + r]] = <float> t.slope[r]
+        read_target(job, &t, &s, first + r, r)
+    sum_rows(&s, job.x + first * n, block.v, n, rows, d)
+    correct = finish_losses(job, &s, &t, first, rows, lanes)
+    if d == NULL:
+        return correct
+    for r in range(rows):
+        if job.dense or ignored(job, first + r) or is_subnormal(t.factor[r]):
+            memcpy(d, e, n * sizeof(float))
+            write_gradient(job, &s, &t, first + r, r, 0, n)
+        else:
+            write_scaled(e, d, n, s.top[r], t.rounded[r], t.largest[r])
+        write_label(job, &t, first + r, r)
+        d += n
+        e += padded_length(n)
+    return correct
+
+
+cdef inline Py_ssize_t long_row(const CrossEntropyJob* job, Py_ssize_t row) noexcept nogil:
+    """The same for a row of more than BLOCK elements."""
+    cdef Rows s
+    cdef Targets t
+    cdef const float* x = job.x + row * job.n
+    cdef float* d = job.gradient + row * job.n if job.gradient != NULL else NULL
+    cdef Py_ssize_t correct
+    max_rows(&s, x, job.n, 1)
+    choose_base(&s, 1)
+    read_target(job, &t, &s, row, 0)
+    sum_long_row(&s, x, d, job.n, d != NULL)
+    correct = finish_losses(job, &s, &t, row, 1, 1)
+    if d != NULL:
+        write_gradient(job, &s, &t, row, 0, 0, job.n)
+        write_label(job, &t, row, 0)
     return correct
 
 
 cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
     cdef const CrossEntropyJob* job = <const CrossEntropyJob*> context
-    cdef Rows s
-    cdef Targets t
-    cdef NarrowBlock block, scratch
-    cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.rows, i + job.task)
-    cdef int rows, lanes
-    cdef Py_ssize_t correct = 0
+    cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.rows, i + job.task), correct = 0
+    cdef int rows
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            transpose_in(block.v, scratch.v, job.x + i * n, n, rows)
-            lanes = lanes_for(rows)
-            sum_lanes(&s, block.v, block.v, lanes, n, lanes, True)
-            read_targets(job, &t, &s, i, rows)
-            correct += finish_group(job, &s, &t, block.v, scratch.v, i, rows, lanes)
-        else:
+            correct += narrow_rows(job, i, rows)
+        elif n <= BLOCK:
             rows = <int> min(group_of(n), last - i)
-            max_rows(&s, job.x + i * n, n, rows)
-            lanes = padded_group(rows)
-            choose_base(&s, lanes)
-            read_targets(job, &t, &s, i, rows)
-            if job.gradient != NULL:
-                sum_rows(&s, job.x + i * n, job.gradient + i * n, n, rows, True)
-            else:
-                sum_rows(&s, job.x + i * n, NULL, n, rows, False)
-            correct += finish_group(job, &s, &t, NULL, NULL, i, rows, lanes)
+            correct += wide_rows(job, i, rows)
+        else:
+            rows = 1
+            correct += long_row(job, i)
         i += rows
     if job.correct != NULL:
         job.correct[index] = correct
+
+
+# Rows that are split over the threads.
+
+cdef struct SplitCrossEntropy:
+    Split p                     # of rows of job.x and job.gradient
+    const CrossEntropyJob* job
+    Py_ssize_t first            # of the rows
+    Targets* t
+
+
+cdef void target_task(void* context, Py_ssize_t row) noexcept nogil:
+    cdef const SplitCrossEntropy* split = <const SplitCrossEntropy*> context
+    read_target(split.job, split.t, split.p.s, split.first + row, <int> row)
+
+
+cdef void write_task(void* context, Py_ssize_t index) noexcept nogil:
+    """The gradient of one block."""
+    cdef const SplitCrossEntropy* split = <const SplitCrossEntropy*> context
+    cdef Py_ssize_t n = split.job.n, row = index // split.p.blocks, block = index % split.p.blocks
+    write_gradient(split.job, split.p.s, split.t, split.first + row, <int> row, block_start(n, block),
+                   block_start(n, block + 1))
+
+
+cdef Py_ssize_t split_over_threads(const CrossEntropyJob* job, Py_ssize_t first, int rows, double* partial,
+                                   int threads) noexcept nogil:
+    """Process a group of rows; return the number of correct labels."""
+    cdef SplitCrossEntropy split
+    cdef Rows s
+    cdef Targets t
+    cdef Py_ssize_t correct
+    cdef int r
+    split.p.x, split.p.n, split.p.blocks, split.p.rows = job.x + first * job.n, job.n, blocks_of(job.n), rows
+    split.p.keep = job.gradient != NULL
+    split.p.e = job.gradient + first * job.n if split.p.keep else NULL
+    split.p.s, split.p.partial = &s, partial
+    split.job, split.first, split.t = job, first, &t
+    max_split(&split.p, threads)
+    parallel_for(target_task, &split, rows, threads if job.dense else 1)
+    sum_split(&split.p, threads)
+    correct = finish_losses(job, &s, &t, first, rows, rows)
+    if split.p.keep:
+        parallel_for(write_task, &split, rows * split.p.blocks, threads)
+        for r in range(rows):
+            write_label(job, &t, first + r, r)
+    return correct
 
 
 cdef inline int wrong_labels(const long long* labels, Py_ssize_t rows, Py_ssize_t n, long long ignore,
@@ -295,8 +406,10 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
     cdef Py_ssize_t n = x.view.shape[x.view.ndim - 1]
     cdef Py_ssize_t rows = x.size // n
     cdef CrossEntropyJob job
-    cdef Py_ssize_t tasks, i, correct = 0
+    cdef Py_ssize_t tasks, split, first, group, i, correct = 0
+    cdef int threads = threads_for(1.0 * <double> x.size)
     cdef double loss
+    cdef double* partial
     cdef float* each
     job.x = <const float*> x.data
     job.gradient, job.labels, job.targets, job.weight = NULL, NULL, NULL, NULL
@@ -308,20 +421,28 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
         job.targets = <const float*> targets.data
     if weight is not None:
         job.weight = <const float*> weight.data
-    job.rows, job.n, job.ignore = rows, n, ignore_index
+    split = split_rows(rows, n, threads)
+    job.rows, job.n, job.ignore = rows - split, n, ignore_index
     job.kept, job.spread = 1.0 - smoothing, smoothing / <double> n
     job.scale = 1.0 / divisor
     job.dense = targets is not None or smoothing != 0.0
     job.task = rows_per_task(n)
-    tasks = (rows + job.task - 1) // job.task
+    tasks = (job.rows + job.task - 1) // job.task
     job.loss = <double*> malloc(max(rows, 1) * sizeof(double))
     job.correct = <Py_ssize_t*> malloc(max(tasks, 1) * sizeof(Py_ssize_t)) if count_correct else NULL
-    if job.loss == NULL or (count_correct and job.correct == NULL):
+    partial = <double*> malloc(max(partials(split, n), 1) * sizeof(double))
+    if job.loss == NULL or (count_correct and job.correct == NULL) or partial == NULL:
         free(job.loss)
         free(job.correct)
+        free(partial)
         raise MemoryError
     with nogil:
-        parallel_for(cross_entropy_task, &job, tasks, threads_for(1.0 * <double> x.size))
+        parallel_for(cross_entropy_task, &job, tasks, threads)
+        first = job.rows
+        while first < rows:
+            group = split_group(rows - first)
+            correct += split_over_threads(&job, first, <int> group, partial, threads)
+            first += group
         loss = row_sum(job.loss, rows)
         if count_correct:
             for i in range(tasks):
@@ -332,4 +453,5 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
                 each[i] = <float> job.loss[i]
     free(job.loss)
     free(job.correct)
+    free(partial)
     return loss / divisor, correct

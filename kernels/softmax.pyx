@@ -11,6 +11,7 @@
 # (`_lanes`), for any axis but the last, and for narrow rows of the last axis after a transposition.
 
 from libc.math cimport NAN
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from _math cimport exp_split
@@ -18,9 +19,11 @@ from _memory cimport IN, INOUT, INOUT64
 from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
-    BLOCK, ROW_LANES, group_of, lane_sum, max_lanes, max_rows, padded_group, rows_per_task, scale_row, sum_rows,
+    BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, lane_sum, max_lanes, max_rows, padded_group,
+    padded_length, rows_per_task, scale_row, sum_long_row, sum_rows, write_scaled,
 )
-from fastopt._runtime.parallel cimport parallel_for, threads_for
+from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
+from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
 from fastopt._runtime.slices cimport Slices
 
 cdef enum:                  # what to compute
@@ -54,21 +57,47 @@ cdef inline void shift_in_place(INOUT y, Py_ssize_t n, float high, float low) no
         y[i] = (y[i] - high) - low
 
 
+cdef inline void shift_row(const Rows* s, int row, const float* x, float* out, Py_ssize_t n) noexcept nogil:
+    """log-softmax of n elements of a row."""
+    if x == out:
+        shift_in_place(out, n, s.high[row], s.low[row])
+    else:
+        shift(x, out, n, s.high[row], s.low[row])
+
+
 cdef inline void softmax_rows(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
-    """log-softmax or softmax of a group of rows."""
+    """log-softmax or softmax of a group of rows of at most BLOCK elements."""
     cdef Rows s
+    cdef Terms block
     cdef int r, padded = padded_group(rows)
     max_rows(&s, x, n, rows)
     choose_base(&s, padded)
-    sum_rows(&s, x, out, n, rows, what == SOFTMAX)
+    sum_rows(&s, x, block.v, n, rows, out)
     finish(&s, padded, what == LOG_SOFTMAX, what == SOFTMAX)
     for r in range(rows):
         if what == SOFTMAX:
-            scale_row(out + r * n, n, s.top[r], <float> s.factor[r], s.largest[r])
-        elif x == out:
-            shift_in_place(out + r * n, n, s.high[r], s.low[r])
+            write_scaled(block.v + r * padded_length(n), out + r * n, n, s.top[r], <float> s.factor[r], s.largest[r])
         else:
-            shift(x + r * n, out + r * n, n, s.high[r], s.low[r])
+            shift_row(&s, r, x + r * n, out + r * n, n)
+
+
+cdef inline void write_long_row(const Rows* s, int row, const float* x, float* out, Py_ssize_t n,
+                                int what) noexcept nogil:
+    """log-softmax or softmax of n elements of a row; softmax's terms are in `out`."""
+    if what == SOFTMAX:
+        scale_row(out, n, s.top[row], <float> s.factor[row], s.largest[row])
+    else:
+        shift_row(s, row, x, out, n)
+
+
+cdef inline void softmax_long_row(const float* x, float* out, Py_ssize_t n, int what) noexcept nogil:
+    """log-softmax or softmax of a row of more than BLOCK elements."""
+    cdef Rows s
+    max_rows(&s, x, n, 1)
+    choose_base(&s, 1)
+    sum_long_row(&s, x, out, n, what == SOFTMAX)
+    finish(&s, 1, what == LOG_SOFTMAX, what == SOFTMAX)
+    write_long_row(&s, 0, x, out, n, what)
 
 
 cdef inline int any_nan(IN x, Py_ssize_t n) noexcept nogil:
@@ -133,15 +162,20 @@ cdef inline void slopes(IN dy, IN y, INOUT out, Py_ssize_t n, double total, int 
         out[i] = slope(dy[i], y[i], total, what)
 
 
-cdef inline void backward_row(const float* dy, const float* y, float* out, Py_ssize_t n, int what) noexcept nogil:
+cdef inline void write_slopes(const float* dy, const float* y, float* out, Py_ssize_t n, double total,
+                              int what) noexcept nogil:
+    """The gradient of n elements of a row; `out` may be dy or y."""
     cdef float block[BLOCK]
-    cdef double total = row_sum(dy, y, n, what == SOFTMAX_BACKWARD)
     cdef Py_ssize_t start = 0, length
     while start < n:
         length = min(BLOCK, n - start)
         slopes(dy + start, y + start, block, length, total, what)
-        memcpy(out + start, block, length * sizeof(float))      # out may be dy or y
+        memcpy(out + start, block, length * sizeof(float))
         start += length
+
+
+cdef inline void backward_row(const float* dy, const float* y, float* out, Py_ssize_t n, int what) noexcept nogil:
+    write_slopes(dy, y, out, n, row_sum(dy, y, n, what == SOFTMAX_BACKWARD), what)
 
 
 cdef inline void shift_lanes(IN x, INOUT y, IN high, IN low, int lanes, bint in_place) noexcept nogil:
@@ -274,7 +308,10 @@ cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) no
         else:
             rows = <int> min(group_of(n), last - i)
             if what == LOG_SOFTMAX or what == SOFTMAX:
-                softmax_rows(job.x + i * n, job.out + i * n, n, rows, what)
+                if n <= BLOCK:
+                    softmax_rows(job.x + i * n, job.out + i * n, n, rows, what)
+                else:
+                    softmax_long_row(job.x + i * n, job.out + i * n, n, what)
             else:
                 for r in range(rows):
                     if what == HARDMAX:
@@ -321,45 +358,110 @@ cdef void softmax_backward_task(void* job, Py_ssize_t index) noexcept nogil:
     task_of(<const SoftmaxJob*> job, index, SOFTMAX_BACKWARD)
 
 
-ctypedef void (*task_type)(void* job, Py_ssize_t index) noexcept nogil
+# Rows that are split over the threads.
+
+cdef struct SplitSoftmax:
+    Split p                     # of rows of job.x and job.out
+    const SoftmaxJob* job
+    Py_ssize_t first            # of the rows
+    int what
+    double* total               # the rows' sums, for backward
 
 
-cdef int run(task_type task, Slices arrays) except -1:
+cdef void total_task(void* context, Py_ssize_t row) noexcept nogil:
+    cdef const SplitSoftmax* split = <const SplitSoftmax*> context
+    cdef Py_ssize_t at = (split.first + row) * split.job.n
+    if split.what == SOFTMAX_BACKWARD:
+        split.total[row] = row_sum(split.job.x + at, split.job.y + at, split.job.n, True)
+    else:
+        split.total[row] = row_sum(split.job.x + at, split.job.y + at, split.job.n, False)
+
+
+cdef void write_task(void* context, Py_ssize_t index) noexcept nogil:
+    """The results of one block."""
+    cdef const SplitSoftmax* split = <const SplitSoftmax*> context
+    cdef const SoftmaxJob* job = split.job
+    cdef Py_ssize_t n = job.n, row = index // split.p.blocks, block = index % split.p.blocks
+    cdef Py_ssize_t start = block_start(n, block), length = block_start(n, block + 1) - start
+    start += (split.first + row) * n
+    if split.what == LOG_SOFTMAX or split.what == SOFTMAX:
+        write_long_row(split.p.s, <int> row, job.x + start, job.out + start, length, split.what)
+    elif split.what == SOFTMAX_BACKWARD:
+        write_slopes(job.x + start, job.y + start, job.out + start, length, split.total[row], SOFTMAX_BACKWARD)
+    else:
+        write_slopes(job.x + start, job.y + start, job.out + start, length, split.total[row], LOG_SOFTMAX_BACKWARD)
+
+
+cdef void split_over_threads(const SoftmaxJob* job, Py_ssize_t first, int rows, int what, double* partial,
+                             int threads) noexcept nogil:
+    """All functions but hardmax for a group of rows."""
+    cdef SplitSoftmax split
+    cdef Rows s
+    split.p.x, split.p.e, split.p.n = job.x + first * job.n, job.out + first * job.n, job.n
+    split.p.keep, split.p.rows, split.p.blocks = what == SOFTMAX, rows, blocks_of(job.n)
+    split.p.s, split.p.partial = &s, partial
+    split.job, split.first, split.what, split.total = job, first, what, partial
+    if what == LOG_SOFTMAX or what == SOFTMAX:
+        max_split(&split.p, threads)
+        sum_split(&split.p, threads)
+        finish(&s, rows, what == LOG_SOFTMAX, what == SOFTMAX)
+    else:
+        parallel_for(total_task, &split, rows, threads)
+    parallel_for(write_task, &split, rows * split.p.blocks, threads)
+
+
+cdef int run(task_fn task, int what, Slices arrays) except -1:
     """Run `task` over arrays.x and arrays.y to arrays.out, which may be either of them."""
     cdef SoftmaxJob job
-    cdef Py_ssize_t n = arrays.sizes.n, count
+    cdef Py_ssize_t n = arrays.sizes.n, count, split = 0, first, rows
+    cdef double* partial = NULL
+    cdef int threads
     if arrays.x.size == 0:
         return 0
     job.x, job.out = <const float*> arrays.x.data, <float*> arrays.out.data
     job.y = <const float*> arrays.y.data if arrays.y is not None else NULL
     job.outer, job.n, job.inner = arrays.sizes.outer, n, arrays.sizes.inner
     job.columns = (job.inner + MAX_ROWS - 1) // MAX_ROWS
+    threads = threads_for((1.2 if n <= NARROW else 0.5) * <double> arrays.x.size)
+    if job.inner == 1 and what != HARDMAX:
+        split = split_rows(job.outer, n, threads)
+    if split > 0:
+        partial = <double*> malloc(partials(split, n) * sizeof(double))
+        if partial == NULL:
+            raise MemoryError
     with nogil:
+        job.outer -= split
         if job.inner == 1:
             job.task = rows_per_task(n)
             count = (job.outer + job.task - 1) // job.task
         else:
             job.task = max(TASK_ELEMENTS // (n * MAX_ROWS), 1)
             count = (job.outer * job.columns + job.task - 1) // job.task
-        parallel_for(task, &job, count, threads_for((1.2 if n <= NARROW else 0.5) * <double> arrays.x.size))
+        parallel_for(task, &job, count, threads)
+        first = job.outer
+        while first < arrays.sizes.outer:
+            rows = split_group(arrays.sizes.outer - first)
+            split_over_threads(&job, first, <int> rows, what, partial, threads)
+            first += rows
+        free(partial)
     return 0
 
 
 def log_softmax(Slices arrays not None):
-    run(log_softmax_task, arrays)
+    run(log_softmax_task, LOG_SOFTMAX, arrays)
 
 
 def softmax(Slices arrays not None):
-    run(softmax_task, arrays)
+    run(softmax_task, SOFTMAX, arrays)
 
 
 def hardmax(Slices arrays not None):
-    run(hardmax_task, arrays)
+    run(hardmax_task, HARDMAX, arrays)
 
 
 def log_softmax_backward(Slices arrays not None):
-    run(log_softmax_backward_task, arrays)
+    run(log_softmax_backward_task, LOG_SOFTMAX_BACKWARD, arrays)
 
 
 def softmax_backward(Slices arrays not None):
-    run(softmax_backward_task, arrays)
+    run(softmax_backward_task, SOFTMAX_BACKWARD, arrays)

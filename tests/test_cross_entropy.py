@@ -39,7 +39,7 @@ def test_against_mpmath(family, rng, level):
             assert exact_ulps(loss[r], [-log_softmax[labels[r]]]) <= 2.0
             slope = softmax.copy()
             slope[labels[r]] = -mpmath.fsum(v for j, v in enumerate(softmax) if j != labels[r])
-            assert exact_ulps(d[r], slope) <= 2.0, (n, x[r], labels[r])
+            assert exact_ulps(d[r], slope) <= 3.0, (n, x[r], labels[r])
 
 
 @FAMILY
@@ -57,7 +57,7 @@ def test_at_every_width(family, n, rng, level):
     top = np.take_along_axis(x, index, 1) == x.max(1, keepdims=True)
     own = np.where(top, -others, np.expm1(np.take_along_axis(log_softmax, index, 1)))
     np.put_along_axis(slope, index, own, 1)
-    assert ulps(d, slope).max() <= 2.0
+    assert ulps(d, slope).max() <= 3.0
     # The rows of the gradient sum to 0, up to the rounding of each element.
     total = np.abs(d.astype(np.float64).sum(1))
     assert (total <= 4 * 2.0**-24 * np.abs(d.astype(np.float64)).sum(1) + n * 2.0**-149).all()
@@ -78,6 +78,23 @@ def test_a_logit_far_below_adds_nothing():
                                             reduction="sum")
     assert loss == 0.0
     assert d[0, 0] == 0.0
+
+
+@pytest.mark.parametrize("n", [2, 10, 32, 33, 100, 1000, 5000])
+def test_tiny_class_weights(n, rng, level):
+    """A row's factor would be subnormal in float32: it stays double, and the other rows' bits stay the same."""
+    x = rng.standard_normal((20, n), dtype=np.float32)
+    labels = np.arange(20) % 2
+    weight = np.ones(n, np.float32)
+    weight[1] = 3e-25
+    d = fastopt.softmax_cross_entropy(x, labels, class_weight=weight, reduction="sum")[1]
+    expected = np.exp(log_softmax64(x)) * weight[labels, None].astype(np.float64)
+    beside = np.arange(n) != labels[:, None]
+    assert ulps(d[beside], expected[beside]).max() <= 3.0
+    for i in range(2):
+        part = x[i::2].copy()
+        alone = fastopt.softmax_cross_entropy(part, labels[i::2], class_weight=weight, reduction="sum")[1]
+        assert_same_bits(d[i::2], alone)
 
 
 def test_from_the_literature():

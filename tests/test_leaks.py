@@ -84,6 +84,20 @@ def test_everything_is_given_back(name, make, refused, rng, allocated):
     assert allocated() - bytes_before < 8 * CALLS       # a block of malloc takes at least 16 bytes
 
 
+def test_what_long_rows_need_is_given_back(rng, allocated, always_parallel):
+    """Two threads share each row: numbers for each of its blocks."""
+    x, labels = rng.standard_normal((1, 50_000), dtype=np.float32), np.array([7])
+    out = np.empty_like(x)
+    with fastopt.num_threads(2):
+        for round_ in range(2):
+            before = allocated()
+            for _ in range(CALLS):
+                fastopt.log_softmax(x, out=out)
+                fastopt.softmax_cross_entropy(x, labels, out=out)
+            gc.collect()
+            assert round_ == 0 or allocated() - before < 8 * CALLS
+
+
 def test_refused_arrays_are_given_back():
     ones = np.ones((2, 6), np.float32)
     for wrong in (np.ones((2, 3)), ones[:, ::2], np.ma.masked_array(ones)):
