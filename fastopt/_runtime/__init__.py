@@ -7,8 +7,8 @@ HOW_TO_BUILD = "run `pip install -e .` in the source tree (a C compiler is neede
 try:
     with short_spin():
         from fastopt._runtime import parallel  # loads libgomp, so it comes first
-    from fastopt._runtime import arrays, binding, channels, cpu, driver, hyper, progress, slices
+    from fastopt._runtime import arrays, binding, channels, cpu, driver, hyper, progress, slices, strided
 except ImportError as error:
     raise ImportError(f"fastopt: not built ({error}): {HOW_TO_BUILD}") from None
 
-__all__ = ["arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel", "progress", "slices"]
+__all__ = ["arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel", "progress", "slices", "strided"]

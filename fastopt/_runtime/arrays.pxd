@@ -24,6 +24,7 @@ cdef extern from "arrays.h":
 cdef int acquire(Py_buffer* view, object source, object name, char kind, bint writable, const Py_buffer* like) except -1
 cdef int know(Known* known, object source, const Py_buffer* view, const Py_buffer* like, bint writable) except -1
 cdef bint same_buffer(const Known* known) except -1
+cdef bint is_kind(const Py_buffer* view, char kind) noexcept
 cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept
 cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept
 cdef bint overlap(const Py_buffer* a, const Py_buffer* b) noexcept

@@ -21,6 +21,8 @@ from fastopt._runtime.progress cimport Progress
 
 import numpy
 
+from fastopt._runtime.strided import contiguous
+
 cdef object ndarray = numpy.ndarray
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
@@ -370,4 +372,5 @@ cdef object as_gradient(object grad, const Py_buffer* param):
     array = numpy.asarray(grad)
     if array.dtype.kind != "f" or array.shape != shape_of(param):
         return grad
-    return numpy.require(array, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"])
+    copy = contiguous(array)
+    return numpy.require(array, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"]) if copy is None else copy
