@@ -34,9 +34,7 @@ _clip_norm_range = Ranges(clip_norm="(0, inf]")
 _skip_range = Ranges(skip_nonfinite="bool")
 
 
-def apply(rule: Any, param: Array, grad: Array, average: Array | None, *states: Array | None) -> None:
-    """Apply a kernel's rule to one parameter: every optimizer function ends here."""
-    driver.apply(rule, (param, grad, average, *states))
+apply = driver.apply        # of a kernel's rule to one parameter: every optimizer function ends here
 
 
 @functools.cache

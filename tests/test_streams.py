@@ -26,18 +26,18 @@ def read_only():
 def test_an_average_that_the_rule_needs():
     rule, param = dispatch.active.sgd.sgdm(0.1, 0.9, AVERAGING), ones()
     with pytest.raises(TypeError, match=r"^average: expected writable .* got None$"):
-        driver.apply(rule, (param, ones(), None, ones()))
+        driver.apply(rule, param, ones(), None, ones())
     with pytest.raises(TypeError, match=r"^state average\[0\]: expected an array, got None when the model was bound"):
         Binding([0], [(param, None, None, ones())], ("m",), [0]).apply([rule], [ones()])
     with pytest.raises(ValueError, match=r"^arrays: expected 4, got 3$"):
-        driver.apply(rule, (param, ones(), ones()))
+        driver.apply(rule, param, ones(), ones())
     assert_same_bits(param, ones())
 
 
 def test_any_sequence_of_the_shared_arguments():
     arrays = [(ones(), ones(), ones(), ones()) for _ in range(2)]
     for given, shared in zip(arrays, (AVERAGING, list(AVERAGING)), strict=True):
-        driver.apply(dispatch.active.sgd.sgdm(0.1, 0.9, shared), given)
+        driver.apply(dispatch.active.sgd.sgdm(0.1, 0.9, shared), *given)
     for one, other in zip(*arrays, strict=True):
         assert_same_bits(one, other)
 
@@ -72,4 +72,4 @@ def test_a_state_that_only_some_options_need(family, function, numbers, missing)
     names = {"adam": ("m", "v", "vmax"), "rmsprop": ("v", "grad_avg", "buf"), "sophia": ("m", "h", "hessian")}[function]
     arrays = [None if name == missing else ones() for name in names]
     with pytest.raises(TypeError, match=rf"^{missing}: expected .* got None$"):
-        driver.apply(rule, (ones(), ones(), None, *arrays))
+        driver.apply(rule, ones(), ones(), None, *arrays)

@@ -20,6 +20,15 @@ typedef struct {
 } fastopt_head;
 
 enum { FASTOPT_C_CONTIGUOUS = 0x0001, FASTOPT_ALIGNED = 0x0100, FASTOPT_WRITEABLE = 0x0400 };
+#define FASTOPT_WARN_ON_WRITE 0x80000000u
+
+/* Whether an array of this head can be used by a kernel; `descr` is the dtype it must have, which NumPy has once. NumPy
+   exports an array that it warns of writing to as read-only. */
+static inline int fastopt_usable_head(const fastopt_head* head, const PyObject* descr, size_t itemsize, int writable) {
+    const int needed = FASTOPT_C_CONTIGUOUS | FASTOPT_ALIGNED | (writable ? FASTOPT_WRITEABLE : 0);
+    return head->descr == descr && (head->flags & needed) == needed && (size_t) head->data % itemsize == 0
+        && !(writable && (unsigned) head->flags & FASTOPT_WARN_ON_WRITE);
+}
 
 /* An array as it was when its buffer was acquired. A held buffer keeps the array alive, but its owner can still resize
    it, or assign to its shape, dtype, strides or flags. */

@@ -16,6 +16,7 @@
 # Two arrays of one call may share memory only if both are read, or where a function documents that an output may be
 # exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
+cimport cython
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -24,21 +25,23 @@ import sys
 import numpy
 
 cdef extern from "arrays.h":
-    ctypedef struct Head "fastopt_head":
-        char* data
-        int nd
-        Py_ssize_t* dimensions
-        Py_ssize_t* strides
-        PyObject* base
-        PyObject* descr
-        int flags
     enum:
         C_CONTIGUOUS "FASTOPT_C_CONTIGUOUS"
         ALIGNED "FASTOPT_ALIGNED"
+    bint is_usable_head "fastopt_usable_head"(const Head* head, const PyObject* descr, size_t itemsize,
+                                              bint writable) noexcept
     void set_known "fastopt_know"(Known* known, object source, const Py_buffer* view, const Py_buffer* like,
                                   bint writable, bint direct) noexcept
 
+cdef extern from "Python.h":
+    int get_buffer "PyObject_GetBuffer"(object source, Py_buffer* view, int flags)  # -1 for an error, which is set
+    int PyErr_ExceptionMatches(object error)
+    void PyErr_Clear()
+
 cdef object ndarray = numpy.ndarray
+cdef object float32 = numpy.dtype(numpy.float32)
+cdef object float64 = numpy.dtype(numpy.float64)
+cdef object int64 = numpy.dtype(numpy.int64)
 cdef object modules = sys.modules
 cdef object may_share_memory = numpy.may_share_memory
 
@@ -121,15 +124,32 @@ cdef int acquire(Py_buffer* view, object source, object name, char kind, bint wr
     clear(view)
     if type(source) is not ndarray and is_masked(source):
         raise refusal(TypeError, source, name, kind, writable, like)
-    try:
-        PyObject_GetBuffer(source, view, DESCRIBED)
-    except (TypeError, ValueError, BufferError):
-        raise refusal(TypeError, source, name, kind, writable, like) from None
+    if get_buffer(source, view, DESCRIBED) < 0:     # a `try` statement takes 30 ns
+        clear(view)
+        require_no_other_error()
+        raise refusal(TypeError, source, name, kind, writable, like)
     if usable(view, kind, writable) and (like == NULL or same_shape(view, like)):
         return 0
     error = ValueError if is_kind(view, kind) else TypeError
     PyBuffer_Release(view)
     raise refusal(error, source, name, kind, writable, like)
+
+
+cdef int require_no_other_error() except -1:
+    """Clear the error that an exporter has set, if it says that there is no such buffer; otherwise raise it."""
+    if not PyErr_ExceptionMatches((TypeError, ValueError, BufferError)):
+        return -1
+    PyErr_Clear()
+    return 0
+
+
+cdef const Head* usable_head(object source, char kind, bint writable) noexcept:
+    """The head of an ndarray that a kernel can use; NULL for other sources, and perhaps for some that it can use."""
+    cdef const Head* head = <const Head*> <PyObject*> source
+    cdef object descr = float32 if kind == c"f" else float64 if kind == c"d" else int64
+    if not reads_heads or type(source) is not ndarray:
+        return NULL
+    return head if is_usable_head(head, <PyObject*> descr, 4 if kind == c"f" else 8, writable) else NULL
 
 
 cdef bint same_shape(const Py_buffer* a, const Py_buffer* b) noexcept:
@@ -218,6 +238,7 @@ cdef Py_ssize_t elements(const Py_buffer* view) noexcept:
     return view.len // view.itemsize
 
 
+@cython.no_gc
 cdef class Array:
     """A validated array and a reference to its memory. Kernels take these and validate nothing themselves.
 
@@ -237,12 +258,28 @@ cdef class Array:
             raise wrong_shape(ValueError, source, name, code, writable, shape)
 
     cdef int fill(self, object source, object name, char kind, bint writable, const Py_buffer* like) except -1:
-        acquire(&self.view, source, name, kind, writable, like)
+        cdef const Head* head = usable_head(source, kind, writable)
         self.name = name
         self.writable = writable
+        if head == NULL or head.nd > AXES or not self.hold(source, head, 4 if kind == c"f" else 8, like):
+            acquire(&self.view, source, name, kind, writable, like)
         self.size = elements(&self.view)
         self.data = self.view.buf
         return 0
+
+    cdef bint hold(self, object source, const Head* head, Py_ssize_t itemsize, const Py_buffer* like) noexcept:
+        """What `acquire` does, in a fifth of the time: the buffer as the array's head describes it, and a reference."""
+        cdef Py_ssize_t size = itemsize
+        cdef int i
+        for i in range(head.nd):
+            self.lengths[i] = head.dimensions[i]
+            size *= head.dimensions[i]
+        self.view.buf, self.view.len, self.view.itemsize = head.data, size, itemsize
+        self.view.ndim, self.view.shape = head.nd, self.lengths
+        if like != NULL and not same_shape(&self.view, like):
+            return False
+        self.source = source
+        return True
 
     def __dealloc__(self):
         PyBuffer_Release(&self.view)

@@ -19,10 +19,11 @@ from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from fastopt._runtime.arrays cimport acquire, elements, held, overlap, overlap_error
+from fastopt._runtime.arrays cimport Head, acquire, elements, held, overlap, overlap_error, usable_head
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 cdef Py_ssize_t CHUNK = 8192            # elements; docs/threads.md has the measurement
+cdef double SHORT = 500.0               # nanoseconds of work for which the GIL is kept: giving it back takes 40
 
 
 cdef class Rule:
@@ -138,7 +139,53 @@ cdef Compiled compiled(Rule rule):
                     rule.uses | 1 << PARAM | 1 << GRAD, rule.reads | 1 << GRAD)
 
 
-def apply(Rule rule not None, tuple arrays not None):
+cdef bint located(Tensor* tensor, tuple arrays, const Compiled* code) noexcept:
+    """Whether the arrays are usable by their heads alone: then `tensor` is set. Otherwise `acquire` looks at them."""
+    cdef const Head* first = NULL
+    cdef const Head* head
+    cdef Py_ssize_t k, j
+    cdef int i
+    for k in range(<Py_ssize_t> len(arrays)):
+        array = arrays[k]
+        if array is None and not code.needs >> k & 1:
+            continue
+        head = usable_head(array, c"f", not code.reads >> k & 1)
+        if head == NULL:
+            return False
+        if k == PARAM:
+            first, tensor.size = head, 1
+        elif head.nd != first.nd:
+            return False
+        for i in range(head.nd):
+            if head.dimensions[i] != first.dimensions[i]:
+                return False
+            if k == PARAM:
+                tensor.size *= head.dimensions[i]
+        tensor.x[k] = <float*> head.data
+        for j in range(k):
+            if (tensor.x[j] != NULL and not (code.reads >> k & code.reads >> j & 1)
+                    and tensor.x[k] < tensor.x[j] + tensor.size and tensor.x[j] < tensor.x[k] + tensor.size):
+                return False
+    return True
+
+
+cdef int bind(Tensor* tensor, Py_buffer* views, tuple arrays, const Compiled* code, tuple states) except -1:
+    """Acquire the arrays' buffers and set `tensor`, or raise the error for the first that is not usable."""
+    cdef Py_ssize_t k, j
+    for k in range(<Py_ssize_t> len(arrays)):
+        if arrays[k] is None and not code.needs >> k & 1:
+            continue
+        acquire(&views[k], arrays[k], stream_name(states, k), c"f", not code.reads >> k & 1,
+                &views[PARAM] if k != PARAM else NULL)
+        tensor.x[k] = <float*> views[k].buf
+        for j in range(k):
+            if held(&views[j]) and not (code.reads >> k & code.reads >> j & 1) and overlap(&views[k], &views[j]):
+                raise overlap_error(stream_name(states, k), stream_name(states, j))
+    tensor.size = elements(&views[PARAM])
+    return 0
+
+
+def apply(Rule rule not None, *arrays):
     """Apply `rule` to one tensor.
 
     `arrays` are (param, grad, average, state…), with None for those that the rule does not use.
@@ -146,41 +193,51 @@ def apply(Rule rule not None, tuple arrays not None):
     cdef Py_buffer views[STREAMS]
     cdef Tensor tensor
     cdef Table table
+    cdef Segment segment
+    cdef Py_ssize_t first[2]
+    cdef double few[SUMS]
     cdef Compiled code = compiled(rule)
     cdef Plan plan
     cdef double* sums = NULL
-    cdef Py_ssize_t k, j, count = len(arrays)
+    cdef double cost
+    cdef Py_ssize_t k, count = len(arrays)
+    cdef bint by_heads
     if count > STREAMS or code.needs >> count:
         raise ValueError(f"arrays: expected {STATE + len(rule.states)}, got {count}")
-    memset(views, 0, sizeof(views))
     memset(&tensor, 0, sizeof(tensor))
+    by_heads = located(&tensor, arrays, &code)
+    if not by_heads:
+        memset(&tensor, 0, sizeof(tensor))
+        memset(views, 0, sizeof(views))
     memset(&table, 0, sizeof(table))
     try:
-        for k in range(count):
-            if arrays[k] is None and not code.needs >> k & 1:
-                continue
-            acquire(&views[k], arrays[k], stream_name(rule.states, k), c"f", not code.reads >> k & 1,
-                    &views[PARAM] if k != PARAM else NULL)
-            tensor.x[k] = <float*> views[k].buf
-            for j in range(k):
-                if held(&views[j]) and not (code.reads >> k & code.reads >> j & 1) and overlap(&views[k], &views[j]):
-                    raise overlap_error(stream_name(rule.states, k), stream_name(rule.states, j))
+        if not by_heads:
+            bind(&tensor, views, arrays, &code, rule.states)
         for k in range(STREAMS):
             if tensor.x[k] == NULL:
                 tensor.x[k] = tensor.x[PARAM]
-        tensor.size = elements(&views[PARAM])
-        cut(&table, &tensor, 1)
-        if rule.measure != NULL:
-            sums = <double*> calloc(max(table.first[table.chunks], 1) * SUMS, sizeof(double))
-            if sums == NULL:
-                raise MemoryError
-        plan = Plan(&tensor, table, &code, sums, True)
-        with nogil:
-            run(&plan, rule.cost * <double> tensor.size)
+        if tensor.size <= CHUNK:        # one segment, for which nothing is allocated
+            segment, first[0], first[1] = Segment(0, 0, tensor.size), 0, 1
+            plan = Plan(&tensor, Table(&segment, &first[0], tensor.size > 0), &code, NULL, True)
+            if rule.measure != NULL:
+                plan.sums = &few[0]
+        else:
+            cut(&table, &tensor, 1)
+            if rule.measure != NULL:
+                sums = <double*> calloc(table.first[table.chunks] * SUMS, sizeof(double))
+                if sums == NULL:
+                    raise MemoryError
+            plan = Plan(&tensor, table, &code, sums, True)
+        cost = rule.cost * <double> tensor.size
+        if cost < SHORT:
+            run(&plan, cost)
+        else:
+            with nogil:
+                run(&plan, cost)
     finally:
         free(sums)
         discard(&table)
-        for k in range(count):
+        for k in range(0 if by_heads else count):
             if held(&views[k]):
                 PyBuffer_Release(&views[k])
 

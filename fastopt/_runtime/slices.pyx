@@ -1,4 +1,6 @@
 # The arguments of functions along an axis (softmax and its relatives): arrays of one shape, validated.
+cimport cython
+
 from fastopt._runtime.arrays cimport array_of, require_disjoint_or_same
 from fastopt._runtime.axes cimport axis_index, sizes_around
 
@@ -8,6 +10,7 @@ cdef object empty = numpy.empty
 cdef object float32 = numpy.dtype(numpy.float32)
 
 
+@cython.no_gc
 cdef class Slices:
     """x, y (or None) and out, and their sizes around the axis. `result` is the object to return for out."""
 
