@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import EPS, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options, pair
+from fastopt._options import EPS, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options
 from fastopt._runtime import dispatch
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 

@@ -12,10 +12,9 @@ from fastopt._options import (
     OptionsWithoutDecay,
     check_options,
     check_own_decay,
-    pair,
 )
 from fastopt._runtime import dispatch
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 

@@ -106,49 +106,37 @@ _decay_range = Ranges(weight_decay="[0, inf)")
 _ranges = Ranges(
     grad_scale="(-inf, inf)",
     maximize="bool",
-    clip_value="(0, inf]",
+    clip_value="None or (0, inf]",
     weight_decay="[0, inf)",
     l1="[0, inf)",
     decoupled_weight_decay="[0, inf)",
-    average_decay="[0, 1]",
+    average_decay="None or [0, 1]",
 )
 
-
-def _checked(*, grad_scale: float = 1.0, maximize: bool = False, clip_value: float | None = None,
-             weight_decay: float = 0.0, l1: float = 0.0, decoupled_weight_decay: float = 0.0,
-             average_decay: float | None = None, average: Any = None) -> Checked:
-    """The shared options, in the order in which kernels unpack them. Their defaults are those of this signature."""
-    if (average_decay is None) != (average is None):
-        raise ValueError("average_decay: expected a number in [0, 1] together with average, got "
-                         + ("average alone" if average_decay is None else "average_decay alone"))
-    if clip_value is None:
-        clip_value = math.inf
-    if average_decay is None:
-        average_decay = 0.0
-    _ranges(grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay)
-    return (grad_scale, maximize, clip_value, weight_decay, l1, decoupled_weight_decay, average_decay,
-            average is not None)
-
-
-DEFAULTS: dict[str, Any] = dict(_checked.__kwdefaults__ or {})
+DEFAULTS: dict[str, Any] = dict(grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.0, l1=0.0,
+                                decoupled_weight_decay=0.0, average_decay=None, average=None)
 _POSITIONS = {name: position for position, name in enumerate(DEFAULTS)}
-_default: Checked = _checked()
+_default: Checked = (1.0, False, math.inf, 0.0, 0.0, 0.0, 0.0, False)
+"""The shared options in the order in which kernels unpack them; the last one is whether there is an average."""
 
 
-def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> Checked:
+def check_options(function: Callable[..., Any], options: dict[str, Any]) -> Checked:
     """Return the shared options that were given to `function`, checked, and the defaults of the others."""
     if not options:
         return _default
-    try:
-        return _checked(**options)
-    except TypeError:
-        unknown = None if options.keys() <= DEFAULTS.keys() else unknown_option(function, options)
-        if unknown is None:
-            raise
-        raise unknown from None
+    checked: Any = _ranges.replaced(_default, options, "average")
+    if checked is None:
+        refuse_unknown(function, options)
+    if "average" in options or "average_decay" in options:
+        decay, average = options.get("average_decay"), options.get("average")
+        if (decay is None) != (average is None):
+            raise ValueError("average_decay: expected a number in [0, 1] together with average, got "
+                             + ("average alone" if decay is None else "average_decay alone"))
+        checked = _replaced(checked, "average", average is not None)
+    return checked      # type: ignore[no-any-return]
 
 
-def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], weight_decay: float = 0.0,
+def check_own_decay(function: Callable[..., Any], options: dict[str, Any], weight_decay: float = 0.0,
                     meaning: str = "weight_decay") -> Checked:
     """`check_options` for a function with its own weight_decay, which becomes the shared option named `meaning`."""
     if not options and type(weight_decay) is float and weight_decay == 0.0:
@@ -166,8 +154,6 @@ def as_numbers(options: Checked) -> Checked:
 
 def with_grad_scale(options: Checked, grad_scale: float) -> Checked:
     """Checked options with another grad_scale."""
-    if type(grad_scale) is float and grad_scale == options[0]:
-        return options
     grad_scale_range(grad_scale)
     return _replaced(options, "grad_scale", grad_scale)
 
@@ -189,33 +175,16 @@ def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def unknown_option(function: Callable[..., Any], options: Mapping[str, Any]) -> TypeError | None:
-    """The error for the first option that `function` does not take, or None."""
+def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Raise a TypeError if there is an option that `function` does not take."""
     taken = options_of(function)
     for name in options:
         if name not in taken:
-            return TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
-    return None
-
-
-def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Raise a TypeError if there is an option that `function` does not take."""
-    error = unknown_option(function, options)
-    if error is not None:
-        raise error
-
-
-def pair(name: str, values: Any) -> tuple[float, float]:
-    """Return the two members of a pair of numbers; the caller checks their ranges."""
-    try:
-        first, second = values
-    except (TypeError, ValueError):
-        raise TypeError(f"{name}: expected two numbers, got {reprlib.repr(values)}") from None
-    return first, second
+            raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
 
 
 def triple(name: str, values: Any) -> tuple[float, float, float]:
-    """The same for three numbers."""
+    """Return the three members of a triple of numbers, as `pair` does for two."""
     try:
         first, second, third = values
     except (TypeError, ValueError):

@@ -15,7 +15,7 @@ from fastopt._runtime.arrays cimport (
     same_head, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
-    GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run, stream_name,
+    GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run_plan, stream_name,
 )
 from fastopt._runtime.progress cimport Progress
 
@@ -27,6 +27,10 @@ cdef object ndarray = numpy.ndarray
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
 cdef Py_ssize_t HELD = 65536            # gradients of at most this many elements stay bound between steps
+
+
+cdef enum:
+    FEW = 4             # rules of a model, for which no memory is allocated
 
 
 cdef struct Interval:
@@ -151,7 +155,7 @@ cdef class Binding:
         discard(&self.table)
         free(self.written)
 
-    def holds(self, list params not None):
+    cpdef bint holds(self, list params):
         """Whether these very arrays, in this order, are the ones bound."""
         cdef Py_ssize_t i
         if len(params) != self.count:
@@ -278,7 +282,9 @@ cdef class Binding:
     cdef bint step(self, list rules, list grads, object source, Progress progress, object snapshot, bint counts,
                    double* total) except -1:
         """Run the rules; add what they measure to `total`, unless that is NULL."""
-        cdef Compiled* code = NULL
+        cdef Compiled few[FEW]
+        cdef Compiled* many = NULL
+        cdef Compiled* code = few
         cdef double* sums = NULL
         cdef Plan plan
         cdef Rule rule
@@ -292,9 +298,10 @@ cdef class Binding:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
         self.source = source
         try:
-            code = <Compiled*> malloc(max(count, 1) * sizeof(Compiled))
-            if code == NULL:
-                raise MemoryError
+            if count > FEW:
+                code = many = <Compiled*> malloc(count * sizeof(Compiled))
+                if many == NULL:
+                    raise MemoryError
             for i in range(count):
                 rule = rules[i]
                 code[i] = compiled(rule)
@@ -322,8 +329,7 @@ cdef class Binding:
                     if not self.same_gradient(i):
                         return False
             plan = Plan(self.tensors, self.table, code, sums, applies)
-            with nogil:
-                run(&plan, cost * <double> self.total)
+            run_plan(&plan, cost * <double> self.total)
             if progress is not None:
                 progress.replace(progress.step_count + counts, snapshot)
             if total != NULL:
@@ -337,7 +343,7 @@ cdef class Binding:
                     grad = self.slopes[i].array
                     if grad != NULL and (self.tensors[i].size > HELD or grad != <PyObject*> grads[i]):
                         self.release_gradient(i)
-            free(code)
+            free(many)
             free(sums)
         return True
 

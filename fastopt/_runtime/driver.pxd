@@ -74,4 +74,4 @@ cdef object stream_name(tuple states, Py_ssize_t stream)
 cdef int cut(Table* table, const Tensor* tensors, Py_ssize_t count) except -1
 cdef void discard(Table* table) noexcept
 cdef Compiled compiled(Rule rule)
-cdef void run(Plan* plan, double nanoseconds) noexcept nogil
+cdef void run_plan(Plan* plan, double nanoseconds) noexcept

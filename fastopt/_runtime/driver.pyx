@@ -15,6 +15,7 @@
 # needs a tensor's norms, the segments' sums are stored and added in order.
 #
 # Everything is validated before the first element is written: here for one tensor, in binding.pyx for a model.
+cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
@@ -26,6 +27,7 @@ cdef Py_ssize_t CHUNK = 8192            # elements; docs/threads.md has the meas
 cdef double SHORT = 500.0               # nanoseconds of work for which the GIL is kept: giving it back takes 40
 
 
+@cython.no_gc           # it holds strings
 cdef class Rule:
     """A C function with its scalars: see driver.pxd. Made by the kernels, not by users."""
 
@@ -134,6 +136,15 @@ cdef void run(Plan* plan, double nanoseconds) noexcept nogil:
         parallel_for(run_chunk, plan, plan.table.chunks, threads)
 
 
+cdef void run_plan(Plan* plan, double nanoseconds) noexcept:
+    """Run the plan without the GIL, unless that takes longer than the work."""
+    if nanoseconds < SHORT:
+        run(plan, nanoseconds)
+    else:
+        with nogil:
+            run(plan, nanoseconds)
+
+
 cdef Compiled compiled(Rule rule):
     return Compiled(rule.fn, rule.measure, rule.settle, <const void*> &rule.block[0],
                     rule.uses | 1 << PARAM | 1 << GRAD, rule.reads | 1 << GRAD)
@@ -229,11 +240,7 @@ def apply(Rule rule not None, *arrays):
                     raise MemoryError
             plan = Plan(&tensor, table, &code, sums, True)
         cost = rule.cost * <double> tensor.size
-        if cost < SHORT:
-            run(&plan, cost)
-        else:
-            with nogil:
-                run(&plan, cost)
+        run_plan(&plan, cost)
     finally:
         free(sums)
         discard(&table)

@@ -10,7 +10,9 @@
 import operator
 import reprlib
 
+from cpython.dict cimport PyDict_Next
 from cpython.long cimport PyLong_AsDouble
+from cpython.object cimport PyObject
 from libc.math cimport NAN, isfinite, isinf
 
 import numpy
@@ -32,6 +34,7 @@ cdef struct Range:
     bint integer
     bint single         # the number becomes a float32
     bint flag
+    bint or_none
 
 
 cdef object as_int(object value):
@@ -97,7 +100,7 @@ cdef class Ranges:
 
     An interval is written as in mathematics: a square bracket includes the end, a round one excludes it. NaN is in
     none. "int" asks for an int, "double" is for a number that no kernel rounds to float32, "0 or" allows 0 as well, and
-    "bool" alone asks for True or False.
+    "bool" alone asks for True or False. "None or" is for `replaced`, which then takes None for the default.
     """
     cdef readonly tuple names
     cdef tuple intervals
@@ -108,7 +111,7 @@ cdef class Ranges:
         if len(intervals) > MOST_RANGES:
             raise ValueError(f"intervals: expected at most {MOST_RANGES}, got {len(intervals)}")
         self.names = tuple(intervals)
-        self.intervals = tuple([text.removeprefix("double ") for text in intervals.values()])
+        self.intervals = tuple([text.removeprefix("None or ").removeprefix("double ") for text in intervals.values()])
         for i, text in enumerate(intervals.values()):
             self.set_range(&self.ranges[i], text)
 
@@ -116,6 +119,7 @@ cdef class Ranges:
         if text == "bool":
             r.flag = True
             return 0
+        r.or_none, text = text.startswith("None or "), text.removeprefix("None or ")
         r.integer, r.or_zero = text.startswith("int "), text.startswith("0 or ")
         r.single = not r.integer and not text.startswith("double ")
         r.excludes_low, r.excludes_high = "(" in text, ")" in text
@@ -131,26 +135,50 @@ cdef class Ranges:
 
     def __call__(self, *values):
         cdef Py_ssize_t i
-        cdef double value
-        cdef const Range* r
         if len(values) != len(self.names):
             raise TypeError(f"values: expected {len(self.names)}, got {len(values)}")
         for i in range(<Py_ssize_t> len(self.names)):
-            r = &self.ranges[i]
-            item = values[i]
-            if r.flag:
-                if item is not True and item is not False and not isinstance(item, numpy.bool_):
-                    raise refusal(self.names[i], "True or False", TypeError, item)
-                continue
-            if type(item) is float and not r.integer:
-                value = item
-            elif type(item) is int:
-                value = self.from_int(item)
-            else:
-                value = self.convert(i, item)
-            if not ((r.low < value if r.excludes_low else r.low <= value)
-                    and (value < r.high if r.excludes_high else value <= r.high)):
-                self.outside(i, item, value)
+            self.check(i, values[i])
+
+    def replaced(self, tuple defaults not None, dict given not None, other):
+        """`defaults` with the values that `given` has for the names, checked; the defaults are not. Beside the names
+        `given` may have the key `other`; if it has any other key, the result is None."""
+        cdef PyObject* key
+        cdef PyObject* value
+        cdef Py_ssize_t i, position = 0, names = len(self.names)
+        values = list(defaults)
+        while PyDict_Next(given, &position, &key, &value):
+            i = 0
+            while i < names and key != <PyObject*> self.names[i]:   # keywords are interned
+                i += 1
+            if i == names and <object> key != other:
+                i = self.names.index(<object> key) if <object> key in self.names else -1
+                if i < 0:
+                    return None
+            if i < names and not (self.ranges[i].or_none and <object> value is None):
+                values[i] = <object> value
+        for i in range(names):
+            if values[i] is not defaults[i]:
+                self.check(i, values[i])
+        return tuple(values)
+
+    cdef int check(self, Py_ssize_t i, object item) except -1:
+        cdef const Range* r = &self.ranges[i]
+        cdef double value
+        if r.flag:
+            if item is not True and item is not False and not isinstance(item, numpy.bool_):
+                raise refusal(self.names[i], "True or False", TypeError, item)
+            return 0
+        if type(item) is float and not r.integer:
+            value = item
+        elif type(item) is int:
+            value = self.from_int(item)
+        else:
+            value = self.convert(i, item)
+        if not ((r.low < value if r.excludes_low else r.low <= value)
+                and (value < r.high if r.excludes_high else value <= r.high)):
+            self.outside(i, item, value)
+        return 0
 
     cdef double from_int(self, object value) except? -1.0:
         try:
@@ -189,6 +217,17 @@ cdef class Ranges:
         if text.startswith("0 or "):
             return f"0 or a number in {text.removeprefix('0 or ')}"
         return f"{'an int' if text.startswith('int ') else 'a number'} in {text.removeprefix('int ')}"
+
+
+def pair(name, values):
+    """The two members of a pair of numbers, as a tuple; the caller checks their ranges."""
+    if type(values) is tuple and len(<tuple> values) == 2:
+        return values
+    try:
+        first, second = values
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected two numbers, got {reprlib.repr(values)}") from None
+    return first, second
 
 
 def number(value, name, interval):
