@@ -1,7 +1,7 @@
 # The arguments of functions along an axis (softmax and its relatives): arrays of one shape, validated.
 cimport cython
 
-from fastopt._runtime.arrays cimport array_of, require_disjoint_or_same
+from fastopt._runtime.arrays cimport array_of, require_disjoint_or_same, shape_of
 from fastopt._runtime.axes cimport axis_index, sizes_around
 
 import numpy
@@ -23,7 +23,7 @@ cdef class Slices:
 
     cdef int set_out(self, object out) except -1:
         """`out`, or a new array if that is None."""
-        self.result = empty(self.x.shape, float32) if out is None else out
+        self.result = empty(shape_of(&self.x.view), float32) if out is None else out
         self.out = array_of(self.result, "out", c"f", True, &self.x.view)
         return 0
 
