@@ -30,6 +30,7 @@ from fastopt._softmax import hardmax, log_softmax, log_softmax_backward, softmax
 
 if TYPE_CHECKING:
     from fastopt import reference
+    from fastopt._heap import keep_heap
     from fastopt._state_file import load_state, save_state
 
 __version__ = "0.1.0"
@@ -40,10 +41,10 @@ __all__ = [
     "RMSprop", "Rprop", "Sophia", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
     "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "get_num_threads", "hardmax",
-    "init", "lamb", "lars", "linear_cross_entropy", "lion", "load_state", "log_softmax", "log_softmax_backward",
-    "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state", "schedules",
-    "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy",
-    "softmax_cross_entropy_loss", "sophia",
+    "init", "keep_heap", "lamb", "lars", "linear_cross_entropy", "lion", "load_state", "log_softmax",
+    "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state",
+    "schedules", "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "softmax_cross_entropy_loss", "sophia",
 ]
 
 
@@ -55,6 +56,8 @@ if not TYPE_CHECKING:       # with a __getattr__, type checkers would take every
             return import_module("fastopt.reference")
         if name in ("load_state", "save_state"):
             return getattr(import_module("fastopt._state_file"), name)
+        if name == "keep_heap":
+            return import_module("fastopt._heap").keep_heap
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -120,7 +120,7 @@ _default: Checked = (1.0, False, math.inf, 0.0, 0.0, 0.0, 0.0, False)
 """The shared options in the order in which kernels unpack them; the last one is whether there is an average."""
 
 
-def check_options(function: Callable[..., Any], options: dict[str, Any]) -> Checked:
+def check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> Checked:
     """Return the shared options that were given to `function`, checked, and the defaults of the others."""
     if not options:
         return _default
@@ -133,10 +133,10 @@ def check_options(function: Callable[..., Any], options: dict[str, Any]) -> Chec
             raise ValueError("average_decay: expected a number in [0, 1] together with average, got "
                              + ("average alone" if decay is None else "average_decay alone"))
         checked = _replaced(checked, "average", average is not None)
-    return checked      # type: ignore[no-any-return]
+    return checked
 
 
-def check_own_decay(function: Callable[..., Any], options: dict[str, Any], weight_decay: float = 0.0,
+def check_own_decay(function: Callable[..., Any], options: Mapping[str, Any], weight_decay: float = 0.0,
                     meaning: str = "weight_decay") -> Checked:
     """`check_options` for a function with its own weight_decay, which becomes the shared option named `meaning`."""
     if not options and type(weight_decay) is float and weight_decay == 0.0:

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 CLASSES = [name for name in fastopt.__all__ if isinstance(getattr(fastopt, name), type)
            and issubclass(getattr(fastopt, name), fastopt.Optimizer) and name != "Optimizer"]
 PUBLIC = [name for name in fastopt.__all__ if inspect.isfunction(getattr(fastopt, name))]
-WITHOUT_ARRAYS = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "load_state", "save_state"}
+WITHOUT_ARRAYS = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "load_state", "save_state",
+                  "keep_heap"}
 WITH_TESTS_OF_THEIR_OWN = {"batch_norm_fold", "batch_norm_merge", "batch_norm_merge_sums"}
 
 

@@ -44,6 +44,7 @@ def test_train_reports_epochs_accuracy_and_time(run):
     for name in ("fastopt", "fastopt.reference"):
         assert lines(name + r" +(\d\d\.\d\d)% \(\d+ of 360 images, epoch [12]\)   \d+\.\d\d s")
     assert lines(r"With the kernels the same training is \d+\.\d\d times as fast\.")
+    assert train.resource is None or lines(r"Page faults a step: \d+\.\d and \d+\.\d\.")
 
 
 def test_train_is_repeatable(run, capsys):

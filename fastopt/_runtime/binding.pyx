@@ -15,7 +15,8 @@ from fastopt._runtime.arrays cimport (
     same_head, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
-    GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run_plan, stream_name,
+    GRAD, PARAM, STATE, STREAMS, SUMS, Compiled, Plan, Rule, Table, Tensor, compiled, cut, discard, run_plan,
+    stream_name,
 )
 from fastopt._runtime.progress cimport Progress
 

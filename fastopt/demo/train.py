@@ -16,6 +16,11 @@ from fastopt import schedules
 from fastopt.demo.data import Split
 from fastopt.demo.network import Network
 
+try:
+    import resource
+except ImportError:     # Windows
+    resource = None     # type: ignore[assignment]
+
 HIDDEN = (128, 64)
 
 # name: (class, peak learning rate, weight decay). The best accuracy within 20 epochs, over 20 seeds: 99.0 % on average
@@ -40,6 +45,8 @@ class Result(NamedTuple):
     accuracies: list[float]
     """Validation accuracy after each epoch."""
     seconds: float
+    page_faults: float | None
+    """Per step; None where the system does not count them."""
 
     @property
     def best_epoch(self) -> int:
@@ -49,6 +56,11 @@ class Result(NamedTuple):
     @property
     def best_accuracy(self) -> float:
         return max(self.accuracies)
+
+
+def page_faults() -> int:
+    """How many this process has had so far; 0 where the system does not count them."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else 0
 
 
 def decay_matrices_only(key: str, param: NDArray[np.float32]) -> dict[str, float]:
@@ -102,7 +114,7 @@ def train(kernels: ModuleType, data: Split, *, optimizer: str, epochs: int, batc
     losses: list[float] = []
     accuracies: list[float] = []
     best = network.snapshot()
-    start = time.perf_counter()
+    faults, start = page_faults(), time.perf_counter()
     with (tqdm(total=steps, desc=label, unit="batch", leave=False, disable=None) as bar,
           np.errstate(over="ignore", invalid="ignore")):        # Diverged reports it
         for epoch in range(1, epochs + 1):
@@ -121,8 +133,9 @@ def train(kernels: ModuleType, data: Split, *, optimizer: str, epochs: int, batc
             if report is not None:
                 report(epoch, losses[-1], accuracies[-1])
     seconds = time.perf_counter() - start
+    per_step = (page_faults() - faults) / steps if resource else None
     network.restore(best)
-    return Result(network, losses, accuracies, seconds)
+    return Result(network, losses, accuracies, seconds, per_step)
 
 
 def difference(first: Network, second: Network) -> tuple[int, int, float]:
@@ -153,4 +166,6 @@ def compare(data: Split, *, epochs: int, **settings: Any) -> tuple[Result, Resul
     print(f"All {values} weights and statistics have the same bits." if different == 0 else
           f"{different} of {values} weights and statistics differ, by at most {largest:.1g}:\n"
           "softmax's exp and log round differently from NumPy's, and training amplifies the difference.")
+    if kernels.page_faults is not None and reference.page_faults is not None:
+        print(f"Page faults a step: {kernels.page_faults:.1f} and {reference.page_faults:.1f}.")
     return kernels, reference

@@ -335,6 +335,11 @@ def count_threads(rng, module):
     return Case(fastopt.get_num_threads, {}, (Threads(),))
 
 
+@case("keep_heap")
+def heap(rng, module):
+    return Case(fastopt.keep_heap, {})
+
+
 @case("show_config")
 def configuration(rng, module):
     return Case(fastopt.show_config, {"mode": "dicts"}, use=lambda result: None)
