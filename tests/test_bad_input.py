@@ -146,3 +146,29 @@ def test_the_message_says_what_came():
     with pytest.raises(TypeError) as caught:
         fastopt.sgd(param, grad, lr=0.1)
     assert str(caught.value) == "grad: expected C-contiguous float32 of shape (3, 4), got float64 (4, 3)"
+
+
+def test_an_output_that_numpy_warns_of_writing_to():
+    """Other elements may share its memory: NumPy exports it as read-only, though its flags say otherwise."""
+    shared = np.broadcast_arrays(np.ones((1, 3), np.float32), np.ones(3, np.float32))[1]
+    assert shared.flags.c_contiguous
+    ones = np.ones((1, 3), np.float32)
+    with pytest.raises(ValueError, match="^out: expected writable"):
+        fastopt.softmax(ones, out=shared)
+    with pytest.raises(ValueError, match="^param: expected writable"):
+        fastopt.sgd(shared, ones, lr=0.1)
+    fastopt.sgd(ones, shared, lr=0.1)       # it may be read
+    assert (shared == 1.0).all()
+
+
+@pytest.mark.parametrize("dimensions", range(8))
+def test_arrays_of_any_number_of_dimensions(dimensions):
+    """Those of more than four are not held by their heads."""
+    x = np.arange(2.0**dimensions, dtype=np.float32).reshape((2,) * dimensions)
+    param = x.copy()
+    fastopt.sgd(param, x, lr=1.0)
+    assert (param == 0.0).all()
+    if dimensions:
+        np.testing.assert_allclose(fastopt.softmax(x).sum(axis=-1), 1.0, rtol=1e-6)
+        with pytest.raises(ValueError, match="^out: expected writable C-contiguous float32 of shape"):
+            fastopt.softmax(x, out=x.ravel().copy() if dimensions > 1 else np.ones(3, np.float32))

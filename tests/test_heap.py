@@ -1,4 +1,4 @@
-"""`keep_heap`: page faults of a loop that allocates and frees the same arrays; huge pages. In processes of their own."""
+"""`keep_heap`: page faults of a loop that allocates and frees the same arrays; huge pages of state."""
 
 import ctypes
 import os

@@ -371,3 +371,12 @@ def test_the_state_cannot_be_assigned_into(change):
     copied = copy.deepcopy(opt.state)
     copied["w"]["m"] = copied["w"]["v"]         # a copy is a dict as any other
     assert {**opt.state}.keys() == {"w"}
+
+
+def test_an_option_under_an_equal_name():
+    """Keywords from code are interned strings, those of a dict need not be."""
+    param, name = np.ones(3, np.float32), "".join(["weight_", "decay"])
+    fastopt.sgd(param, np.zeros(3, np.float32), lr=0.5, **{name: 1.0})
+    assert (param == 0.5).all()
+    with pytest.raises(ValueError, match="^weight_decay: expected"):
+        fastopt.sgd(param, param.copy(), lr=0.5, **{name: -1.0})
