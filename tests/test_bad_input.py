@@ -148,6 +148,7 @@ def test_the_message_says_what_came():
     assert str(caught.value) == "grad: expected C-contiguous float32 of shape (3, 4), got float64 (4, 3)"
 
 
+@pytest.mark.filterwarnings("ignore:future versions will not create a writeable array:FutureWarning")
 def test_an_output_that_numpy_warns_of_writing_to():
     """Other elements may share its memory: NumPy exports it as read-only, though its flags say otherwise."""
     shared = np.broadcast_arrays(np.ones((1, 3), np.float32), np.ones(3, np.float32))[1]
