@@ -1,9 +1,9 @@
 # Long rows split over the threads, block by block.
 #
-# Rows are tasks as long as every thread gets the same number of them. The rows left over, fewer than threads, are split:
-# their blocks (_softmax_rows.pxd) are the tasks of three parallel loops, for the largest elements, the sums and the
-# results. Between the loops, the blocks' partial results are merged in order, as in sum_long_row: the bits are the same.
-# A thread has the same blocks in each loop, and finds them in its cache.
+# Rows are tasks as long as every thread gets the same number of them. The rows left over, fewer than threads, are
+# split: their blocks (_softmax_rows.pxd) are the tasks of three parallel loops, for the largest elements, the sums and
+# the results. Between the loops, the blocks' partial results are merged in order, as in sum_long_row: the bits are the
+# same. A thread has the same blocks in each loop, and finds them in its cache.
 
 from fastopt._runtime.parallel cimport parallel_for
 from _softmax cimport MAX_ROWS, Rows, choose_base
