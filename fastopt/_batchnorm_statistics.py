@@ -138,7 +138,7 @@ def batch_norm_backward_sums(dy: Float32Array, cache: BatchNormCache) -> BatchGr
     first, second = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
         dispatch.active.batchnorm.backward_sums(
-            layout, d, saved, cache.training, cache.relu,
+            layout, d, saved, cache.training, cache.relu, cache.count,
             Array(first, "sums.dy", kind="d"), Array(second, "sums.dy_x", kind="d"))
     return BatchGradientSums(first, second)
 

@@ -27,9 +27,16 @@ from _memory cimport IN64, INOUT64
 cdef extern from *:
     """
     typedef FASTOPT_LINE struct { double v[1024 + 8]; } fastopt_lanes;      /* MAX_LANES; `spread` writes 7 more */
+    typedef FASTOPT_LINE struct { float v[1024 + 16]; } fastopt_lanes32;
     """
     ctypedef struct Lanes "fastopt_lanes":
         double v[1032]
+    ctypedef struct Lanes32 "fastopt_lanes32":
+        float v[1040]
+
+ctypedef fused Number:
+    float
+    double
 
 cdef enum:
     MIN_LANES = 64          # lanes of a row of a long run, and about the fewest of any row
@@ -184,14 +191,13 @@ cdef inline Py_ssize_t ahead(const Block* b, Py_ssize_t at) noexcept nogil:
     return b.ahead if at + b.ahead < b.length else b.ahead + b.jump
 
 
-cdef inline const double* spread(const Block* b, IN64 channel, Lanes* lanes) noexcept nogil:
-    """The value of each lane's channel: `channel` itself where lanes are channels, else written to `lanes`.
+cdef inline const Number* spread(const Block* b, const Number* channel, Number* lane) noexcept nogil:
+    """The value of each lane's channel: `channel` itself where lanes are channels, else written to `lane`.
 
     Each run is written in multiples of 8 lanes: what exceeds it is overwritten by the next channel, or is padding.
     """
-    cdef INOUT64 lane = lanes.v
     cdef Py_ssize_t c, i, j, n = b.channels * b.channel_lanes
-    cdef double value
+    cdef Number value
     if b.lanes == b.channels:
         return channel
     if b.channel_lanes == 1:

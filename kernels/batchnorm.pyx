@@ -8,8 +8,7 @@
 #   dy ← 0 if y ≤ 0                         with ReLU
 #   dβ = Σ dy,  s = Σ dy · (x − mean),  dγ = s · invstd
 #   dx = γ · invstd · (dy − dβ / n − (x − mean) · invstd² · s / n)
-#      = (x · slope + shift) + a · dy       a = γ · invstd, slope = −(a · (invstd² · s / n)),
-#                                           shift = −(a · dβ / n + mean · slope)
+#      = a · dy + ((x − mean) · slope + shift)      a = γ · invstd, slope = −a · invstd² · s / n, shift = −a · dβ / n
 #   dx = (γ · invstd) · dy                  after inference, where mean and variance do not depend on x
 #
 # Statistics come from one pass. A block shifts its values by its first value of the channel, K (Chan, Golub and LeVeque
@@ -17,22 +16,20 @@
 #
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that at most log2(n + 1) of 53 bits cancel
 #
-# and blocks are merged in order by the same paper's formula. Inference computes y in float32
-# (_batchnorm_inference.pxd). Everything else is computed in double and rounded once, where it is stored as float32.
-# (In float32, with the mean as a sum of two floats, an element costs a third of the arithmetic, but dx has an error of
-# up to 7 ULP of its largest term instead of 0.51, and 1 / √(var + ε) overflows below 2⁻¹²⁸. Beyond the second-level
-# cache memory bandwidth is the limit either way.)
+# and blocks are merged in order by the same paper's formula. Sums and a channel's constants are computed in double, y
+# and dx in float32 from these constants: _batchnorm_loops.pxd, which also says which channels are the exception.
+# Inference: _batchnorm_inference.pxd.
 #
 # The order of the sums: _batchnorm_order.pxd, which also defines tile, block, row, lane, run, strip and task. The loops
 # over a block's elements: _batchnorm_loops.pxd.
 
-from libc.math cimport fabs, sqrt
+from libc.math cimport INFINITY, fabs, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
-from _batchnorm_loops cimport (INFERENCE, IN_PLACE, RELU, Backward, Forward, sum_backward, sum_forward,
-                               write_backward_by_flags, write_forward_block)
+from _batchnorm_loops cimport (INFERENCE, IN_PLACE, RELU, Backward, Constants, Forward, as_scale, is_normal, is_term,
+                               sum_backward, sum_forward, write_backward_by_flags, write_forward_block)
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
@@ -105,6 +102,22 @@ cdef void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, double 
         shift[c] = beta[c]
 
 
+cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, double count, INOUT center, INOUT factor,
+                      INOUT shift, Py_ssize_t channels) noexcept nogil:
+    """The same in float32, where they fit: |x − mean| is at most √n / invstd, |x − center| at most twice that."""
+    cdef Py_ssize_t c
+    cdef double root = 2.0 * sqrt(count), m, offset
+    cdef float rounded
+    for c in range(channels):
+        m = -0.0 if mean[c] == 0.0 else mean[c]
+        rounded = <float> m
+        offset = beta[c] if rounded == m else beta[c] + (rounded - m) * scale[c]
+        center[c] = rounded if (is_normal(scale[c]) & is_term(root / invstd[c]) & is_term(scale[c] * root / invstd[c])
+                                & is_term(offset)) else <float> INFINITY
+        factor[c] = <float> scale[c]
+        shift[c] = <float> offset
+
+
 cdef void update_running(INOUT running, IN64 new, double momentum, double divisor, Py_ssize_t channels) noexcept nogil:
     cdef Py_ssize_t c
     for c in range(channels):
@@ -113,7 +126,7 @@ cdef void update_running(INOUT running, IN64 new, double momentum, double diviso
 
 cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
     cdef const Tiling* t = &f.tiling
-    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c)
+    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c), i
     cdef const double* mean = f.sums + c
     cdef const double* m2 = f.sums + t.padded + c
     cdef double* saved = f.saved + c
@@ -121,26 +134,41 @@ cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
               f.center + c, f.factor + c, f.shift + c, channels)
     memcpy(saved, mean, channels * sizeof(double))
     memcpy(saved + 3 * t.channels, f.shift + c, channels * sizeof(double))
+    constants32(mean, saved + t.channels, saved + 2 * t.channels, f.shift + c, f.count, f.y32.center + c,
+                f.y32.factor + c, f.y32.shift + c, channels)
+    for i in range(c, c + channels):
+        if m2[i - c] == 0.0:
+            f.y32.factor[i] = <float> f.factor[i]
     if f.running_mean != NULL:
         update_running(f.running_mean + c, mean, f.momentum, 1.0, channels)
         update_running(f.running_var + c, m2, f.momentum, f.count - 1.0 if f.unbiased else f.count, channels)
 
 
-cdef inline void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, double count, INOUT dbeta,
-                           INOUT dgamma, INOUT64 slope, INOUT64 shift, Py_ssize_t channels) noexcept nogil:
+cdef void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, double count, INOUT dbeta,
+                    INOUT dgamma, INOUT64 slope, INOUT64 shift, IN center, INOUT slope32, INOUT shift32,
+                    Py_ssize_t channels) noexcept nogil:
+    """dx = scale · dy + ((x − center) · slope + shift); in double, center is the mean."""
     cdef Py_ssize_t c
+    cdef double root = 2.0 * sqrt(count), offset
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (sum_dy_d[c] * invstd[c])
         slope[c] = -(scale[c] * ((invstd[c] * invstd[c]) * (sum_dy_d[c] / count)))
-        shift[c] = -(scale[c] * (sum_dy[c] / count) + mean[c] * slope[c])
+        shift[c] = -(scale[c] * (sum_dy[c] / count))
+        offset = shift[c] + (center[c] - mean[c]) * slope[c]
+        slope32[c] = <float> slope[c] if (is_normal(slope[c]) & is_term(slope[c] * root / invstd[c]) & is_term(offset)
+                                          & (center[c] != <float> INFINITY)) else <float> INFINITY
+        shift32[c] = <float> offset
 
 
 cdef void finish_backward(const Backward* g, Py_ssize_t tile) noexcept nogil:
     cdef const Tiling* t = &g.tiling
-    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c)
+    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c), i
     gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.count, g.dbeta + c,
-              g.dgamma + c, g.slope + c, g.shift + c, channels)
+              g.dgamma + c, g.slope + c, g.shift + c, g.y32.center + c, g.slope32 + c, g.shift32 + c, channels)
+    if g.flags & INFERENCE:
+        for i in range(c, c + channels):
+            g.slope32[i] = 0.0 if is_normal(g.scale[i]) else INFINITY
 
 
 # A task is a tile, or one block of it; `run` sets its stages.
@@ -233,10 +261,11 @@ def forward(Layout layout not None, Array gamma not None, Array beta not None, A
     cdef Py_ssize_t padded
     f.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
     padded = f.tiling.padded
-    doubles = allocate_lines((3 + 2 * f.tiling.blocks) * padded)
+    doubles = allocate_lines((5 + 2 * f.tiling.blocks) * padded)
     if doubles == NULL:
         raise MemoryError
-    f.center, f.factor, f.shift, f.sums = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
+    f.center, f.factor, f.shift, f.sums = doubles, doubles + padded, doubles + 2 * padded, doubles + 5 * padded
+    f.y32 = constants_at(<float*> (doubles + 3 * padded), padded)
     f.x, f.y = <const float*> layout.x.data, <float*> y.data
     f.gamma, f.beta, f.saved = <const float*> gamma.data, <const float*> beta.data, <double*> saved.data
     f.running_mean = <float*> running_mean.data if running_mean is not None else NULL
@@ -253,30 +282,46 @@ def forward(Layout layout not None, Array gamma not None, Array beta not None, A
     free_lines(doubles)
 
 
-cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, bint training, bint relu) except NULL:
+cdef inline Constants constants_at(float* memory, Py_ssize_t padded) noexcept nogil:
+    cdef Constants c
+    c.center, c.factor, c.shift = memory, memory + padded, memory + 2 * padded
+    return c
+
+
+cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, bint training, bint relu,
+                            double count) except NULL:
     """Set what sums need; return memory to free. What forward saved is copied to arrays that start at cache lines."""
     cdef double* doubles
-    cdef Py_ssize_t row, padded
+    cdef float* floats
+    cdef Py_ssize_t row, padded, c
     g.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
     padded = g.tiling.padded
-    doubles = allocate_lines((6 + 2 * g.tiling.blocks) * padded)
+    doubles = allocate_lines((9 + 2 * g.tiling.blocks) * padded)
     if doubles == NULL:
         raise MemoryError
     for row in range(4):
         memcpy(doubles + row * padded, <const double*> saved.data + row * layout.channels,
                layout.channels * sizeof(double))
     g.mean, g.invstd, g.scale, g.beta = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
-    g.slope, g.shift, g.sums = doubles + 4 * padded, doubles + 5 * padded, doubles + 6 * padded
+    g.slope, g.shift, g.sums = doubles + 4 * padded, doubles + 5 * padded, doubles + 9 * padded
+    floats = <float*> (doubles + 6 * padded)
+    g.y32, g.slope32, g.shift32 = constants_at(floats, padded), floats + 3 * padded, floats + 4 * padded
+    if training:
+        constants32(g.mean, g.invstd, g.scale, g.beta, count, g.y32.center, g.y32.factor, g.y32.shift, layout.channels)
+    else:                               # as in _batchnorm_inference.pxd
+        for c in range(layout.channels):
+            g.y32.center[c], g.y32.shift[c] = <float> g.mean[c], <float> g.beta[c]
+            g.y32.factor[c] = as_scale(g.scale[c])
     g.x, g.dy = <const float*> layout.x.data, <const float*> dy.data
     g.flags = (RELU if relu else 0) | (0 if training else INFERENCE)
     return doubles
 
 
 def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint training, bint relu,
-                  Array sum_dy not None, Array sum_dy_d not None):
+                  double count, Array sum_dy not None, Array sum_dy_d not None):
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Backward g
-    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu)
+    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu, count)
     cdef size_t size = layout.channels * sizeof(double)
     with nogil:
         run(backward_task, &g, &g.tiling, SUM | MERGE, 2, 0.25)
@@ -289,7 +334,7 @@ def backward(Layout layout not None, Array dy not None, Array saved not None, Ar
              Array dbeta not None, bint training, bint relu, double count, Array sum_dy, Array sum_dy_d):
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
     cdef Backward g
-    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu)
+    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu, count)
     if dx.data == dy.data:
         g.flags |= IN_PLACE
     g.dx, g.dgamma, g.dbeta, g.count = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data, count

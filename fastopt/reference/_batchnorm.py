@@ -1,4 +1,4 @@
-"""Batch normalisation in NumPy: sums and statistics in double, results rounded once to the type of x.
+"""Batch normalisation in NumPy: sums and statistics in double; y and dx in the type of x, from constants in double.
 
 Sums have a written order (kernels/_batchnorm_order.pxd, here `blocks`, `lane_sums` and `run_sums`), which makes every
 result of the kernels equal to this one bit for bit. The words row, lane, block and run are defined there.
@@ -165,16 +165,16 @@ def gradient_sums(dy: Array, d: Array) -> tuple[Array, Array]:
     long = d.shape[2] > MAX_LANES
     first = second = np.zeros(d.shape[1])
     for g, product in zip(blocks(dy), blocks(dy * d), strict=True):
-        first = first + block_sums(g, long)
+        first = first + block_sums(g.astype(np.float64), long)
         second = second + block_sums(product, long)
     return first, second
 
 
 # Elements.
 
-def column(values: Array, dtype: DTypeLike = np.float64) -> Array:
+def column(values: Array, dtype: DTypeLike | None = None) -> Array:
     """One number for each channel, beside (outer, channels, inner)."""
-    return np.asarray(values).astype(dtype)[:, np.newaxis]
+    return np.asarray(values, dtype)[:, np.newaxis]
 
 
 def rectified(y: Array, relu: bool) -> Array:
@@ -187,9 +187,46 @@ def rounded_scale(scale: Array, dtype: Any) -> Array:
     return np.where(np.isfinite(scale), np.clip(scale, -largest, largest), scale).astype(dtype)
 
 
-def normalised(x: Array, mean: Array, scale: Array, beta: Array) -> Array:
-    """In double, rounded once."""
-    return ((x - column(mean)) * column(scale) + column(beta)).astype(x.dtype)
+def affine(x: Array, center: Array, factor: Array, shift: Array) -> Array:
+    """(x − center) · factor + shift, in the type of the constants."""
+    return (x - column(center)) * column(factor) + column(shift)
+
+
+def is_normal(values: Array) -> Array:
+    """0, NaN or of a magnitude in [2⁻¹²⁶, 2¹²⁶]."""
+    size = np.abs(values)
+    return ~((size > 2.0**126) | ((size > 0.0) & (size < 2.0**-126)))
+
+
+def is_term(values: Array) -> Array:
+    """NaN or of a magnitude up to 2¹²⁶."""
+    return ~(np.abs(values) > 2.0**126)
+
+
+def reach(cache: BatchNormCache) -> Array:
+    """Twice the largest |x − mean| there can be: √n standard deviations."""
+    return 2.0 * np.sqrt(float(cache.count)) / cache.invstd
+
+
+def narrow_center(cache: BatchNormCache) -> tuple[Array, Array]:
+    """The mean rounded to the type of x, and what is added to β for it; an infinite center: a channel in double.
+
+    That is one whose constants are no normal numbers in float32, or one whose terms might overflow.
+    """
+    mean = np.where(cache.mean == 0, -0.0, cache.mean)
+    center = mean.astype(cache.x.dtype)
+    shift = np.where(center == mean, cache.beta, cache.beta + (center - mean) * cache.scale)
+    fits = (is_normal(cache.scale) & is_term(reach(cache)) & is_term(cache.scale * reach(cache)) & is_term(shift))
+    return np.where(fits, center, center.dtype.type(np.inf)), shift.astype(center.dtype)
+
+
+def normalised(x: Array, cache: BatchNormCache, constant: Array | bool = False) -> Array:
+    """y in the type of x; some channels in double. If x is `constant`, y = β: +0 · −0 = −0 changes no β."""
+    mean = np.where(cache.mean == 0, -0.0, cache.mean)
+    factor = np.where(constant, -0.0 * np.abs(cache.scale), cache.scale)
+    center, shift = narrow_center(cache)
+    return np.where(column(np.isinf(center)), affine(x, mean, factor, cache.beta).astype(x.dtype),
+                    affine(x, center, factor.astype(x.dtype), shift))
 
 
 def inferred(x: Array, mean: Array, scale: Array, beta: Array) -> Array:
@@ -204,11 +241,34 @@ def inverse_root(var: Array, eps: float) -> Array:
 def gradient_and_distance(dy: Array, cache: BatchNormCache) -> tuple[Array, Array]:
     """dy, 0 where relu made y 0, and x − mean, as (outer, channels, inner)."""
     x = grouped(cache.x, cache.x, cache.channel_axis)
-    g = grouped(dy, cache.x, cache.channel_axis).astype(np.float64)
+    g = grouped(dy, cache.x, cache.channel_axis)
     if cache.relu:
-        y = (normalised if cache.training else inferred)(x, cache.mean, cache.scale, cache.beta)
-        g = np.where(y <= 0, 0.0, g)
+        y = normalised(x, cache) if cache.training else inferred(x, cache.mean, cache.scale, cache.beta)
+        g = np.where(y <= 0, g.dtype.type(0), g)
     return g, x - column(cache.mean)
+
+
+def scaled(dy: Array, scale: Array) -> Array:
+    """scale · dy in the type of dy; in double where scale is no normal number in float32."""
+    return np.where(column(is_normal(scale)), dy * column(scale, dy.dtype), (dy * column(scale)).astype(dy.dtype))
+
+
+def gradient(dy: Array, cache: BatchNormCache, sum_dy: Array, sum_dy_d: Array) -> Array:
+    """dx = scale · dy + ((x − mean) · slope + shift) in the type of x; some channels in double, as y."""
+    n, scale, invstd = float(cache.count), cache.scale, cache.invstd
+    x = grouped(cache.x, cache.x, cache.channel_axis)
+    slope = -(scale * ((invstd * invstd) * (sum_dy_d / n)))
+    shift = -(scale * (sum_dy / n))
+    center, _ = narrow_center(cache)
+    moved = shift + (center - cache.mean) * slope
+    fits = is_normal(slope) & is_term(slope * reach(cache)) & is_term(moved) & ~np.isinf(center)
+
+    def terms(center: Array, scale: Array, slope: Array, shift: Array) -> Array:
+        return column(scale) * dy + affine(x, center, slope, shift)
+
+    wide = terms(cache.mean, scale, slope, shift)
+    narrow = terms(center, *(values.astype(x.dtype) for values in (scale, slope, moved)))
+    return np.where(column(fits), narrow, wide.astype(x.dtype))
 
 
 @quiet
@@ -242,14 +302,13 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, running_mean: Array 
     if not training:
         result[...] = rectified(inferred(values, mean, scale, beta), relu)
         return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
-    # A constant channel: +0 · −0 = −0, which changes no β, not even −0.
-    factor, center = np.where(m2 == 0, -0.0 * np.abs(scale), scale), np.where(mean == 0, -0.0, mean)
-    result[...] = rectified(normalised(values, center, factor, beta), relu)
+    cache = BatchNormCache(x, channel_axis, saved, training, relu, count)
+    result[...] = rectified(normalised(values, cache, m2 == 0), relu)
     if running_mean is not None and running_var is not None:
         running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
         new = m2 / (count - 1.0) if unbiased else var
         running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * new
-    return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
+    return y, cache
 
 
 @quiet
@@ -271,13 +330,8 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, *,
     dbeta[...] = sum_dy
     dgamma[...] = sum_dy_d * invstd
     if x.size:
-        result = column(scale) * g
-        if cache.training:
-            n = float(cache.count)
-            slope = -(scale * ((invstd * invstd) * (sum_dy_d / n)))
-            shift = -(scale * (sum_dy / n) + cache.mean * slope)
-            result = (grouped(x, x, axis) * column(slope) + column(shift)) + result
-        grouped(dx, x, axis)[...] = result
+        grouped(dx, x, axis)[...] = (gradient(g, cache, sum_dy, sum_dy_d) if cache.training
+                                     else scaled(g, cache.scale))
     return dx, dgamma, dbeta
 
 
