@@ -48,8 +48,10 @@ cdef enum:
     TILE_LANES = 512        # about: the sums and constants of the lanes stay in the first-level cache
     WRITE_LANES = 2048      # the same where elements are written without sums,
     WRITE_ELEMENTS = 16384  # and the elements of such a block, about
-    LARGE = 1048576         # elements from which an array is prefetched,
-    AHEAD = 1024            # at least this many elements before they are used
+    FEW_ROWS = 8
+    MIN_RUN = 16
+    LARGE = 131072         # elements from which an array is prefetched,
+    AHEAD = 4096            # at least this many elements before they are used
 
 cdef struct Tiling:
     Py_ssize_t outer
@@ -79,6 +81,7 @@ cdef struct Block:
     Py_ssize_t row_outer            # outer indices in a row
     Py_ssize_t channel_lanes        # adjacent lanes of one channel
     Py_ssize_t lanes                # row_outer · channels · channel_lanes
+    bint few_rows                   # see FEW_ROWS
     double count                    # values of each channel
     Py_ssize_t sums                 # offset of the first channel's sum in the arrays of sums, two for each block
     Py_ssize_t outer                # outer indices, those of the tail included; a long run is written in two pieces:
@@ -161,7 +164,7 @@ cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index, P
     b.channel = tile * t.tile_channels
     b.channels = min(t.tile_channels, t.channels - b.channel)
     b.sums = 2 * index * t.padded + b.channel
-    b.row_outer = t.row_outer
+    b.row_outer, b.few_rows = t.row_outer, False
     if t.long_runs:
         b.stride = b.lanes = b.channel_lanes = MIN_LANES
         b.length = min(BLOCK_VALUES, t.inner - index % t.run_blocks * BLOCK_VALUES)
@@ -179,9 +182,10 @@ cdef inline Block block_of(const Tiling* t, Py_ssize_t tile, Py_ssize_t index, P
         b.length = b.rows * b.stride + b.tail
         b.outer = b.rows * b.row_outer + b.tail // b.outer_stride
         b.count = <double> b.outer * <double> t.inner
+        b.few_rows = b.rows <= FEW_ROWS and t.row_outer == 1 and t.inner >= MIN_RUN
     b.ahead = b.jump = 0                # what is prefetched is used at once: cheaper than a branch in the loops
     if t.outer * t.channels * t.inner >= LARGE:
-        b.ahead = (AHEAD + rows * b.stride - 1) // (rows * b.stride) * (rows * b.stride)
+        b.ahead = (AHEAD + rows * b.lanes - 1) // (rows * b.lanes) * (rows * b.stride)
         b.jump = start_of_next(t, tile, index) - (b.start + b.length)
     return b
 

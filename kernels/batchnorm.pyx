@@ -28,7 +28,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
-from _batchnorm_loops cimport (INFERENCE, IN_PLACE, RELU, Backward, Constants, Forward, as_scale, is_normal, is_term,
+from _batchnorm_loops cimport (INFERENCE, IN_PLACE, LARGEST_TERM, RELU, Backward, Constants, Forward, as_scale, is_normal, is_term,
                                sum_backward, sum_forward, write_backward_by_flags, write_forward_block)
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
@@ -102,20 +102,22 @@ cdef void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, double 
         shift[c] = beta[c]
 
 
-cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, double count, INOUT center, INOUT factor,
-                      INOUT shift, Py_ssize_t channels) noexcept nogil:
+cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor, double count, INOUT center32,
+                      INOUT factor32, INOUT shift32, Py_ssize_t channels) noexcept nogil:
     """The same in float32, where they fit: |x − mean| is at most √n / invstd, |x − center| at most twice that."""
     cdef Py_ssize_t c
-    cdef double root = 2.0 * sqrt(count), m, offset
+    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, m, offset
     cdef float rounded
+    cdef bint fits
     for c in range(channels):
         m = -0.0 if mean[c] == 0.0 else mean[c]
         rounded = <float> m
         offset = beta[c] if rounded == m else beta[c] + (rounded - m) * scale[c]
-        center[c] = rounded if (is_normal(scale[c]) & is_term(root / invstd[c]) & is_term(scale[c] * root / invstd[c])
-                                & is_term(offset)) else <float> INFINITY
-        factor[c] = <float> scale[c]
-        shift[c] = <float> offset
+        fits = (is_normal(scale[c]) & is_term(offset) & (not invstd[c] < least)
+                & (not invstd[c] < fabs(scale[c]) * least))
+        center32[c] = rounded if fits else <float> INFINITY
+        factor32[c] = <float> factor[c]
+        shift32[c] = <float> offset
 
 
 cdef void update_running(INOUT running, IN64 new, double momentum, double divisor, Py_ssize_t channels) noexcept nogil:
@@ -126,7 +128,7 @@ cdef void update_running(INOUT running, IN64 new, double momentum, double diviso
 
 cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
     cdef const Tiling* t = &f.tiling
-    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c), i
+    cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c)
     cdef const double* mean = f.sums + c
     cdef const double* m2 = f.sums + t.padded + c
     cdef double* saved = f.saved + c
@@ -134,11 +136,8 @@ cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
               f.center + c, f.factor + c, f.shift + c, channels)
     memcpy(saved, mean, channels * sizeof(double))
     memcpy(saved + 3 * t.channels, f.shift + c, channels * sizeof(double))
-    constants32(mean, saved + t.channels, saved + 2 * t.channels, f.shift + c, f.count, f.y32.center + c,
+    constants32(mean, saved + t.channels, saved + 2 * t.channels, f.shift + c, f.factor + c, f.count, f.y32.center + c,
                 f.y32.factor + c, f.y32.shift + c, channels)
-    for i in range(c, c + channels):
-        if m2[i - c] == 0.0:
-            f.y32.factor[i] = <float> f.factor[i]
     if f.running_mean != NULL:
         update_running(f.running_mean + c, mean, f.momentum, 1.0, channels)
         update_running(f.running_var + c, m2, f.momentum, f.count - 1.0 if f.unbiased else f.count, channels)
@@ -149,15 +148,17 @@ cdef void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 sca
                     Py_ssize_t channels) noexcept nogil:
     """dx = scale · dy + ((x − center) · slope + shift); in double, center is the mean."""
     cdef Py_ssize_t c
-    cdef double root = 2.0 * sqrt(count), offset
+    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, offset
+    cdef bint fits
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (sum_dy_d[c] * invstd[c])
         slope[c] = -(scale[c] * ((invstd[c] * invstd[c]) * (sum_dy_d[c] / count)))
         shift[c] = -(scale[c] * (sum_dy[c] / count))
         offset = shift[c] + (center[c] - mean[c]) * slope[c]
-        slope32[c] = <float> slope[c] if (is_normal(slope[c]) & is_term(slope[c] * root / invstd[c]) & is_term(offset)
-                                          & (center[c] != <float> INFINITY)) else <float> INFINITY
+        fits = (is_normal(slope[c]) & is_term(offset) & (center[c] != <float> INFINITY)
+                & (not invstd[c] < fabs(slope[c]) * least))
+        slope32[c] = <float> slope[c] if fits else <float> INFINITY
         shift32[c] = <float> offset
 
 
@@ -307,7 +308,8 @@ cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, b
     floats = <float*> (doubles + 6 * padded)
     g.y32, g.slope32, g.shift32 = constants_at(floats, padded), floats + 3 * padded, floats + 4 * padded
     if training:
-        constants32(g.mean, g.invstd, g.scale, g.beta, count, g.y32.center, g.y32.factor, g.y32.shift, layout.channels)
+        constants32(g.mean, g.invstd, g.scale, g.beta, g.scale, count, g.y32.center, g.y32.factor, g.y32.shift,
+                    layout.channels)
     else:                               # as in _batchnorm_inference.pxd
         for c in range(layout.channels):
             g.y32.center[c], g.y32.shift[c] = <float> g.mean[c], <float> g.beta[c]

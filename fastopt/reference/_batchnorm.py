@@ -192,20 +192,19 @@ def affine(x: Array, center: Array, factor: Array, shift: Array) -> Array:
     return (x - column(center)) * column(factor) + column(shift)
 
 
-def is_normal(values: Array) -> Array:
-    """0, NaN or of a magnitude in [2⁻¹²⁶, 2¹²⁶]."""
-    size = np.abs(values)
-    return ~((size > 2.0**126) | ((size > 0.0) & (size < 2.0**-126)))
-
-
 def is_term(values: Array) -> Array:
     """NaN or of a magnitude up to 2¹²⁶."""
     return ~(np.abs(values) > 2.0**126)
 
 
-def reach(cache: BatchNormCache) -> Array:
-    """Twice the largest |x − mean| there can be: √n standard deviations."""
-    return 2.0 * np.sqrt(float(cache.count)) / cache.invstd
+def is_normal(values: Array) -> Array:
+    """0, NaN or of a magnitude in [2⁻¹²⁶, 2¹²⁶]."""
+    return is_term(values) & (~(np.abs(values) < 2.0**-126) | (values == 0))
+
+
+def least_invstd(cache: BatchNormCache) -> float:
+    """With it, x − center is at most 2¹²⁶: |x − mean| is at most √n / invstd, and |x − center| twice that."""
+    return 2.0 * math.sqrt(cache.count) / 2.0**126
 
 
 def narrow_center(cache: BatchNormCache) -> tuple[Array, Array]:
@@ -216,7 +215,8 @@ def narrow_center(cache: BatchNormCache) -> tuple[Array, Array]:
     mean = np.where(cache.mean == 0, -0.0, cache.mean)
     center = mean.astype(cache.x.dtype)
     shift = np.where(center == mean, cache.beta, cache.beta + (center - mean) * cache.scale)
-    fits = (is_normal(cache.scale) & is_term(reach(cache)) & is_term(cache.scale * reach(cache)) & is_term(shift))
+    fits = (is_normal(cache.scale) & is_term(shift) & ~(cache.invstd < least_invstd(cache))
+            & ~(cache.invstd < np.abs(cache.scale) * least_invstd(cache)))
     return np.where(fits, center, center.dtype.type(np.inf)), shift.astype(center.dtype)
 
 
@@ -261,7 +261,8 @@ def gradient(dy: Array, cache: BatchNormCache, sum_dy: Array, sum_dy_d: Array) -
     shift = -(scale * (sum_dy / n))
     center, _ = narrow_center(cache)
     moved = shift + (center - cache.mean) * slope
-    fits = is_normal(slope) & is_term(slope * reach(cache)) & is_term(moved) & ~np.isinf(center)
+    fits = (is_normal(slope) & is_term(moved) & ~np.isinf(center)
+            & ~(invstd < np.abs(slope) * least_invstd(cache)))
 
     def terms(center: Array, scale: Array, slope: Array, shift: Array) -> Array:
         return column(scale) * dy + affine(x, center, slope, shift)
