@@ -6,6 +6,7 @@
 from libc.math cimport INFINITY, fabs
 
 from _batchnorm_order cimport Block, Lanes, Lanes32, Number, Tiling, ahead, block_of, fold_lanes, spread
+from _math cimport as_bits, as_float, uint32_t
 from _memory cimport IN, IN64, INOUT, INOUT64
 
 cdef enum:
@@ -151,10 +152,15 @@ cdef inline float normalised(float x, Number center, Number factor, Number shift
     return <float> ((x - center) * factor + shift)
 
 
+cdef inline float kept(float value, bint keep) noexcept nogil:
+    """`value` or 0. (Written with `if`, gcc unrolls a strip before it looks for vectors and leaves branches.)"""
+    return as_float(as_bits(value) & -<uint32_t> keep)
+
+
 cdef inline float masked(float dy, float x, Number center, Number factor, Number shift, int flags) noexcept nogil:
     """With RELU: dy where y, computed as forward computes it, is positive or NaN, else 0."""
     if flags & RELU:
-        return <float> 0.0 if normalised(x, center, factor, shift) <= <float> 0.0 else dy
+        return kept(dy, not normalised(x, center, factor, shift) <= <float> 0.0)
     return dy
 
 
@@ -203,21 +209,21 @@ cdef inline void write_forward_strip(IN x, INOUT y, Py_ssize_t n, const Number* 
     cdef float v
     for i in range(n):
         v = normalised(x[i], center[step * i], factor[step * i], shift[step * i])
-        if flags & RELU:
-            v = <float> 0.0 if v < <float> 0.0 else v
-        y[i] = v
+        y[i] = kept(v, not v < <float> 0.0) if flags & RELU else v
 
 
 cdef inline void add_backward_strip(IN x, IN dy, Py_ssize_t stride, int rows, Py_ssize_t n, IN64 mean, IN center,
-                                    IN factor, IN offset, INOUT64 s, INOUT64 q, int flags) noexcept nogil:
+                                    IN factor, IN offset, INOUT64 s, INOUT64 q, int step, int flags) noexcept nogil:
     cdef Py_ssize_t i, r
     cdef double m, sum_, product, g
     cdef float k, a, b
     for i in range(n):
-        m, sum_, product = mean[i], s[i], q[i]
-        k = center[i] if flags & RELU else 0.0
-        a = factor[i] if flags & RELU else 0.0
-        b = offset[i] if flags & RELU else 0.0
+        m = mean[step * i]
+        sum_ = 0.0 if flags & FROM_ZERO else s[i]
+        product = 0.0 if flags & FROM_ZERO else q[i]
+        k = center[step * i] if flags & RELU else 0.0
+        a = factor[step * i] if flags & RELU else 0.0
+        b = offset[step * i] if flags & RELU else 0.0
         for r in range(rows):
             g = masked(dy[r * stride + i], x[r * stride + i], k, a, b, flags)
             sum_ = sum_ + g
@@ -252,32 +258,61 @@ cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssi
         add_forward_strip(x + at, stride, rows, n - at, first + at, s + at, q + at, 1, 0)
 
 
-cdef inline void add_forward_column(const float* x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
-                                    const double* first, double* s, double* q) noexcept nogil:
-    """Of `n` lanes (a literal) of one channel, the sums over all rows: they stay in registers."""
-    cdef Py_ssize_t i = 4 if rows >= 4 else 1
+# The same for a channel's run of n >= STRIP lanes in a few rows, from 0: sums stay in registers until all rows are added.
+
+cdef inline void add_forward_column(const float* x, Py_ssize_t stride, Py_ssize_t rows, int n, const double* first,
+                                    double* s, double* q) noexcept nogil:
+    cdef Py_ssize_t i
     if rows >= 4:
         add_forward_strip(x, stride, 4, n, first, s, q, 0, FROM_ZERO)
     else:
-        add_forward_strip(x, stride, 1, n, first, s, q, 0, FROM_ZERO)
-    while i + 4 <= rows:
-        add_forward_strip(x + i * stride, stride, 4, n, first, s, q, 0, 0)
-        i += 4
-    while i < rows:
-        add_forward_strip(x + i * stride, stride, 1, n, first, s, q, 0, 0)
-        i += 1
+        add_forward_strip(x, stride, 2, n, first, s, q, 0, FROM_ZERO)
+    if rows == 8:
+        add_forward_strip(x + 4 * stride, stride, 4, n, first, s, q, 0, 0)
+    else:
+        for i in range(4 if rows >= 4 else 2, rows):
+            add_forward_strip(x + i * stride, stride, 1, n, first, s, q, 0, 0)
 
 
 cdef inline void add_forward_run(const float* x, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, const double* first,
                                  double* s, double* q) noexcept nogil:
-    """Of a run of at least STRIP lanes. The last strip overlaps: the same sums are computed again."""
     cdef Py_ssize_t strip, at
+    if rows == 1:
+        add_forward_strip(x, stride, 1, n, first, s, q, 0, FROM_ZERO)
+        return
     for strip in range((n + STRIP // 2 - 1) // STRIP):
-        at = min(strip * STRIP, n - STRIP)
+        at = min(strip * STRIP, n - STRIP)      # overlaps the previous strip: the same sums are computed again
         add_forward_column(x + at, stride, rows, STRIP, first, s + at, q + at)
     if 0 < n % STRIP <= STRIP // 2:
         at = n - STRIP // 2
         add_forward_column(x + at, stride, rows, STRIP // 2, first, s + at, q + at)
+
+
+cdef inline void add_backward_column(const float* x, const float* dy, Py_ssize_t stride, Py_ssize_t rows, int n,
+                                     const double* mean, const float* center, const float* factor,
+                                     const float* offset, double* s, double* q, int flags) noexcept nogil:
+    if rows == 4:
+        add_backward_strip(x, dy, stride, 4, n, mean, center, factor, offset, s, q, 0, flags | FROM_ZERO)
+    else:
+        add_backward_strip(x, dy, stride, 2, n, mean, center, factor, offset, s, q, 0, flags | FROM_ZERO)
+    if rows == 3:
+        add_backward_strip(x + 2 * stride, dy + 2 * stride, stride, 1, n, mean, center, factor, offset, s, q, 0, flags)
+
+
+cdef inline void add_backward_run(const float* x, const float* dy, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
+                                  const double* mean, const float* center, const float* factor, const float* offset,
+                                  double* s, double* q, int flags) noexcept nogil:
+    cdef Py_ssize_t strip, at
+    if rows == 1:
+        add_backward_strip(x, dy, stride, 1, n, mean, center, factor, offset, s, q, 0, flags | FROM_ZERO)
+        return
+    for strip in range((n + STRIP // 2 - 1) // STRIP):
+        at = min(strip * STRIP, n - STRIP)
+        add_backward_column(x + at, dy + at, stride, rows, STRIP, mean, center, factor, offset, s + at, q + at, flags)
+    if 0 < n % STRIP <= STRIP // 2:
+        at = n - STRIP // 2
+        add_backward_column(x + at, dy + at, stride, rows, STRIP // 2, mean, center, factor, offset, s + at, q + at,
+                            flags)
 
 
 cdef inline void write_forward(const float* x, float* y, Py_ssize_t n, const Number* center, const Number* factor,
@@ -307,13 +342,13 @@ cdef inline void add_backward(const float* x, const float* dy, Py_ssize_t stride
         prefetch(dy + distance, rows * STRIP)
         distance = next_line(distance + rows * STRIP, &row_end, stride, n)
         add_backward_strip(x + at, dy + at, stride, rows, STRIP, mean + at, center + at, factor + at, offset + at,
-                           s + at, q + at, flags)
+                           s + at, q + at, 1, flags)
     at = n // STRIP * STRIP
     if at < n:
         prefetch(x + distance, rows * (n - at))
         prefetch(dy + distance, rows * (n - at))
         add_backward_strip(x + at, dy + at, stride, rows, n - at, mean + at, center + at, factor + at, offset + at,
-                           s + at, q + at, flags)
+                           s + at, q + at, 1, flags)
 
 
 cdef inline void write_backward(const float* x, const float* dy, float* dx, Py_ssize_t n, const float* center,
@@ -391,6 +426,12 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, Lanes* s, 
     cdef const float* x = g.x + b.start
     cdef const float* dy = g.dy + b.start
     cdef Py_ssize_t i, at, fours = b.rows // 4
+    if b.few_rows and b.rows <= 4:
+        for i in range(b.channels):
+            at = i * b.run
+            add_backward_run(x + at, dy + at, b.stride, b.rows, b.run, mean + i, center + i, factor + i, offset + i,
+                             s.v + at, q.v + at, flags)
+        return
     mean = spread(b, mean, means.v)
     if flags & RELU:
         center, factor = spread(b, center, lanes[0].v), spread(b, factor, lanes[1].v)
