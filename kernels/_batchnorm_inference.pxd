@@ -8,7 +8,8 @@
 
 from libc.math cimport sqrt
 
-from _batchnorm_loops cimport IN_PLACE, RELU, as_scale, prefetch
+from _batchnorm_elements cimport IN_PLACE, RELU, as_scale
+from _batchnorm_loops cimport prefetch
 from _batchnorm_order cimport AHEAD, LARGE, WRITE_ELEMENTS
 from _memory cimport IN, INOUT
 
@@ -105,7 +106,7 @@ cdef inline void write_task(Inference* f, Py_ssize_t task, int flags) noexcept n
         if f.rows_are_runs:
             c = row % f.channels
             write_run(f.x + at, f.y + at, n, f.mean[c], f.scale[c], f.beta[c], flags)
-        elif f.size >= LARGE:
+        elif f.size >= 8 * LARGE:
             write_lanes_ahead(f.x + at, f.y + at, n, f.mean + start, f.scale + start, f.beta + start, flags)
         else:
             write_lanes(f.x + at, f.y + at, n, f.mean + start, f.scale + start, f.beta + start, flags)

@@ -3,86 +3,22 @@
 # A loop is written once. Its `flags` decide which terms exist and are literals where it is called, so that the compiler
 # makes a loop of its own for each combination.
 
-from libc.math cimport INFINITY, fabs
+from libc.math cimport INFINITY
 
-from _batchnorm_order cimport Block, Lanes, Lanes32, Number, Tiling, ahead, block_of, fold_lanes, spread
-from _math cimport as_bits, as_float, uint32_t
+from _batchnorm_elements cimport (FROM_ZERO, IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient,
+                                  gradient_by, kept, masked, masked_by, normalised)
+from _batchnorm_order cimport Block, Lanes, Lanes32, Number, ahead, block_of, fold_lanes, spread
 from _memory cimport IN, IN64, INOUT, INOUT64
-
-cdef enum:
-    RELU = 1
-    IN_PLACE = 2        # dx is dy, or y is x: read through the pointer that is written
-    INFERENCE = 4       # mean and variance do not depend on x
-    FROM_ZERO = 8       # sums begin here
 
 cdef enum:
     STRIP = 16          # elements of a strip; the last strip of a row has up to twice as many
     LONG_RUN = 48       # from this length on, runs are written one by one, with the channel's constants in registers
 
-# Elements are computed in float32. Their constants are computed in double and rounded once:
-#
-#   y = (x − center) · factor + shift                       center = mean, factor = γ · invstd,
-#                                                           shift = β + (center − mean) · factor
-#   dx = factor · dy + ((x − center) · slope + shift)       shift = (shift in double) + (center − mean) · slope
-#
-# where center − mean is what rounding changed. Where the mean is large beside the deviation, x − center is exact
-# (Sterbenz). So the errors do not depend on the mean: at most 4 ULP of y's larger term and 11 · 2⁻²⁴ of dx's largest.
-# (Products of 5 rounded factors and sums; measured 2.5 and 6.2. In double 0.51 and 2.7, for up to twice the time.)
-#
-# The exception are channels with constants that are no normal numbers of float32, or with terms that might overflow:
-# the same formulas in double. A channel's own constants decide, so that a tile's other channels do not change a bit. In
-# such a channel `center` of y, or `slope` of dx, is infinite in float32.
 
-cdef struct Constants:              # one number for each channel
-    float* center
-    float* factor
-    float* shift
-
-cdef struct Forward:                # arrays of doubles have one number for each channel
-    Tiling tiling
-    const float* x
-    float* y
-    const float* gamma
-    const float* beta
-    float* running_mean             # NULL: none
-    float* running_var
-    double momentum
-    double eps
-    double count                    # values of each channel
-    bint unbiased
-    int flags
-    double* sums                    # mean and m2 of each block; those of the first become the channels'
-    double* center                  # of y, in double
-    double* factor
-    double* shift
-    Constants y32                   # in float32
-    double* saved                   # mean, invstd, γ · invstd and β, one after the other: what backward needs
-
-cdef struct Backward:
-    Tiling tiling
-    const float* x
-    const float* dy
-    float* dx
-    float* dgamma
-    float* dbeta
-    double count
-    int flags
-    const double* mean              # as forward saved them
-    const double* invstd
-    const double* scale
-    const double* beta
-    double* sums                    # Σ dy and Σ dy · (x − mean), as in Forward
-    double* slope                   # of dx, in double
-    double* shift
-    Constants y32                   # as forward's, for RELU
-    float* slope32
-    float* shift32
-
-
-# Prefetching, in arrays beyond the second-level cache and into it, line after line: loops that sum four rows at once read
-# eight streams, which the processor's own prefetchers do not follow. Zen 4, one thread, time of forward and backward
-# relative to prefetching four rows at once into the first-level cache, 1024 elements ahead: (4096, 1024) 0.60 and 0.62,
-# (32, 64, 56, 56) 0.70 and 0.67, (64, 256, 14, 14) 0.83 and 0.83. 2048 to 8192 elements ahead are alike.
+# Prefetching, in arrays beyond the second-level cache and into it, line after line: loops that sum four rows at once
+# read eight streams, which the processor's own prefetchers do not follow. Zen 4, one thread, time of forward and
+# backward relative to fetching a line of each of the four rows at a time, into the first-level cache: (4096, 1024) 0.60
+# and 0.62, (32, 64, 56, 56) 0.70 and 0.67, (64, 256, 14, 14) 0.83 and 0.83. Distances of 2048 to 8192 are alike.
 
 cdef extern from *:
     """
@@ -109,84 +45,8 @@ cdef inline Py_ssize_t next_line(Py_ssize_t at, Py_ssize_t* row_end, Py_ssize_t 
     return at
 
 
-# Formulas of one element.
-
-cdef extern from *:
-    """
-    #define FASTOPT_LARGEST 3.4028234663852886e38       /* float32 */
-    #define FASTOPT_SMALLEST 1.1754943508222875e-38     /* normal number, 2^-126 */
-    #define FASTOPT_LARGEST_TERM 8.507059173023462e37   /* 2^126 */
-    """
-    double LARGEST "FASTOPT_LARGEST"
-    double SMALLEST "FASTOPT_SMALLEST"
-    double LARGEST_TERM "FASTOPT_LARGEST_TERM"
-
-
-cdef inline float as_scale(double scale) noexcept nogil:
-    """Rounded to float32; finite values beyond its range become the largest, for which 0 · scale is 0."""
-    scale = LARGEST if LARGEST < scale and scale < INFINITY else scale
-    scale = -LARGEST if -INFINITY < scale and scale < -LARGEST else scale
-    return <float> scale
-
-
-cdef inline bint is_normal(double value) noexcept nogil:
-    """0, NaN or of a magnitude in [2⁻¹²⁶, 2¹²⁶]."""
-    return (not fabs(value) > LARGEST_TERM) & ((not fabs(value) < SMALLEST) | (value == 0.0))
-
-
-cdef inline bint is_term(double value) noexcept nogil:
-    """NaN or of a magnitude up to 2¹²⁶."""
-    return not fabs(value) > LARGEST_TERM
-
-
-cdef inline bint all_finite(const float* marks, Py_ssize_t n) noexcept nogil:
-    """None is infinite."""
-    cdef Py_ssize_t i
-    cdef bint finite = True
-    for i in range(n):
-        finite &= marks[i] != <float> INFINITY
-    return finite
-
-
-cdef inline float normalised(float x, Number center, Number factor, Number shift) noexcept nogil:
-    return <float> ((x - center) * factor + shift)
-
-
-cdef inline float kept(float value, bint keep) noexcept nogil:
-    """`value` or 0. (Written with `if`, gcc unrolls a strip before it looks for vectors and leaves branches.)"""
-    return as_float(as_bits(value) & -<uint32_t> keep)
-
-
-cdef inline float masked(float dy, float x, Number center, Number factor, Number shift, int flags) noexcept nogil:
-    """With RELU: dy where y, computed as forward computes it, is positive or NaN, else 0."""
-    if flags & RELU:
-        return kept(dy, not normalised(x, center, factor, shift) <= <float> 0.0)
-    return dy
-
-
-cdef inline float gradient(float dy, float x, Number center, Number factor, Number slope, Number shift,
-                           int flags) noexcept nogil:
-    if flags & INFERENCE:
-        return <float> (factor * dy)
-    return <float> (factor * dy + ((x - center) * slope + shift))
-
-
-cdef inline float masked_by(const Backward* g, Py_ssize_t c, float dy, float x) noexcept nogil:
-    """`masked` of channel c, in float32 or in double."""
-    if g.flags & INFERENCE or g.y32.center[c] != <float> INFINITY:
-        return masked(dy, x, g.y32.center[c], g.y32.factor[c], g.y32.shift[c], g.flags)
-    return masked(dy, x, g.mean[c], g.scale[c], g.beta[c], g.flags)
-
-
-cdef inline float gradient_by(const Backward* g, Py_ssize_t c, float dy, float x) noexcept nogil:
-    """`gradient` of channel c, in float32 or in double."""
-    if g.slope32[c] != <float> INFINITY:
-        return gradient(dy, x, g.y32.center[c], g.y32.factor[c], g.slope32[c], g.shift32[c], g.flags)
-    return gradient(dy, x, g.mean[c], g.scale[c], g.slope[c], g.shift[c], g.flags)
-
-
-# Loops over the `n` elements of a strip. `rows` (a literal: 4, 2 or 1) are summed at once. `step` (a literal) is 1 where
-# every lane has constants of its own, 0 where all elements share one channel's.
+# Loops over the `n` elements of a strip. `rows` (a literal: 4, 2 or 1) are summed at once. `step` (a literal)
+# is 1 where every lane has constants of its own, 0 where all elements share one channel's.
 
 cdef inline void add_forward_strip(IN x, Py_ssize_t stride, int rows, Py_ssize_t n, IN64 first, INOUT64 s, INOUT64 q,
                                    int step, int flags) noexcept nogil:
@@ -258,7 +118,8 @@ cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssi
         add_forward_strip(x + at, stride, rows, n - at, first + at, s + at, q + at, 1, 0)
 
 
-# The same for a channel's run of n >= STRIP lanes in a few rows, from 0: sums stay in registers until all rows are added.
+# The same for a channel's run of n >= STRIP lanes in a few rows, from 0: its sums stay in registers, or near, until all
+# rows are added.
 
 cdef inline void add_forward_column(const float* x, Py_ssize_t stride, Py_ssize_t rows, int n, const double* first,
                                     double* s, double* q) noexcept nogil:
@@ -530,8 +391,8 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
     cdef const float* center = g.y32.center + b.channel
     cdef const float* factor = g.y32.factor + b.channel
     cdef const float* offset = g.y32.shift + b.channel
-    cdef const float* slope = g.slope32 + b.channel
-    cdef const float* shift = g.shift32 + b.channel
+    cdef const float* slope = g.slope + b.channel
+    cdef const float* shift = g.shift + b.channel
     cdef Py_ssize_t i, c, at, run
     if not all_finite(slope, b.channels):
         write_backward_elements(g, &b)

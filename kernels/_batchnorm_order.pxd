@@ -48,9 +48,9 @@ cdef enum:
     TILE_LANES = 512        # about: the sums and constants of the lanes stay in the first-level cache
     WRITE_LANES = 2048      # the same where elements are written without sums,
     WRITE_ELEMENTS = 16384  # and the elements of such a block, about
-    FEW_ROWS = 8
-    MIN_RUN = 16
-    LARGE = 131072         # elements from which an array is prefetched,
+    FEW_ROWS = 8            # up to this many rows (backward: half of it) of runs of at least
+    MIN_RUN = 16            # this many elements are summed one channel at a time, not one row after the other
+    LARGE = 131072          # elements from which an array is prefetched,
     AHEAD = 4096            # at least this many elements before they are used
 
 cdef struct Tiling:

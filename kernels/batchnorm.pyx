@@ -17,19 +17,20 @@
 #   mean = K + s / n,  m2 = q − s² / n      (K − mean)² ≤ m2, so that at most log2(n + 1) of 53 bits cancel
 #
 # and blocks are merged in order by the same paper's formula. Sums and a channel's constants are computed in double, y
-# and dx in float32 from these constants: _batchnorm_loops.pxd, which also says which channels are the exception.
+# and dx in float32 from these constants: _batchnorm_elements.pxd, which also says which channels are the exception.
 # Inference: _batchnorm_inference.pxd.
 #
 # The order of the sums: _batchnorm_order.pxd, which also defines tile, block, row, lane, run, strip and task. The loops
 # over a block's elements: _batchnorm_loops.pxd.
 
-from libc.math cimport INFINITY, fabs, sqrt
+from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST, LARGEST_TERM, RELU, Backward, Constants, Forward,
+                                  as_scale, if_normal, shift_of, slope_of, unless_larger)
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
-from _batchnorm_loops cimport (INFERENCE, IN_PLACE, LARGEST_TERM, RELU, Backward, Constants, Forward, as_scale, is_normal, is_term,
-                               sum_backward, sum_forward, write_backward_by_flags, write_forward_block)
+from _batchnorm_loops cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
@@ -108,14 +109,13 @@ cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor
     cdef Py_ssize_t c
     cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, m, offset
     cdef float rounded
-    cdef bint fits
     for c in range(channels):
         m = -0.0 if mean[c] == 0.0 else mean[c]
         rounded = <float> m
         offset = beta[c] if rounded == m else beta[c] + (rounded - m) * scale[c]
-        fits = (is_normal(scale[c]) & is_term(offset) & (not invstd[c] < least)
-                & (not invstd[c] < fabs(scale[c]) * least))
-        center32[c] = rounded if fits else <float> INFINITY
+        m = unless_larger(if_normal(m, scale[c]), fabs(offset), LARGEST_TERM)
+        m = unless_larger(unless_larger(m, least, invstd[c]), fabs(scale[c]) * least, invstd[c])
+        center32[c] = <float> m
         factor32[c] = <float> factor[c]
         shift32[c] = <float> offset
 
@@ -143,33 +143,30 @@ cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
         update_running(f.running_var + c, m2, f.momentum, f.count - 1.0 if f.unbiased else f.count, channels)
 
 
-cdef void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, double count, INOUT dbeta,
-                    INOUT dgamma, INOUT64 slope, INOUT64 shift, IN center, INOUT slope32, INOUT shift32,
-                    Py_ssize_t channels) noexcept nogil:
-    """dx = scale · dy + ((x − center) · slope + shift); in double, center is the mean."""
+cdef void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, IN center, double count,
+                    INOUT dbeta, INOUT dgamma, INOUT slope, INOUT shift, Py_ssize_t channels) noexcept nogil:
+    """dx = scale · dy + ((x − center) · slope + shift)"""
     cdef Py_ssize_t c
-    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, offset
-    cdef bint fits
+    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, product, offset, value
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (sum_dy_d[c] * invstd[c])
-        slope[c] = -(scale[c] * ((invstd[c] * invstd[c]) * (sum_dy_d[c] / count)))
-        shift[c] = -(scale[c] * (sum_dy[c] / count))
-        offset = shift[c] + (center[c] - mean[c]) * slope[c]
-        fits = (is_normal(slope[c]) & is_term(offset) & (center[c] != <float> INFINITY)
-                & (not invstd[c] < fabs(slope[c]) * least))
-        slope32[c] = <float> slope[c] if fits else <float> INFINITY
-        shift32[c] = <float> offset
+        product = slope_of(scale[c], invstd[c], sum_dy_d[c], count)
+        offset = shift_of(scale[c], sum_dy[c], count) + (center[c] - mean[c]) * product
+        value = unless_larger(if_normal(product, product), fabs(offset), LARGEST_TERM)
+        value = unless_larger(value, fabs(product) * least, invstd[c])
+        slope[c] = <float> unless_larger(value, center[c], LARGEST)
+        shift[c] = <float> offset
 
 
 cdef void finish_backward(const Backward* g, Py_ssize_t tile) noexcept nogil:
     cdef const Tiling* t = &g.tiling
     cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c), i
-    gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.count, g.dbeta + c,
-              g.dgamma + c, g.slope + c, g.shift + c, g.y32.center + c, g.slope32 + c, g.shift32 + c, channels)
+    gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.y32.center + c, g.count,
+              g.dbeta + c, g.dgamma + c, g.slope + c, g.shift + c, channels)
     if g.flags & INFERENCE:
         for i in range(c, c + channels):
-            g.slope32[i] = 0.0 if is_normal(g.scale[i]) else INFINITY
+            g.slope[i] = <float> if_normal(0.0, g.scale[i])
 
 
 # A task is a tile, or one block of it; `run` sets its stages.
@@ -297,16 +294,15 @@ cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, b
     cdef Py_ssize_t row, padded, c
     g.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
     padded = g.tiling.padded
-    doubles = allocate_lines((9 + 2 * g.tiling.blocks) * padded)
+    doubles = allocate_lines((7 + 2 * g.tiling.blocks) * padded)
     if doubles == NULL:
         raise MemoryError
     for row in range(4):
         memcpy(doubles + row * padded, <const double*> saved.data + row * layout.channels,
                layout.channels * sizeof(double))
     g.mean, g.invstd, g.scale, g.beta = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
-    g.slope, g.shift, g.sums = doubles + 4 * padded, doubles + 5 * padded, doubles + 9 * padded
-    floats = <float*> (doubles + 6 * padded)
-    g.y32, g.slope32, g.shift32 = constants_at(floats, padded), floats + 3 * padded, floats + 4 * padded
+    floats, g.sums = <float*> (doubles + 4 * padded), doubles + 7 * padded
+    g.y32, g.slope, g.shift = constants_at(floats, padded), floats + 3 * padded, floats + 4 * padded
     if training:
         constants32(g.mean, g.invstd, g.scale, g.beta, g.scale, count, g.y32.center, g.y32.factor, g.y32.shift,
                     layout.channels)
