@@ -21,7 +21,7 @@
 # Inference: _batchnorm_inference.pxd.
 #
 # The order of the sums: _batchnorm_order.pxd, which also defines tile, block, row, lane, run, strip and task. The loops
-# over a block's elements: _batchnorm_loops.pxd.
+# over a block's elements: _batchnorm_blocks.pxd and, for adjacent ones, _batchnorm_loops.pxd.
 
 from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
@@ -30,7 +30,7 @@ from libc.string cimport memcpy
 from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST, LARGEST_TERM, RELU, Backward, Constants, Forward,
                                   as_scale, if_normal, shift_of, slope_of, unless_larger)
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
-from _batchnorm_loops cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
+from _batchnorm_blocks cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array

@@ -1,0 +1,200 @@
+# BatchNorm's passes over one block: sums, and results. The loops are in _batchnorm_loops.pxd.
+
+from libc.math cimport INFINITY
+
+from _batchnorm_elements cimport IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient_by, masked_by
+from _batchnorm_loops cimport (add_backward, add_backward_run, add_forward, add_forward_run, write_backward,
+                               write_forward)
+from _batchnorm_order cimport Block, Lanes, Lanes32, ahead, block_of, fold_lanes, spread
+from _memory cimport INOUT64
+
+cdef enum:
+    LONG_RUN = 48       # from this length on, runs are written one by one, with the channel's constants in registers
+
+
+cdef inline void sum_forward(const Forward* f, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """Mean and m2 of each channel's values in a block. They are shifted by the first one."""
+    cdef Lanes first, s, q
+    cdef Block b = block_of(&f.tiling, tile, index, 4)
+    cdef INOUT64 mean = f.sums + b.sums
+    cdef INOUT64 m2 = f.sums + f.tiling.padded + b.sums
+    cdef const float* x = f.x + b.start
+    cdef const double* shifts
+    cdef const double* sums
+    cdef const double* squares
+    cdef double inverse = 1.0 / b.count
+    cdef Py_ssize_t c, i, at, fours = b.rows // 4
+    for c in range(b.channels):
+        mean[c] = x[c * b.channel_lanes]
+    if b.few_rows:
+        for c in range(b.channels):
+            at = c * b.run
+            add_forward_run(x + at, b.stride, b.rows, b.run, <const double*> mean + c, s.v + at, q.v + at)
+    else:
+        shifts = spread(&b, <const double*> mean, first.v)
+        for i in range(b.lanes):
+            s.v[i] = q.v[i] = 0.0
+        for i in range(fours):
+            at = 4 * i * b.stride
+            add_forward(x + at, b.stride, 4, b.lanes, shifts, s.v, q.v, ahead(&b, at))
+        if b.rows & 2:
+            at = 4 * fours * b.stride
+            add_forward(x + at, b.stride, 2, b.lanes, shifts, s.v, q.v, ahead(&b, at))
+        for i in range(b.rows // 2 * 2, b.rows + 1):
+            at = i * b.stride
+            add_forward(x + at, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v, ahead(&b, at))
+    sums, squares = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
+    for c in range(b.channels):
+        mean[c] = mean[c] + sums[c] * inverse
+        m2[c] = squares[c] - sums[c] * (sums[c] * inverse)
+
+
+cdef inline void add_backward_rows(const Backward* g, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
+    cdef Lanes means
+    cdef Lanes32 lanes[3]
+    cdef const double* mean = g.mean + b.channel
+    cdef const float* center = g.y32.center + b.channel
+    cdef const float* factor = g.y32.factor + b.channel
+    cdef const float* offset = g.y32.shift + b.channel
+    cdef const float* x = g.x + b.start
+    cdef const float* dy = g.dy + b.start
+    cdef Py_ssize_t i, at, fours = b.rows // 4
+    if b.few_rows and b.rows <= 4:
+        for i in range(b.channels):
+            at = i * b.run
+            add_backward_run(x + at, dy + at, b.stride, b.rows, b.run, mean + i, center + i, factor + i, offset + i,
+                             s.v + at, q.v + at, flags)
+        return
+    mean = spread(b, mean, means.v)
+    if flags & RELU:
+        center, factor = spread(b, center, lanes[0].v), spread(b, factor, lanes[1].v)
+        offset = spread(b, offset, lanes[2].v)
+    for i in range(b.lanes):
+        s.v[i] = q.v[i] = 0.0
+    for i in range(fours):
+        at = 4 * i * b.stride
+        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, center, factor, offset, s.v, q.v, flags, ahead(b, at))
+    if b.rows & 2:
+        at = 4 * fours * b.stride
+        add_backward(x + at, dy + at, b.stride, 2, b.lanes, mean, center, factor, offset, s.v, q.v, flags, ahead(b, at))
+    for i in range(b.rows // 2 * 2, b.rows + 1):
+        at = i * b.stride
+        add_backward(x + at, dy + at, b.stride, 1, b.lanes if i < b.rows else b.tail, mean, center, factor, offset,
+                     s.v, q.v, flags, ahead(b, at))
+
+
+cdef inline void add_backward_lanes(const Backward* g, const Block* b, Lanes* s, Lanes* q) noexcept nogil:
+    """The same sums, element by element, where relu's mask is computed in double for some channels."""
+    cdef Py_ssize_t row, lane, at, c
+    cdef double dy
+    for lane in range(b.lanes):
+        s.v[lane] = q.v[lane] = 0.0
+    for row in range(b.rows + 1):
+        for lane in range(b.lanes if row < b.rows else b.tail):
+            at = b.start + row * b.stride + lane
+            c = b.channel + lane // b.channel_lanes % b.channels
+            dy = masked_by(g, c, g.dy[at], g.x[at])
+            s.v[lane] = s.v[lane] + dy
+            q.v[lane] = q.v[lane] + dy * (<double> g.x[at] - g.mean[c])
+
+
+cdef inline void sum_backward(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    """Σ dy and Σ dy · (x − mean) of each channel's values in a block."""
+    cdef Lanes s, q
+    cdef Block b = block_of(&g.tiling, tile, index, 4)
+    cdef const double* sums
+    cdef const double* products
+    cdef Py_ssize_t c
+    if not g.flags & RELU:
+        add_backward_rows(g, &b, &s, &q, 0)
+    elif g.flags & INFERENCE or all_finite(g.y32.center + b.channel, b.channels):
+        add_backward_rows(g, &b, &s, &q, RELU)
+    else:
+        add_backward_lanes(g, &b, &s, &q)
+    sums, products = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
+    for c in range(b.channels):
+        g.sums[b.sums + c], g.sums[g.tiling.padded + b.sums + c] = sums[c], products[c]
+
+
+cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
+    cdef Lanes32 lanes[3]
+    cdef Block b = block_of(&f.tiling, tile, index, 1)
+    cdef const float* x = f.x + b.start
+    cdef float* y = f.y + b.start
+    cdef const float* center = f.y32.center + b.channel
+    cdef const float* factor = f.y32.factor + b.channel
+    cdef const float* shift = f.y32.shift + b.channel
+    cdef Py_ssize_t i, c, k, at, run
+    if b.run >= LONG_RUN or not all_finite(center, b.channels):
+        for i in range(b.outer):
+            run = b.run if i > 0 else b.first_run
+            for c in range(b.channels):
+                at, k = i * b.outer_stride + c * run, b.channel + c
+                if center[c] != <float> INFINITY:
+                    write_forward(x + at, y + at, run, center + c, factor + c, shift + c, 0, flags, ahead(&b, at))
+                else:
+                    write_forward(x + at, y + at, run, <const double*> f.center + k, <const double*> f.factor + k,
+                                  <const double*> f.shift + k, 0, flags, ahead(&b, at))
+        return
+    center, factor = spread(&b, center, lanes[0].v), spread(&b, factor, lanes[1].v)
+    shift = spread(&b, shift, lanes[2].v)
+    for i in range(b.rows + 1):
+        at = i * b.stride
+        write_forward(x + at, y + at, b.lanes if i < b.rows else b.tail, center, factor, shift, 1, flags, ahead(&b, at))
+
+
+cdef inline void write_backward_elements(const Backward* g, const Block* b) noexcept nogil:
+    """Element by element, where dx is computed in double for some channels."""
+    cdef Py_ssize_t i, c, at, run, start
+    for i in range(b.outer):
+        run = b.run if i > 0 else b.first_run
+        for c in range(b.channels):
+            start = b.start + i * b.outer_stride + c * run
+            for at in range(start, start + run):
+                g.dx[at] = gradient_by(g, b.channel + c, masked_by(g, b.channel + c, g.dy[at], g.x[at]), g.x[at])
+
+
+cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
+    cdef Lanes32 lanes[5]
+    cdef Block b = block_of(&g.tiling, tile, index, 1)
+    cdef const float* x = g.x + b.start
+    cdef const float* dy = g.dy + b.start
+    cdef float* dx = g.dx + b.start
+    cdef const float* center = g.y32.center + b.channel
+    cdef const float* factor = g.y32.factor + b.channel
+    cdef const float* offset = g.y32.shift + b.channel
+    cdef const float* slope = g.slope + b.channel
+    cdef const float* shift = g.shift + b.channel
+    cdef Py_ssize_t i, c, at, run
+    if not all_finite(slope, b.channels):
+        write_backward_elements(g, &b)
+        return
+    if b.run >= LONG_RUN:
+        for i in range(b.outer):
+            run = b.run if i > 0 else b.first_run
+            for c in range(b.channels):
+                at = i * b.outer_stride + c * run
+                write_backward(x + at, dy + at, dx + at, run, center + c, factor + c, offset + c, slope + c, shift + c,
+                               0, flags, ahead(&b, at))
+        return
+    factor = spread(&b, factor, lanes[0].v)
+    offset = spread(&b, offset, lanes[1].v) if flags & RELU else factor
+    center = factor if flags & INFERENCE and not flags & RELU else spread(&b, center, lanes[2].v)
+    slope = factor if flags & INFERENCE else spread(&b, slope, lanes[3].v)
+    shift = factor if flags & INFERENCE else spread(&b, shift, lanes[4].v)
+    for i in range(b.rows):             # a call of its own for the tail: with one for both, gcc spills pointers at v3
+        at = i * b.stride
+        write_backward(x + at, dy + at, dx + at, b.lanes, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
+    at = b.rows * b.stride
+    write_backward(x + at, dy + at, dx + at, b.tail, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
+
+
+cdef inline void write_backward_by_flags(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
+    if g.flags == 0: write_backward_block(g, tile, index, 0)
+    elif g.flags == RELU: write_backward_block(g, tile, index, RELU)
+    elif g.flags == IN_PLACE: write_backward_block(g, tile, index, IN_PLACE)
+    elif g.flags == (RELU | IN_PLACE): write_backward_block(g, tile, index, RELU | IN_PLACE)
+    elif g.flags == INFERENCE: write_backward_block(g, tile, index, INFERENCE)
+    elif g.flags == (RELU | INFERENCE): write_backward_block(g, tile, index, RELU | INFERENCE)
+    elif g.flags == (IN_PLACE | INFERENCE): write_backward_block(g, tile, index, IN_PLACE | INFERENCE)
+    else: write_backward_block(g, tile, index, RELU | IN_PLACE | INFERENCE)
