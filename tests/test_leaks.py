@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -106,6 +107,20 @@ def test_refused_arrays_are_given_back():
             fastopt.softmax(wrong)
         gc.collect()
         assert sys.getrefcount(wrong) == references
+
+
+def test_an_array_that_refers_to_its_own_cache_is_collected():
+    """Array is seen by the garbage collector: a subclass such as an automatic differentiation's can form a cycle."""
+
+    class Tensor(np.ndarray):
+        cache: object
+
+    x = np.linspace(-1, 1, 6, dtype=np.float32).reshape(3, 2).view(Tensor)
+    x.cache = fastopt.batch_norm_forward(x, *np.ones((4, 2), np.float32))
+    freed = weakref.ref(x)
+    del x
+    gc.collect()
+    assert freed() is None
 
 
 def test_a_second_init_is_refused_and_loses_nothing():

@@ -16,7 +16,6 @@
 # Two arrays of one call may share memory only if both are read, or where a function documents that an output may be
 # exactly one of its inputs: require_disjoint and require_disjoint_or_same.
 from cpython.buffer cimport PyBuffer_IsContiguous, PyBuffer_Release, PyObject_GetBuffer
-cimport cython
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -240,7 +239,6 @@ cdef Py_ssize_t elements(const Py_buffer* view) noexcept:
     return view.len // view.itemsize
 
 
-@cython.no_gc
 cdef class Array:
     """A validated array and a reference to its memory. Kernels take these and validate nothing themselves.
 

@@ -10,7 +10,7 @@ cdef object empty = numpy.empty
 cdef object float32 = numpy.dtype(numpy.float32)
 
 
-@cython.no_gc
+@cython.no_gc           # it lives as long as one call, and no object refers to it
 cdef class Slices:
     """x, y (or None) and out, and their sizes around the axis. `result` is the object to return for out."""
 
