@@ -83,3 +83,11 @@ def test_a_gradient_that_is_written_anew_is_copied_at_every_step(gradient, shape
         total -= grad
         opt.update({"w": param}, {"w": grad})
         np.testing.assert_array_equal(param, total)
+
+
+def test_a_contiguous_gradient_of_a_subclass_is_not_copied():
+    """Such as a memory map's: it may be large, and one that overlaps the parameter is refused."""
+    param = np.ones((4, 4), F)
+    with pytest.raises(ValueError, match=r"^grads\[0\]: expected memory of its own, .* overlaps params\[0\]$"):
+        fastopt.SGD(lr=1.0).update([param], [param.view(np.recarray)])
+    np.testing.assert_array_equal(param, 1)

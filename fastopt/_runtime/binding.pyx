@@ -373,11 +373,12 @@ cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
 
 
 cdef object as_gradient(object grad, const Py_buffer* param):
-    """A C-contiguous float32 copy (by index) of an array or NumPy scalar of floats; anything else unchanged."""
+    """A C-contiguous float32 array of the elements of an array or NumPy scalar of floats, copied if it is not one;
+    anything else unchanged."""
     if not isinstance(grad, ARRAYS) or is_masked(grad):
         return grad                     # acquire accepts it or raises an error
     array = numpy.asarray(grad)
     if array.dtype.kind != "f" or array.shape != shape_of(param):
         return grad
-    copy = contiguous(array)
+    copy = None if array.flags.c_contiguous else contiguous(array)
     return numpy.require(array, numpy.float32, ["C_CONTIGUOUS", "ALIGNED"]) if copy is None else copy
