@@ -73,7 +73,7 @@ class Sweep:
 
     @property
     def has_before(self):
-        return all(row.ours(another_build.NAME) for row in self.compared)
+        return any(row.ours(another_build.NAME) for row in self.compared)
 
     @property
     def lost(self):
@@ -95,7 +95,7 @@ class Sweep:
         names = ("fastopt", another_build.NAME) if self.has_before else ("fastopt",)
         lines = []
         for kernel, rows in groups.items():
-            ratios = [[row.ratio(name) for row in rows] for name in names]
+            ratios = [[row.ratio(name) for row in rows if row.ours(name)] for name in names]
             numpy = [row.numpy for row in rows if row.numpy]
             lines.append((kernel, len(rows), *(number(geometric_mean(column)) for column in ratios),
                           *(percent(sum(ratio < 1 for ratio in column) / len(column)) for column in ratios),
