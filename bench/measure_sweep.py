@@ -1,9 +1,9 @@
 """fastopt beside every installed peer on random shapes: `python bench/measure_sweep.py --seed 1`.
 
 For each kernel `--count` workloads are drawn (draws.py); another seed gives others: tune on some, report on others.
-Every contender's result is checked, then they are timed in turn. A ratio is the median time of the fastest peer in the
-same layout over ours: where our result is a new array in each call, so is the peer's; where it goes into a given array,
-a peer counts with its fastest form.
+Every contender's result is checked, then they are timed in turn, each after 100 ms of calls. A ratio is the median time
+of the fastest peer in the same layout over ours: where our result is a new array in each call, so is the peer's; where
+it goes into a given array, a peer counts with its fastest form.
 
 FASTOPT_ISA limits the peers as well: FASTOPT_ISA=v3 compares AVX2 with AVX2 on any machine (DeepSpeed, which is
 compiled for the processor that it runs on, then takes no part). FASTOPT_NUM_THREADS sets everyone's threads.
@@ -26,6 +26,10 @@ from fastopt.bench.contenders import ROOF, UnavailableError, WrongResultError, l
 
 LOWEST = 10
 """Rows of each kernel that are printed."""
+WARM = 0.1
+"""Seconds of calls before those that are timed. For the first 20 ms the previous contender's threads may spin, and it
+takes a virtual machine tens of milliseconds until a second core is fully awake: after a pause and 6 ms of calls, two
+threads took three times as long as after 100 ms."""
 TURN = 0.002
 SECONDS, LEAST_ROUNDS = 3.0, 3
 """A row takes about so long at most, unless that would be fewer rounds."""
@@ -63,7 +67,7 @@ def measure(draw, rounds, missing):
         if contender.allocates == draw.allocates or not (ours or draw.allocates):
             calls[name] = contender.call
     slow = sum(timing.seconds(call) for call in calls.values())
-    times = timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))), pause=timing.PAUSE,
+    times = timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))), warm=WARM,
                         turn=TURN)
     return Row(draw.kernel, draw.workload.title, draw.workload.shape, draw.workload.elements, draw.allocates, times)
 

@@ -13,10 +13,20 @@ from report import NO_PEERS, geometric_mean
 from fastopt.bench.contenders import library
 from fastopt.bench.table import Table, number, percent
 
-TABLE = Table(("kernel", "shapes", "geometric mean", "below 1", "lowest", "NumPy's time / ours"), "lrrrrr")
-TABLE_BEFORE = Table(("kernel", "shapes", "geometric mean", "before", "below 1", "before", "lowest", "before",
-                      "NumPy's time / ours"), "lrrrrrrrr")
+LARGE = 100_000
+"""Elements from which on the cost of a call, which decides the ratios of small workloads, hardly matters."""
+
+TABLE = Table(("kernel", "shapes", "geometric mean", "of the large", "below 1", "lowest", "NumPy's time / ours"),
+              "lrrrrrr")
+TABLE_BEFORE = Table(("kernel", "shapes", "geometric mean", "before", "of the large", "before", "below 1", "before",
+                      "lowest", "before", "NumPy's time / ours"), "lrrrrrrrrrr")
 WORST = Table(("kernel", "shape", "fastopt, ns/element", "fastest peer", "peer's time / ours"), "llrlr")
+
+
+def mean(ratios):
+    """The geometric mean as text; a dash for none."""
+    ratios = list(ratios)
+    return number(geometric_mean(ratios) if ratios else None)
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,10 @@ class Sweep:
         lines = []
         for kernel, rows in groups.items():
             ratios = [[row.ratio(name) for row in rows if row.ours(name)] for name in names]
-            numpy = [row.numpy for row in rows if row.numpy]
-            lines.append((kernel, len(rows), *(number(geometric_mean(column)) for column in ratios),
+            large = [[row.ratio(name) for row in rows if row.ours(name) and row.elements >= LARGE] for name in names]
+            lines.append((kernel, len(rows), *(mean(column) for column in (*ratios, *large)),
                           *(percent(sum(ratio < 1 for ratio in column) / len(column)) for column in ratios),
-                          *(number(min(column)) for column in ratios),
-                          number(geometric_mean(numpy) if numpy else None)))
+                          *(number(min(column)) for column in ratios), mean(row.numpy for row in rows if row.numpy)))
         return (TABLE_BEFORE if self.has_before else TABLE).lines(lines)
 
     def worst(self, rows=None):
@@ -119,10 +128,11 @@ class Sweep:
         if not rows:
             return "No peer was installed."
         lowest = min(rows, key=Row.ratio)
-        mean = number(geometric_mean(row.ratio() for row in rows))
-        return (f"At {self.level}, over {len(rows)} random workloads the fastest peer takes {mean} times as long in "
-                f"the geometric mean; {len(self.lost)} of them are below 1; the lowest ratio is "
-                f"{number(lowest.ratio())} ({lowest.workload} {lowest.shape}, {library(lowest.peer)}).")
+        return (f"At {self.level}, over {len(rows)} random workloads, the fastest peer takes "
+                f"{mean(row.ratio() for row in rows)} times as long as fastopt in the geometric mean "
+                f"({mean(row.ratio() for row in rows if row.elements >= LARGE)} from {LARGE:,} elements on); "
+                f"{len(self.lost)} ratios are below 1, the lowest is {number(lowest.ratio())} ({lowest.workload}"
+                f"{', new array' if lowest.allocates else ''} {lowest.shape}, {library(lowest.peer)}).")
 
 
 def load(path):

@@ -13,7 +13,7 @@ import report
 import sweep
 
 import fastopt
-from fastopt.bench import contenders, timing
+from fastopt.bench import contenders
 from fastopt.bench.contenders import CONTENDERS, Contender
 
 FOLDER = os.path.dirname(fastopt.__path__[0])
@@ -67,19 +67,21 @@ def test_batch_norm_is_drawn_in_every_layout_with_at_least_two_values_a_channel(
     assert {draw.workload.shape.count(",") for draw in found} == {1, 3, 4}     # (N, C), images, those "channels last"
 
 
-def make_row(ours, peers, *, kernel="log_softmax", shape="(8, 4)", allocates=False, numpy=None, before=None):
+def make_row(ours, peers, *, kernel="log_softmax", shape="(8, 4)", elements=32, allocates=False, numpy=None,
+             before=None):
     name = " new array" if allocates else ""
     times = {f"fastopt{name}": [ours * 5, ours, ours], **{peer: [s, s, s * 9] for peer, s in peers.items()}}
     if numpy:
         times["numpy"] = [numpy]
     if before:
         times[f"before{name}"] = [before] * 3
-    return sweep.Row(kernel, kernel, shape, 32, allocates, times)
+    return sweep.Row(kernel, kernel, shape, elements, allocates, times)
 
 
 def make_sweep(level="v4", before=None):
     return sweep.Sweep(3, level, 2, "A Processor, 2 CPUs", [
-        make_row(1e-6, {"torch": 4e-6, "torch out=": 2e-6, "jax": 9e-6}, numpy=6e-6, before=before),
+        make_row(1e-6, {"torch": 4e-6, "torch out=": 2e-6, "jax": 9e-6}, numpy=6e-6, before=before,
+                 elements=100_000),
         make_row(2e-6, {"jax": 1e-6}, allocates=True, shape="(2, 16)", before=before),
         make_row(1e-6, {"onednn": 8e-6}, kernel="softmax", before=before),
         make_row(1e-6, {}, kernel="lion", numpy=2e-6),
@@ -96,14 +98,15 @@ def test_the_fastest_form_of_the_fastest_peer_counts():
 def test_tables():
     found = make_sweep()
     lines = found.table().splitlines()
-    assert lines[2:] == ["| log_softmax | 2 | 1.00 | 50% | 0.50 | 6.00 |", "| softmax | 1 | 8.00 | 0% | 8.00 | – |",
-                         "| all | 3 | 2.00 | 33% | 0.50 | 6.00 |"]
+    assert lines[2:] == ["| log_softmax | 2 | 1.00 | 2.00 | 50% | 0.50 | 6.00 |",
+                         "| softmax | 1 | 8.00 | – | 0% | 8.00 | – |", "| all | 3 | 2.00 | 2.00 | 33% | 0.50 | 6.00 |"]
     assert found.worst().splitlines()[2:] == ["| log_softmax, new array | (2, 16) | 62.5 | jax | 0.50 |"]
-    assert found.summary() == ("At v4, over 3 random workloads the fastest peer takes 2.00 times as long in the "
-                               "geometric mean; 1 of them are below 1; the lowest ratio is 0.50 (log_softmax (2, 16), "
-                               "jax).")
+    assert found.summary() == (
+        "At v4, over 3 random workloads, the fastest peer takes 2.00 times as long as fastopt in the geometric mean "
+        "(2.00 from 100,000 elements on); 1 ratios are below 1, the lowest is 0.50 (log_softmax, new array (2, 16), "
+        "jax).")
     before = make_sweep(before=4e-6)
-    assert before.table().splitlines()[-1] == "| all | 3 | 2.00 | 0.63 | 33% | 67% | 0.50 | 0.25 | 6.00 |"
+    assert before.table().splitlines()[-1] == "| all | 3 | 2.00 | 0.63 | 2.00 | 0.50 | 33% | 67% | 0.50 | 0.25 | 6.00 |"
 
 
 def test_no_peer():
@@ -134,7 +137,7 @@ def test_report(files, tmp_path):
     arguments = ["--root", str(tmp_path), "--sweep", *map(str, files)]
     assert report.main(arguments) == 0
     readme, page = ((tmp_path / name).read_text("utf-8") for name in ("README.md", "docs/speed.md"))
-    assert readme.count("geometric mean; ") == 2
+    assert readme.count("in the geometric mean") == 2
     assert "(docs/speed_sweep.svg)" in readme
     assert page.index("### v4") < page.index("### v3")
     assert page.count("| all |") == 2
@@ -151,7 +154,7 @@ def numpy_and_one_peer(monkeypatch):
     """No library but NumPy, and a peer that is fastopt in two calls."""
     for name in ("torch", "numba", "jax", "tensorflow", "thinc", "deepspeed"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(measure_sweep, "WARM", 0.0)
     for kernel in ("log_softmax", "softmax"):
         monkeypatch.setitem(CONTENDERS[kernel], "twice", twice)
 
@@ -208,6 +211,7 @@ def test_peers_are_limited_to_the_level(monkeypatch, level):
 BEFORE = """
 import sys
 import measure_sweep, sweep
+measure_sweep.WARM = 0.0
 from fastopt.bench.contenders import CONTENDERS, Contender
 for kernel in ("adam", "AdamW", "SGD", "batch_norm_forward", "softmax"):
     CONTENDERS[kernel]["peer"] = CONTENDERS[kernel]["fastopt"]
@@ -224,7 +228,7 @@ def test_another_build_takes_part(tmp_path):
     found = sweep.load(file)
     assert all(row.ours("before") for row in found.rows)
     assert found.has_before
-    assert found.table().splitlines()[0].count("before") == 3
+    assert found.table().splitlines()[0].count("before") == 4
 
 
 def test_another_build_is_the_one_in_the_folder(tmp_path):

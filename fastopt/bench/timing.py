@@ -55,7 +55,8 @@ def in_turn(measures: Mapping[Name, Callable[[], T]], *, rounds: int, least_seco
 
 
 def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds: float = 0.0, pause: float = 0.0,
-         turn: float = 0.001, around: Callable[[Name], AbstractContextManager[Any]] | None = None,
+         warm: float | None = None, turn: float = 0.001,
+         around: Callable[[Name], AbstractContextManager[Any]] | None = None,
          ) -> dict[Name, list[float]]:
     """Seconds of a call of each contender in each round.
 
@@ -64,12 +65,16 @@ def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds:
     calls : mapping
         name → function of no arguments.
     rounds, least_seconds, pause
-        As in `in_turn`; after a pause there are `WARM` seconds of calls that are not timed.
+        As in `in_turn`.
+    warm : float, optional
+        Seconds of calls before the timed ones; by default `WARM` after a pause.
     turn : float
         Seconds that a contender's timed calls take in each round, at least.
     around : callable, optional
         From a name to the context manager within which its calls are made.
     """
+    spent = (WARM if pause else 0.0) if warm is None else warm
+
     def measure(name: Name, call: Callable[[], Any]) -> Callable[[], float]:
         def context() -> AbstractContextManager[Any]:
             return nullcontext() if around is None else around(name)
@@ -79,7 +84,7 @@ def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds:
 
         def timed() -> float:
             with context():
-                end = time.perf_counter() + (WARM if pause else 0.0)
+                end = time.perf_counter() + spent
                 if repeats > 1:         # wakes threads, fills caches
                     call()
                 while time.perf_counter() < end:
