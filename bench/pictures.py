@@ -127,7 +127,7 @@ def draw_sweep(path, sweeps):
                 axes.annotate(f"{run.level}: {mean:.1f}", (1.0, y), xytext=(6, 0), xycoords=("axes fraction", "data"),
                               textcoords="offset points", va="center", fontsize=8)
         axes.axvline(1.0, color=GREY, linewidth=1.5)
-        axes.set(title="The fastest peer's time / ours, a dot for each random shape; bars: geometric means",
+        axes.set(title="The fastest peer's time / ours\na dot for each random shape, a bar at the geometric mean",
                  xlabel="1: as fast as we are; right of it we are faster", xscale="log",
                  ylim=(step * len(names) - 0.8, -0.8))
         axes.set_yticks([step * place + (len(sweeps) - 1) / 2 for place in range(len(names))], names)
