@@ -36,8 +36,6 @@ SETTINGS = {
     "OPENBLAS_NUM_THREADS=1": {"OPENBLAS_NUM_THREADS": "1"},
     "both 1": {"FASTOPT_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
 }
-KEPT_HEAP = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-"""glibc keeps memory that was freed, up to a GiB: temporaries of the next step are no new pages."""
 
 
 def measure(task, rows, options):
@@ -48,8 +46,8 @@ def measure(task, rows, options):
             workers = {}
             for name, (contender, environment) in rows.items():
                 try:
-                    workers[name] = trainers.Worker(environment | (KEPT_HEAP if options.keep_heap else {}), contender,
-                                                    task, options.examples, options.batch)
+                    workers[name] = trainers.Worker(environment, options.keep_heap, contender, task,
+                                                    options.examples, options.batch)
                 except UnavailableError as reason:
                     print(f"({name}: {reason})", file=sys.stderr)
                 else:

@@ -37,7 +37,7 @@ def race(workload, names, rounds):
     calls = checked_calls(workload, takes_part, MISSING)
     if workload.elements >= 10_000_000:
         rounds = min(rounds, 9)
-    return timing.race(calls, rounds=rounds, pause=timing.PAUSE, turn=0.002)
+    return timing.race(calls, rounds=rounds, warm=timing.WARM, turn=0.002)
 
 
 def cells(times, names):

@@ -26,10 +26,6 @@ from fastopt.bench.contenders import ROOF, UnavailableError, WrongResultError, l
 
 LOWEST = 10
 """Rows of each kernel that are printed."""
-WARM = 0.1
-"""Seconds of calls before those that are timed. For the first 20 ms the previous contender's threads may spin, and it
-takes a virtual machine tens of milliseconds until a second core is fully awake: after a pause and 6 ms of calls, two
-threads took three times as long as after 100 ms."""
 TURN = 0.002
 SECONDS, LEAST_ROUNDS = 3.0, 3
 """A row takes about so long at most, unless that would be fewer rounds."""
@@ -48,7 +44,7 @@ def limit_peers(level):
 
 
 def measure(draw, rounds, missing):
-    """The row of a draw, or None where fastopt itself takes no part."""
+    """The row of a draw. Why a contender takes no part is added to `missing`."""
     calls = {}
     for name in contenders(draw.workload):
         if name in LEFT_OUT or (library(name) in UNLIMITED and dispatch.active.level in LIMITS):
@@ -67,8 +63,8 @@ def measure(draw, rounds, missing):
         if contender.allocates == draw.allocates or not (ours or draw.allocates):
             calls[name] = contender.call
     slow = sum(timing.seconds(call) for call in calls.values())
-    times = timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))), warm=WARM,
-                        turn=TURN)
+    times = timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))),
+                        warm=timing.WARM, turn=TURN)
     return Row(draw.kernel, draw.workload.title, draw.workload.shape, draw.workload.elements, draw.allocates, times)
 
 

@@ -1,14 +1,12 @@
 """The results of a sweep: its rows, their file, and the tables made of them."""
 
 import json
-import os
-import platform
 import statistics
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import another_build
-from report import NO_PEERS, geometric_mean
+from report import NO_PEERS, geometric_mean, in_words
 
 from fastopt.bench.contenders import library
 from fastopt.bench.table import Table, number, percent
@@ -120,7 +118,7 @@ class Sweep:
             for row in (self.lost if rows is None else rows))
 
     def measured_on(self):
-        return f"Seed {self.seed}, {self.level}, {self.threads} threads, {self.machine}."
+        return ", ".join(filter(None, [f"Seed {self.seed}", self.level, f"{self.threads} threads", self.machine])) + "."
 
     def summary(self):
         """The sweep in a sentence."""
@@ -141,13 +139,12 @@ def load(path):
 
 
 def machine():
-    """The processor's name and how many CPUs this process may use."""
+    """The processor in words; "" without py-cpuinfo, which comes with pytest-benchmark."""
     try:
-        import cpuinfo  # comes with pytest-benchmark
-        name = cpuinfo.get_cpu_info().get("brand_raw")
+        import cpuinfo
     except ImportError:
-        name = platform.processor()
-    return f"{name or platform.machine()}, {os.cpu_count()} CPUs"
+        return ""
+    return in_words({"cpu": cpuinfo.get_cpu_info()})
 
 
 # Text of README.md and docs/speed.md; of several runs at one level, with other seeds, the rows count together.

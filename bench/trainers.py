@@ -147,8 +147,10 @@ def trainer(contender, task, examples, batch):
     return NumpyTrainer(task, networks.NUMPY if contender == "numpy" else networks.FASTOPT, examples, batch)
 
 
-def serve(connection, contender, *arguments):
+def serve(connection, keep_heap, contender, *arguments):
     """Send the first epoch, or why there is none; then an epoch for each True that comes."""
+    if keep_heap:
+        fastopt.keep_heap()
     if contender.endswith("1 thread"):
         fastopt.set_num_threads(1)
     try:

@@ -116,7 +116,9 @@ _ranges = Ranges(
 DEFAULTS: dict[str, Any] = dict(grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.0, l1=0.0,
                                 decoupled_weight_decay=0.0, average_decay=None, average=None)
 _POSITIONS = {name: position for position, name in enumerate(DEFAULTS)}
-_default: Checked = (1.0, False, math.inf, 0.0, 0.0, 0.0, 0.0, False)
+_absent: dict[str, Any] = dict(clip_value=math.inf, average_decay=0.0, average=False)
+"""What kernels get for None."""
+_default: Any = tuple(_absent.get(name, value) for name, value in DEFAULTS.items())
 """The shared options in the order in which kernels unpack them; the last one is whether there is an average."""
 
 

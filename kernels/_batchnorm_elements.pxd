@@ -18,7 +18,7 @@
 from libc.math cimport INFINITY, fabs
 
 from _batchnorm_order cimport Number, Tiling
-from _math cimport as_bits, as_float, uint32_t
+from _math cimport LARGEST, SMALLEST, as_bits, as_float, uint32_t
 
 cdef enum:
     RELU = 1
@@ -72,12 +72,8 @@ cdef struct Backward:
 
 cdef extern from *:
     """
-    #define FASTOPT_LARGEST 3.4028234663852886e38       /* float32 */
-    #define FASTOPT_SMALLEST 1.1754943508222875e-38     /* normal number, 2^-126 */
     #define FASTOPT_LARGEST_TERM 8.507059173023462e37   /* 2^126 */
     """
-    double LARGEST "FASTOPT_LARGEST"
-    double SMALLEST "FASTOPT_SMALLEST"
     double LARGEST_TERM "FASTOPT_LARGEST_TERM"
 
 

@@ -10,7 +10,7 @@ from libc.math cimport sqrt
 
 from _batchnorm_elements cimport IN_PLACE, RELU, as_scale
 from _batchnorm_loops cimport prefetch
-from _batchnorm_order cimport AHEAD, LARGE, WRITE_ELEMENTS
+from _batchnorm_order cimport AHEAD, WRITE_ELEMENTS
 from _memory cimport IN, INOUT
 
 cdef enum:
@@ -18,6 +18,7 @@ cdef enum:
     MIN_ROW_LANES = 1024    # other rows have about this many lanes, or more
     SEGMENT = 4096          # most elements of a row in a task: x, y and three constants stay in the first-level cache
     LONG_STRIP = 64         # elements of a strip
+    PREFETCHED = 1048576    # elements from which x is prefetched: later than where two passes follow each other
 
 cdef struct Inference:
     const float* x
@@ -106,7 +107,7 @@ cdef inline void write_task(Inference* f, Py_ssize_t task, int flags) noexcept n
         if f.rows_are_runs:
             c = row % f.channels
             write_run(f.x + at, f.y + at, n, f.mean[c], f.scale[c], f.beta[c], flags)
-        elif f.size >= 8 * LARGE:
+        elif f.size >= PREFETCHED:
             write_lanes_ahead(f.x + at, f.y + at, n, f.mean + start, f.scale + start, f.beta + start, flags)
         else:
             write_lanes(f.x + at, f.y + at, n, f.mean + start, f.scale + start, f.beta + start, flags)

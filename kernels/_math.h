@@ -1,4 +1,4 @@
-/* Bit patterns of floating-point numbers, and constants of exp and log1p; see _math.pxd. */
+/* Bit patterns and limits of floating-point numbers, and constants of exp and log1p; see _math.pxd. */
 #ifndef FASTOPT_MATH_H
 #define FASTOPT_MATH_H
 
@@ -10,6 +10,8 @@ static CYTHON_INLINE uint32_t fastopt_bits(float x) { uint32_t bits; memcpy(&bit
 static CYTHON_INLINE double fastopt_double(uint64_t bits) { double x; memcpy(&x, &bits, 8); return x; }
 static CYTHON_INLINE uint64_t fastopt_bits64(double x) { uint64_t bits; memcpy(&bits, &x, 8); return bits; }
 
+#define FASTOPT_LARGEST 3.4028234663852886e38   /* of float32's numbers, as a double */
+#define FASTOPT_SMALLEST 1.1754943508222875e-38 /* of its normal numbers: 2^-126 */
 #define FASTOPT_MAGIC 12582912.0f               /* 2^23 + 2^22 */
 #define FASTOPT_LOG2E 1.44269504f
 #define FASTOPT_LN2_HI 0x1.62e8p-1f             /* 13 bits: its product with an integer below 2^11 is exact */

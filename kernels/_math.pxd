@@ -18,6 +18,8 @@ cdef extern from "_math.h":
     uint32_t as_bits "fastopt_bits"(float x) noexcept nogil
     double as_double "fastopt_double"(uint64_t bits) noexcept nogil
     uint64_t as_bits64 "fastopt_bits64"(double x) noexcept nogil
+    double LARGEST "FASTOPT_LARGEST"
+    double SMALLEST "FASTOPT_SMALLEST"
     float MAGIC "FASTOPT_MAGIC"
     float LOG2E "FASTOPT_LOG2E"
     float LN2_HI "FASTOPT_LN2_HI"

@@ -27,11 +27,12 @@ from libc.math cimport fabs, sqrt
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST, LARGEST_TERM, RELU, Backward, Constants, Forward,
-                                  as_scale, if_normal, shift_of, slope_of, unless_larger)
+from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST_TERM, RELU, Backward, Constants, Forward, as_scale,
+                                  if_normal, shift_of, slope_of, unless_larger)
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
 from _batchnorm_blocks cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
+from _math cimport LARGEST
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout

@@ -14,6 +14,7 @@
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from _math cimport SMALLEST
 from _memory cimport IN, INOUT
 from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
@@ -159,7 +160,7 @@ cdef inline void slope_row(const CrossEntropyJob* job, INOUT e, const float* y, 
 
 
 cdef inline bint is_subnormal(double factor) noexcept nogil:
-    return 0.0 < factor < 1.1754943508222875e-38        # 2⁻¹²⁶
+    return 0.0 < factor < SMALLEST
 
 
 cdef inline Py_ssize_t finish_losses(const CrossEntropyJob* job, Rows* s, Targets* t, Py_ssize_t first, int rows,

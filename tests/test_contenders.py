@@ -40,7 +40,7 @@ def test_a_registered_contender_has_rows(mine, capsys, monkeypatch):
     workload = one_tensor(ADAM, "1k", 1000)
     assert "mylibrary" in [row.values[1] for row in rows.rows([workload]).args[1]]
     assert prepare(workload, "mylibrary")[1] < 1e-6
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "WARM", 0.0)
     monkeypatch.setattr(measure_ratios, "contenders", lambda workload: ["fastopt", "mylibrary"])
     measure_ratios.main(["adam", "--sizes", "100", "--rounds", "2"])
     head, _, row = capsys.readouterr().out.splitlines()[-3:]

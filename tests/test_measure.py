@@ -26,7 +26,7 @@ SMALL = ["--widths", "16", "24", "--batch", "32", "--examples", "96", "--seconds
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
     monkeypatch.setattr(measure_epoch, "PAUSE", 0.0)
-    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    monkeypatch.setattr(timing, "WARM", 0.0)
 
 
 @pytest.fixture
@@ -63,13 +63,13 @@ def test_epoch_without_torch(capsys, monkeypatch, tmp_path):
     assert "| torch |" not in output.out
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the variables are glibc's")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="keep_heap is for glibc's malloc")
 def test_kept_heap():
     """The temporaries of an update of 1.6 million parameters are new pages in each step, or in few."""
     task = networks.tasks(["language"], [])["language"]
     faults = []
-    for environment in ({}, measure_epoch.KEPT_HEAP):
-        worker = trainers.Worker(environment, "numpy", task, 96, 32)
+    for keep_heap in (False, True):
+        worker = trainers.Worker({}, keep_heap, "numpy", task, 96, 32)
         faults.append(worker.epoch().faults)
         worker.close()
     assert faults[1] < faults[0] / 2

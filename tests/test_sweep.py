@@ -13,7 +13,7 @@ import report
 import sweep
 
 import fastopt
-from fastopt.bench import contenders
+from fastopt.bench import contenders, timing
 from fastopt.bench.contenders import CONTENDERS, Contender
 
 FOLDER = os.path.dirname(fastopt.__path__[0])
@@ -154,7 +154,7 @@ def numpy_and_one_peer(monkeypatch):
     """No library but NumPy, and a peer that is fastopt in two calls."""
     for name in ("torch", "numba", "jax", "tensorflow", "thinc", "deepspeed"):
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(measure_sweep, "WARM", 0.0)
+    monkeypatch.setattr(timing, "WARM", 0.0)
     for kernel in ("log_softmax", "softmax"):
         monkeypatch.setitem(CONTENDERS[kernel], "twice", twice)
 
@@ -211,7 +211,8 @@ def test_peers_are_limited_to_the_level(monkeypatch, level):
 BEFORE = """
 import sys
 import measure_sweep, sweep
-measure_sweep.WARM = 0.0
+from fastopt.bench import timing
+timing.WARM = 0.0
 from fastopt.bench.contenders import CONTENDERS, Contender
 for kernel in ("adam", "AdamW", "SGD", "batch_norm_forward", "softmax"):
     CONTENDERS[kernel]["peer"] = CONTENDERS[kernel]["fastopt"]

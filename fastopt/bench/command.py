@@ -44,8 +44,8 @@ def contenders(workload: Workload) -> list[str]:
 def measure(workload: Workload, seconds: float, missing: list[str]) -> dict[str, float]:
     """Median seconds of each library's call, after a check of its result; why one is missing is added to `missing`."""
     calls = {library(name): call for name, call in checked_calls(workload, contenders(workload), missing).items()}
-    pause = timing.PAUSE if any(peer in calls for peer in PEERS) else 0.0
-    return timing.medians(timing.race(calls, rounds=FEWEST_ROUNDS, least_seconds=seconds, pause=pause))
+    warm = timing.WARM if any(peer in calls for peer in PEERS) else 0.0
+    return timing.medians(timing.race(calls, rounds=FEWEST_ROUNDS, least_seconds=seconds, warm=warm))
 
 
 def line(workload: Workload, times: dict[str, float]) -> str:

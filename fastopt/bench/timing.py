@@ -13,12 +13,10 @@ from typing import Any, NamedTuple, TypeVar
 T = TypeVar("T")
 Name = TypeVar("Name")
 
-PAUSE = 0.03
-"""Seconds before a turn where contenders have threads of different libraries: OpenMP's go on spinning for about 20 ms
-after a call, and take the cores from the next contender."""
-
-WARM = 0.006
-"""Seconds of calls after a pause, before the timed ones: a processor that slept is slow for some milliseconds."""
+WARM = 0.1
+"""Seconds of calls before the timed ones, where contenders have threads of different libraries. For the first 20 ms the
+previous contender's OpenMP threads may spin and take the cores, and on a virtual machine it takes tens of milliseconds
+until a second core is fully awake: after a pause and 6 ms of calls two threads took three times as long."""
 
 
 def seconds(call: Callable[[], Any], repeats: int = 1) -> float:
@@ -54,9 +52,8 @@ def in_turn(measures: Mapping[Name, Callable[[], T]], *, rounds: int, least_seco
     return found
 
 
-def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds: float = 0.0, pause: float = 0.0,
-         warm: float | None = None, turn: float = 0.001,
-         around: Callable[[Name], AbstractContextManager[Any]] | None = None,
+def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds: float = 0.0, warm: float = 0.0,
+         turn: float = 0.001, around: Callable[[Name], AbstractContextManager[Any]] | None = None,
          ) -> dict[Name, list[float]]:
     """Seconds of a call of each contender in each round.
 
@@ -64,17 +61,15 @@ def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds:
     ----------
     calls : mapping
         name → function of no arguments.
-    rounds, least_seconds, pause
+    rounds, least_seconds
         As in `in_turn`.
-    warm : float, optional
-        Seconds of calls before the timed ones; by default `WARM` after a pause.
+    warm : float
+        Seconds of calls before the timed ones.
     turn : float
         Seconds that a contender's timed calls take in each round, at least.
     around : callable, optional
         From a name to the context manager within which its calls are made.
     """
-    spent = (WARM if pause else 0.0) if warm is None else warm
-
     def measure(name: Name, call: Callable[[], Any]) -> Callable[[], float]:
         def context() -> AbstractContextManager[Any]:
             return nullcontext() if around is None else around(name)
@@ -84,7 +79,7 @@ def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds:
 
         def timed() -> float:
             with context():
-                end = time.perf_counter() + spent
+                end = time.perf_counter() + warm
                 if repeats > 1:         # wakes threads, fills caches
                     call()
                 while time.perf_counter() < end:
@@ -93,7 +88,7 @@ def race(calls: Mapping[Name, Callable[[], Any]], *, rounds: int, least_seconds:
         return timed
 
     return in_turn({name: measure(name, call) for name, call in calls.items()}, rounds=rounds,
-                   least_seconds=least_seconds, pause=pause)
+                   least_seconds=least_seconds)
 
 
 def medians(times: Mapping[Name, list[float]]) -> dict[Name, float]:
