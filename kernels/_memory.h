@@ -35,8 +35,10 @@ static CYTHON_INLINE void fastopt_free_lines(double* start) {
    arithmetic makes log_softmax of (512, 32000), three times the size of L2, a third faster. */
 #ifdef __GNUC__
     #define fastopt_prefetch_for_writing(p) __builtin_prefetch(p, 1, 3)
+    #define fastopt_prefetch_for_reading(p) __builtin_prefetch(p, 0, 2)     /* to the second-level cache */
 #else
     #define fastopt_prefetch_for_writing(p) ((void) (p))
+    #define fastopt_prefetch_for_reading(p) ((void) (p))
 #endif
 
 /* Returns n, but the compiler cannot know its value: gcc fully unrolls a loop with a small constant bound before it

@@ -15,7 +15,7 @@
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, memset
 
-from _memory cimport IN, IN64, INOUT, INOUT64, prefetch_for_writing, unknown
+from _memory cimport IN, IN64, INOUT, INOUT64, prefetch, prefetch_for_writing, unknown
 from _math cimport exp_begin, exp_end
 from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Factor, Rows, max_or_second
 
@@ -173,17 +173,13 @@ cdef inline void reduce_row(const Rows* s, int row, const float* x, float* r, fl
     reduce_loop(x, r, power, whole, s.base[row], s.magic[row], s.lowest[row])
 
 
-cdef inline void prefetch_lines(const float* x, Py_ssize_t n) noexcept nogil:
-    """Prefetch lines that are written next, unless x is NULL."""
-    cdef Py_ssize_t i
-    if x != NULL:
-        for i in range((n + 15) // 16):
-            prefetch_for_writing(x + 16 * i)
-
+# While terms are computed, memory is idle: lines that are used next are prefetched, those of the results (`later`, or
+# NULL if none are stored) and the next group's x. (Zen 4, one thread: softmax of (2650, 2427), 51 MB, takes 0.84 of the
+# time. Rows longer than a block gain nothing by prefetching x.)
 
 cdef inline void short_terms(const Rows* s, const float* x, float* e, Py_ssize_t n, int rows,
                              const float* later) noexcept nogil:
-    """Terms of rows of n elements, n < STAGE, each padded with 0 to whole vectors; `later` as in row_terms."""
+    """Terms of rows of n elements, n < STAGE, each padded with 0 to whole vectors."""
     cdef Stage r, power
     cdef Py_ssize_t padded = padded_length(n)
     cdef int first = 0, count, k
@@ -191,23 +187,25 @@ cdef inline void short_terms(const Rows* s, const float* x, float* e, Py_ssize_t
         count = <int> min(STAGE // padded, <Py_ssize_t> rows - first)
         for k in range(count):
             reduce_row(s, first + k, x + (first + k) * n, r.v + k * padded, power.v + k * padded, n)
-        prefetch_lines(later + first * n if later != NULL else NULL, count * n)
+        if later != NULL:
+            prefetch_for_writing(later + first * n, count * n)
+        prefetch(x + (rows + first) * n, count * n)
         power_loop(r.v, power.v, e + first * padded, count * padded)
         first += count
 
 
-cdef inline void row_terms(const Rows* s, int row, const float* x, float* e, Py_ssize_t n,
-                           const float* later) noexcept nogil:
-    """Terms of n ≥ ROW_LANES elements of a row, padded with 0 to whole vectors.
-
-    The lines at `later` (unless it is NULL) are prefetched: they are written next.
-    """
+cdef inline void row_terms(const Rows* s, int row, const float* x, float* e, Py_ssize_t n, const float* later,
+                           const float* ahead) noexcept nogil:
+    """Terms of n ≥ ROW_LANES elements of a row, padded with 0 to whole vectors. ahead: the next group's, or NULL."""
     cdef Stage r, power
     cdef Py_ssize_t start = 0, length
     while start < n:
         length = n - start if n - start < STAGE // 2 + ROW_LANES else STAGE // 2
         reduce_row(s, row, x + start, r.v, power.v, length)
-        prefetch_lines(later + start if later != NULL else NULL, length)
+        if later != NULL:
+            prefetch_for_writing(later + start, length)
+        if ahead != NULL:
+            prefetch(ahead + start, length)
         power_loop(r.v, power.v, e + start, padded_length(length))
         start += length
 
@@ -263,7 +261,7 @@ cdef inline double sum_block(const Rows* s, int row, const float* x, float* e, P
     cdef Py_ssize_t start = block_start(n, index), length = block_start(n, index + 1) - start
     cdef Py_ssize_t padded = padded_length(length)
     cdef double total
-    row_terms(s, row, x + start, block.v, length, NULL if e == NULL else e + start)
+    row_terms(s, row, x + start, block.v, length, NULL if e == NULL else e + start, NULL)
     if keep:
         memcpy(e + start, block.v, length * sizeof(float))
     add_terms(block.v, acc.v, padded)
@@ -275,7 +273,7 @@ cdef inline void sum_rows(Rows* s, const float* x, float* block, Py_ssize_t n, i
                           const float* later) noexcept nogil:
     """Compute the sums of a group from m and the base, n ≤ BLOCK.
 
-    The terms of each row are left in `block`, padded with 0 to whole vectors. `later` as in row_terms.
+    The terms of each row are left in `block`, padded with 0 to whole vectors. `later`: where results will be, or NULL.
     """
     cdef Sums a, b
     cdef Py_ssize_t padded = padded_length(n)
@@ -284,7 +282,8 @@ cdef inline void sum_rows(Rows* s, const float* x, float* block, Py_ssize_t n, i
         short_terms(s, x, block, n, rows, later)
     else:
         for row in range(rows):
-            row_terms(s, row, x + row * n, block + row * padded, n, later + row * n if later != NULL else NULL)
+            row_terms(s, row, x + row * n, block + row * padded, n, later + row * n if later != NULL else NULL,
+                      x + (rows + row) * n)
     if rows < up:
         memset(a.v + rows * (ROW_LANES // 2), 0, (up - rows) * (ROW_LANES // 2) * sizeof(double))
     for row in range(rows):
