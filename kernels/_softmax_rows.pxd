@@ -35,27 +35,28 @@ cdef extern from "_softmax.h":
         double v[LONG_ROWS * ROW_LANES // 2]
 
 
-cdef inline void max_64(IN x, INOUT m) noexcept nogil:
+cdef inline void max_four(IN w, IN x, IN y, IN z, INOUT m) noexcept nogil:
+    """m[lane] = max(w[lane], x[lane], y[lane], z[lane], m[lane])"""
     cdef int lane
     cdef float a, b
     for lane in range(ROW_LANES):
-        a = max_or_second(x[lane], x[ROW_LANES + lane])
-        b = max_or_second(x[2 * ROW_LANES + lane], x[3 * ROW_LANES + lane])
+        a = max_or_second(w[lane], x[lane])
+        b = max_or_second(y[lane], z[lane])
         m[lane] = max_or_second(max_or_second(a, b), m[lane])
 
 
-cdef inline void max_lanes(IN x, INOUT m, Py_ssize_t n) noexcept nogil:
-    """Largest element of each lane, n ≥ ROW_LANES; −inf if a lane has none. NaN is ignored."""
+cdef inline void max_64(const float* x, INOUT m) noexcept nogil:
+    max_four(x, x + ROW_LANES, x + 2 * ROW_LANES, x + 3 * ROW_LANES, m)
+
+
+cdef inline void max_lanes(const float* x, INOUT m, Py_ssize_t n) noexcept nogil:
+    """Largest element of each lane, n ≥ ROW_LANES; −inf if a lane has none. NaN is ignored. Vectors may overlap."""
     cdef Py_ssize_t i
     cdef int lane, lanes = unknown(ROW_LANES)
     for lane in range(lanes):
         m[lane] = -INFINITY
     if n < 64:
-        for i in range(n // ROW_LANES):
-            for lane in range(lanes):
-                m[lane] = max_or_second(x[i * ROW_LANES + lane], m[lane])
-        for lane in range(lanes):           # may overlap the vector before it
-            m[lane] = max_or_second(x[n - ROW_LANES + lane], m[lane])
+        max_four(x, x + min(ROW_LANES, n - ROW_LANES), x + max(0, n - 2 * ROW_LANES), x + n - ROW_LANES, m)
         return
     for i in range(n // 64):
         max_64(x + i * 64, m)
