@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 from _math cimport SMALLEST
 from _memory cimport IN, INOUT
 from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
+from _softmax_few cimport FEW_ROWS, few_lanes, pad_row, sum_few
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
     BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task,
@@ -226,19 +227,27 @@ cdef inline Py_ssize_t narrow_rows(const CrossEntropyJob* job, Py_ssize_t first,
 
 
 cdef inline Py_ssize_t wide_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
-    """The same for rows of more than NARROW and at most BLOCK elements."""
+    """The same for rows of at most BLOCK elements; at most FEW_ROWS of at most NARROW elements."""
     cdef Rows s
     cdef Targets t
     cdef Terms block
+    cdef NarrowBlock few
     cdef Py_ssize_t n = job.n, correct
-    cdef int lanes = padded_group(rows), r
+    cdef int lanes, r
     cdef float* d = job.gradient + first * n if job.gradient != NULL else NULL
     cdef const float* e = block.v
-    max_rows(&s, job.x + first * n, n, rows)
-    choose_base(&s, lanes)
+    if n <= NARROW:
+        lanes = few_lanes(rows)
+        for r in range(rows):
+            pad_row(job.x + (first + r) * n, few.v + r * padded_length(n), n)
+        sum_few(&s, few.v, block.v, n, rows)
+    else:
+        lanes = padded_group(rows)
+        max_rows(&s, job.x + first * n, n, rows)
+        choose_base(&s, lanes)
+        sum_rows(&s, job.x + first * n, block.v, n, rows, d)
     for r in range(rows):
         read_target(job, &t, &s, first + r, r)
-    sum_rows(&s, job.x + first * n, block.v, n, rows, d)
     correct = finish_losses(job, &s, &t, first, rows, lanes)
     if d == NULL:
         return correct
@@ -279,7 +288,7 @@ cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            correct += narrow_rows(job, i, rows)
+            correct += wide_rows(job, i, rows) if rows <= FEW_ROWS else narrow_rows(job, i, rows)
         elif n <= BLOCK:
             rows = <int> min(group_of(n), last - i)
             correct += wide_rows(job, i, rows)

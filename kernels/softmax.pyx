@@ -17,6 +17,7 @@ from libc.string cimport memcpy, memset
 from _math cimport exp_split
 from _memory cimport IN, INOUT, INOUT64
 from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
+from _softmax_few cimport FEW_ROWS, few_lanes, max_padded, pad_row, sum_few, sum_in_order
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
     BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, lane_sum, max_lanes, max_rows, padded_group,
@@ -108,7 +109,8 @@ cdef inline int any_nan(IN x, Py_ssize_t n) noexcept nogil:
     return found
 
 
-cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n) noexcept nogil:
+cdef inline float max_of(const float* x, Py_ssize_t n) noexcept nogil:
+    """Largest of n ≥ ROW_LANES elements."""
     cdef float lanes[ROW_LANES]
     cdef float m
     cdef int lane
@@ -116,6 +118,11 @@ cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n) noexcept 
     m = lanes[0]
     for lane in range(1, ROW_LANES):
         m = max(m, lanes[lane])
+    return m
+
+
+cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n, float m) noexcept nogil:
+    """hardmax of a row whose largest element is m."""
     cdef Py_ssize_t i, first = 0
     if any_nan(x, n):
         for i in range(n):
@@ -288,6 +295,55 @@ cdef inline void lanes_of(const float* x, const float* y, float* out, Py_ssize_t
         backward_lanes(x, y, out, stride, n, lanes, what)
 
 
+cdef inline void softmax_few(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
+    """log-softmax or softmax of at most FEW_ROWS rows of at most NARROW elements."""
+    cdef Rows s
+    cdef NarrowBlock block, terms
+    cdef Py_ssize_t padded = padded_length(n)
+    cdef int r
+    for r in range(rows):
+        pad_row(x + r * n, block.v + r * padded, n)
+    sum_few(&s, block.v, terms.v, n, rows)
+    finish(&s, few_lanes(rows), what == LOG_SOFTMAX, what == SOFTMAX)
+    for r in range(rows):
+        if what == SOFTMAX:
+            write_scaled(terms.v + r * padded, block.v + r * padded, padded, s.top[r], <float> s.factor[r],
+                         s.largest[r])
+        else:
+            shift_in_place(block.v + r * padded, padded, s.high[r], s.low[r])
+        memcpy(out + r * n, block.v + r * padded, n * sizeof(float))
+
+
+cdef inline double product_sum(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
+    """Σ x · y in the order of the elements."""
+    cdef double total = 0.0
+    cdef Py_ssize_t i
+    for i in range(n):
+        total += <double> x[i] * <double> y[i]
+    return total
+
+
+cdef inline void few_rows(const float* x, const float* y, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
+    """Any of the functions for at most FEW_ROWS rows of at most NARROW elements."""
+    cdef float a[NARROW]
+    cdef float b[NARROW]
+    cdef float slope[NARROW]
+    cdef double total
+    cdef int r
+    if what == LOG_SOFTMAX or what == SOFTMAX:
+        softmax_few(x, out, n, rows, what)
+        return
+    for r in range(rows):
+        pad_row(x + r * n, a, n)
+        if what == HARDMAX:
+            hardmax_row(x + r * n, out + r * n, n, max_padded(a, padded_length(n)))
+        else:
+            pad_row(y + r * n, b, n)
+            total = product_sum(a, b, n) if what == SOFTMAX_BACKWARD else sum_in_order(a, n)
+            slopes(a, b, slope, padded_length(n), total, what)
+            memcpy(out + r * n, slope, n * sizeof(float))
+
+
 cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) noexcept nogil:
     """One task of job.task rows of consecutive elements."""
     cdef NarrowBlock x, y, scratch
@@ -296,6 +352,9 @@ cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) no
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
+            if rows <= FEW_ROWS:
+                few_rows(job.x + i * n, job.y + i * n, job.out + i * n, n, rows, what)
+                return
             transpose_in(x.v, scratch.v, job.x + i * n, n, rows)
             if what >= LOG_SOFTMAX_BACKWARD:
                 transpose_in(y.v, scratch.v, job.y + i * n, n, rows)
@@ -315,7 +374,7 @@ cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) no
             else:
                 for r in range(rows):
                     if what == HARDMAX:
-                        hardmax_row(job.x + (i + r) * n, job.out + (i + r) * n, n)
+                        hardmax_row(job.x + (i + r) * n, job.out + (i + r) * n, n, max_of(job.x + (i + r) * n, n))
                     else:
                         backward_row(job.x + (i + r) * n, job.y + (i + r) * n, job.out + (i + r) * n, n, what)
         i += rows
