@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastopt._runtime import dispatch
-from fastopt._runtime.arrays import Array, is_masked, require_disjoint, require_disjoint_from_copied
+from fastopt._runtime.arrays import (
+    Array,
+    array_like,
+    copied_labels,
+    is_masked,
+    require_disjoint,
+    require_disjoint_from_copied,
+)
 from fastopt._runtime.hyper import Ranges, integer
 from fastopt._typing import Float32Array
 
@@ -39,12 +46,17 @@ def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_inde
         labels = np.minimum(labels, 2**63 - 1)      # the cast to int64 must not wrap around to a valid label
     labels = np.array(labels, np.int64, order="C")  # a copy, which no other thread can change after validation
     array = Array(labels, "labels", kind="q")
+    _require_classes(array, given, classes, ignore_index)
+    return labels, array
+
+
+def _require_classes(array: Array, given: NDArray[Any], classes: int, ignore_index: int) -> None:
+    """Refuse `array`, a copy of the labels `given`, if one of them is neither a class nor ignore_index."""
     wrong = dispatch.active.cross_entropy.first_wrong_label(array, classes, ignore_index)
     if wrong >= 0:
-        index = ", ".join(str(i) for i in np.unravel_index(wrong, rows))
+        index = ", ".join(str(i) for i in np.unravel_index(wrong, given.shape))
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
                          f"labels[{index}] = {given.flat[wrong]}")
-    return labels, array
 
 
 def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions: bool) -> Exception:
@@ -81,17 +93,21 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
         raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     rows, classes = shape[:-1], shape[-1]
-    _, label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
+    label = copied_labels(labels, "labels", x)
+    if label is not None:
+        _require_classes(label, labels, classes, ignore_index)
+    else:
+        _, label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
     target = None
     if label is None:
-        target = Array(labels, "labels", shape=shape)
+        target = array_like(labels, "labels", False, x)
         if count_correct:
             raise ValueError("count_correct: expected False with labels that are distributions, got True")
     weight = check_weight(class_weight, classes)
     d = slope = None
     if gradient:
         d = np.empty(shape, np.float32) if out is None else out
-        slope = Array(d, "out", writable=True, shape=shape)
+        slope = array_like(d, "out", True, x)
         require_disjoint(None if out is logits else x, target, weight, slope)
         if label is not None and out is not None:
             require_disjoint_from_copied(d, "out", labels, "labels")

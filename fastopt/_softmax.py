@@ -3,7 +3,6 @@
 from typing import SupportsIndex
 
 from fastopt._runtime import dispatch
-from fastopt._runtime.slices import backward, forward
 from fastopt._typing import Float32Array
 
 
@@ -39,9 +38,7 @@ def log_softmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | N
     NaN or +inf, or of −inf only, gives NaN. Same bits for any number of threads. The maximum is subtracted as in
     Blanchard, Higham and Higham (2021), Accurately computing the log-sum-exp and softmax functions.
     """
-    arrays = forward(x, axis, out)
-    dispatch.active.softmax.log_softmax(arrays)
-    return arrays.result
+    return dispatch.active.softmax.log_softmax(x, axis, out)
 
 
 def softmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None = None) -> Float32Array:
@@ -71,9 +68,7 @@ def softmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None 
     The error is at most 3 units in the last place, also of subnormal results (measured: 2.5, over 3·10⁷ elements).
     An entry of −inf gives 0. A row is NaN where that of `fastopt.log_softmax` is. Same bits for any number of threads.
     """
-    arrays = forward(x, axis, out)
-    dispatch.active.softmax.softmax(arrays)
-    return arrays.result
+    return dispatch.active.softmax.softmax(x, axis, out)
 
 
 def hardmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None = None) -> Float32Array:
@@ -102,9 +97,7 @@ def hardmax(x: Float32Array, axis: SupportsIndex = -1, out: Float32Array | None 
     -----
     The form of ONNX's Hardmax. A row with a NaN gives NaN; infinities are ordered as numbers are.
     """
-    arrays = forward(x, axis, out)
-    dispatch.active.softmax.hardmax(arrays)
-    return arrays.result
+    return dispatch.active.softmax.hardmax(x, axis, out)
 
 
 def log_softmax_backward(dy: Float32Array, y: Float32Array, axis: SupportsIndex = -1,
@@ -141,9 +134,7 @@ def log_softmax_backward(dy: Float32Array, y: Float32Array, axis: SupportsIndex 
     Sums are double. The error is at most 2 units in the last place of the larger of dyⱼ and exp(yⱼ) · Σ.
     For cross-entropy, `fastopt.softmax_cross_entropy` is faster and more accurate. Same bits for any number of threads.
     """
-    arrays = backward(dy, y, axis, out)
-    dispatch.active.softmax.log_softmax_backward(arrays)
-    return arrays.result
+    return dispatch.active.softmax.log_softmax_backward(dy, y, axis, out)
 
 
 def softmax_backward(dy: Float32Array, y: Float32Array, axis: SupportsIndex = -1,
@@ -173,6 +164,4 @@ def softmax_backward(dy: Float32Array, y: Float32Array, axis: SupportsIndex = -1
     -----
     Sums are double; each element is rounded once. Same bits for any number of threads.
     """
-    arrays = backward(dy, y, axis, out)
-    dispatch.active.softmax.softmax_backward(arrays)
-    return arrays.result
+    return dispatch.active.softmax.softmax_backward(dy, y, axis, out)

@@ -1,3 +1,4 @@
+# cython: binding=False
 # Softmax cross-entropy: loss and gradient in one pass over the logits. The method is in _softmax.pxd.
 #
 # With a row's target weights τ (one-hot or a distribution, smoothed, times the class weights) and T = Σ τⱼ:
@@ -17,7 +18,7 @@ from libc.string cimport memcpy, memset
 from _math cimport SMALLEST
 from _memory cimport IN, INOUT
 from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
-from _softmax_few cimport FEW_ROWS, few_lanes, pad_row, sum_few
+from _softmax_few cimport are_few, few_lanes, pad_row, sum_few
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
     BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task,
@@ -202,7 +203,7 @@ cdef inline void write_label(const CrossEntropyJob* job, const Targets* t, Py_ss
 
 
 cdef inline Py_ssize_t narrow_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
-    """Process a group of rows of at most NARROW elements; return the number of correct labels."""
+    """Process a group of rows of at most NARROW elements, one per lane; return the number of correct labels."""
     cdef Rows s
     cdef Targets t
     cdef NarrowBlock block, scratch
@@ -226,8 +227,8 @@ cdef inline Py_ssize_t narrow_rows(const CrossEntropyJob* job, Py_ssize_t first,
     return correct
 
 
-cdef inline Py_ssize_t wide_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
-    """The same for rows of at most BLOCK elements; at most FEW_ROWS of at most NARROW elements."""
+cdef inline Py_ssize_t block_rows(const CrossEntropyJob* job, Py_ssize_t first, int rows) noexcept nogil:
+    """The same for rows of at most BLOCK elements, along the row; of narrow ones for a few."""
     cdef Rows s
     cdef Targets t
     cdef Terms block
@@ -288,10 +289,10 @@ cdef void cross_entropy_task(void* context, Py_ssize_t index) noexcept nogil:
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            correct += wide_rows(job, i, rows) if rows <= FEW_ROWS else narrow_rows(job, i, rows)
+            correct += block_rows(job, i, rows) if are_few(rows, n) else narrow_rows(job, i, rows)
         elif n <= BLOCK:
             rows = <int> min(group_of(n), last - i)
-            correct += wide_rows(job, i, rows)
+            correct += block_rows(job, i, rows)
         else:
             rows = 1
             correct += long_row(job, i)

@@ -1,3 +1,4 @@
+# cython: binding=False
 # log-softmax, softmax, hardmax, and the gradients of the first two, along any axis. The method is in _softmax.pxd.
 #
 #     log softmax(x)ⱼ = xⱼ − log Σₖ exp(xₖ)                   backward: dxⱼ = dyⱼ − exp(yⱼ) · Σₖ dyₖ
@@ -8,7 +9,8 @@
 # confident label, dyⱼ − Σ is 0 there and the result is the second part. Sums are double; a result is rounded once.
 #
 # Each function exists twice: along rows of consecutive elements (`_row`, `_rows`), and with one row per lane
-# (`_lanes`), for any axis but the last, and for narrow rows of the last axis after a transposition.
+# (`_lanes`), for any axis but the last, and for narrow rows of the last axis after a transposition. A few narrow rows
+# (`_few`) are processed along the row, with the lanes' bits.
 
 from libc.math cimport NAN
 from libc.stdlib cimport free, malloc
@@ -17,7 +19,7 @@ from libc.string cimport memcpy, memset
 from _math cimport exp_split
 from _memory cimport IN, INOUT, INOUT64
 from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
-from _softmax_few cimport FEW_ROWS, few_lanes, max_padded, pad_row, sum_few, sum_in_order
+from _softmax_few cimport are_few, few_lanes, max_padded, pad_row, sum_few, sum_in_order
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
     BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, lane_sum, max_lanes, max_rows, padded_group,
@@ -25,7 +27,7 @@ from _softmax_rows cimport (
 )
 from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
 from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
-from fastopt._runtime.slices cimport Slices
+from fastopt._runtime.slices cimport Slices, backward, forward
 
 cdef enum:                  # what to compute
     LOG_SOFTMAX = 0
@@ -296,7 +298,7 @@ cdef inline void lanes_of(const float* x, const float* y, float* out, Py_ssize_t
 
 
 cdef inline void softmax_few(const float* x, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
-    """log-softmax or softmax of at most FEW_ROWS rows of at most NARROW elements."""
+    """log-softmax or softmax of a few rows of at most NARROW elements."""
     cdef Rows s
     cdef NarrowBlock block, terms
     cdef Py_ssize_t padded = padded_length(n)
@@ -324,10 +326,10 @@ cdef inline double product_sum(const float* x, const float* y, Py_ssize_t n) noe
 
 
 cdef inline void few_rows(const float* x, const float* y, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
-    """Any of the functions for at most FEW_ROWS rows of at most NARROW elements."""
+    """Any of the functions for a few rows of at most NARROW elements, along the row."""
     cdef float a[NARROW]
     cdef float b[NARROW]
-    cdef float slope[NARROW]
+    cdef float gradient[NARROW]
     cdef double total
     cdef int r
     if what == LOG_SOFTMAX or what == SOFTMAX:
@@ -340,30 +342,36 @@ cdef inline void few_rows(const float* x, const float* y, float* out, Py_ssize_t
         else:
             pad_row(y + r * n, b, n)
             total = product_sum(a, b, n) if what == SOFTMAX_BACKWARD else sum_in_order(a, n)
-            slopes(a, b, slope, padded_length(n), total, what)
-            memcpy(out + r * n, slope, n * sizeof(float))
+            slopes(a, b, gradient, (n + 7) // 8 * 8, total, what)
+            memcpy(out + r * n, gradient, n * sizeof(float))
+
+
+cdef inline void narrow_rows(const float* x, const float* y, float* out, Py_ssize_t n, int rows,
+                             int what) noexcept nogil:
+    """Any of the functions for a group of rows of at most NARROW elements, one row per lane."""
+    cdef NarrowBlock block, other, scratch
+    cdef int lanes = lanes_for(rows)
+    transpose_in(block.v, scratch.v, x, n, rows)
+    if what >= LOG_SOFTMAX_BACKWARD:
+        transpose_in(other.v, scratch.v, y, n, rows)
+    if what == LOG_SOFTMAX and n >= 8:
+        log_softmax_narrow(block.v, scratch.v, x, out, n, rows, lanes)
+    else:
+        lanes_of(block.v, other.v, block.v, lanes, n, lanes, what)
+        transpose_out(out, block.v, scratch.v, n, rows)
 
 
 cdef inline void last_axis(const SoftmaxJob* job, Py_ssize_t index, int what) noexcept nogil:
     """One task of job.task rows of consecutive elements."""
-    cdef NarrowBlock x, y, scratch
     cdef Py_ssize_t n = job.n, i = index * job.task, last = min(job.outer, i + job.task)
-    cdef int rows, lanes, r
+    cdef int rows, r
     while i < last:
         if n <= NARROW:
             rows = narrow_group(last - i)
-            if rows <= FEW_ROWS:
+            if are_few(rows, n):
                 few_rows(job.x + i * n, job.y + i * n, job.out + i * n, n, rows, what)
-                return
-            transpose_in(x.v, scratch.v, job.x + i * n, n, rows)
-            if what >= LOG_SOFTMAX_BACKWARD:
-                transpose_in(y.v, scratch.v, job.y + i * n, n, rows)
-            lanes = lanes_for(rows)
-            if what == LOG_SOFTMAX and n >= 8:
-                log_softmax_narrow(x.v, scratch.v, job.x + i * n, job.out + i * n, n, rows, lanes)
             else:
-                lanes_of(x.v, y.v, x.v, lanes, n, lanes, what)
-                transpose_out(job.out + i * n, x.v, scratch.v, n, rows)
+                narrow_rows(job.x + i * n, job.y + i * n, job.out + i * n, n, rows, what)
         else:
             rows = <int> min(group_of(n), last - i)
             if what == LOG_SOFTMAX or what == SOFTMAX:
@@ -506,21 +514,31 @@ cdef int run(task_fn task, int what, Slices arrays) except -1:
     return 0
 
 
-def log_softmax(Slices arrays not None):
+def log_softmax(x, axis, out):
+    cdef Slices arrays = forward(x, axis, out)
     run(log_softmax_task, LOG_SOFTMAX, arrays)
+    return arrays.result
 
 
-def softmax(Slices arrays not None):
+def softmax(x, axis, out):
+    cdef Slices arrays = forward(x, axis, out)
     run(softmax_task, SOFTMAX, arrays)
+    return arrays.result
 
 
-def hardmax(Slices arrays not None):
+def hardmax(x, axis, out):
+    cdef Slices arrays = forward(x, axis, out)
     run(hardmax_task, HARDMAX, arrays)
+    return arrays.result
 
 
-def log_softmax_backward(Slices arrays not None):
+def log_softmax_backward(dy, y, axis, out):
+    cdef Slices arrays = backward(dy, y, axis, out)
     run(log_softmax_backward_task, LOG_SOFTMAX_BACKWARD, arrays)
+    return arrays.result
 
 
-def softmax_backward(Slices arrays not None):
+def softmax_backward(dy, y, axis, out):
+    cdef Slices arrays = backward(dy, y, axis, out)
     run(softmax_backward_task, SOFTMAX_BACKWARD, arrays)
+    return arrays.result

@@ -286,6 +286,29 @@ def test_same_bits_for_any_threads_alignment_and_run(shape, kind, rng, level, al
         assert_same_bits(d2, d, f"offset {offset}")
 
 
+@pytest.mark.parametrize("kind", ["labels", "smoothed", "soft", "tiny weights"])
+def test_few_rows_have_the_bits_of_many(kind, rng, level):
+    """A few narrow rows are computed along the row, more of them with one row per lane."""
+    for n in range(1, 34):
+        x = 5 * rng.standard_normal((40, n), dtype=np.float32)
+        x[::3] = np.round(x[::3])
+        labels = rng.random(x.shape, dtype=np.float32) if kind == "soft" else rng.integers(n, size=40)
+        if kind != "soft":
+            labels[::9] = -100
+        options = {"reduction": "none", "label_smoothing": 0.1 * (kind == "smoothed")}
+        if kind == "tiny weights":
+            options["class_weight"] = rng.random(n, dtype=np.float32) * np.float32(1e-41)
+        losses, d = fastopt.softmax_cross_entropy(x, labels, **options)
+        for rows in range(1, 21):
+            some = slice(rows, 2 * rows)
+            few, slopes = fastopt.softmax_cross_entropy(x[some], labels[some], **options)
+            assert_same_bits(few, losses[some], f"{rows} rows of {n}")
+            assert_same_bits(slopes, d[some], f"{rows} rows of {n}")
+            moved = x[some].copy()
+            fastopt.softmax_cross_entropy(moved, labels[some], out=moved, **options)
+            assert_same_bits(moved, d[some], f"{rows} rows of {n}, in place")
+
+
 X = np.zeros((4, 3), np.float32)
 
 

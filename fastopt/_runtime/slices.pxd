@@ -4,9 +4,12 @@ from fastopt._runtime.axes cimport Sizes
 
 cdef class Slices:
     cdef Sizes sizes
-    cdef readonly Array x
-    cdef readonly Array y
-    cdef readonly Array out
-    cdef readonly object result
+    cdef Array x
+    cdef Array y
+    cdef Array out
+    cdef object result
     cdef int set_axis(self, object axis) except -1
     cdef int set_out(self, object out) except -1
+
+cdef Slices forward(object x, object axis, object out)
+cdef Slices backward(object dy, object y, object axis, object out)
