@@ -1,4 +1,3 @@
-# cython: binding=False
 # Softmax cross-entropy: loss and gradient in one pass over the logits. The method is in _softmax.pxd.
 #
 # With a row's target weights τ (one-hot or a distribution, smoothed, times the class weights) and T = Σ τⱼ:

@@ -1,4 +1,3 @@
-# cython: binding=False
 # log-softmax, softmax, hardmax, and the gradients of the first two, along any axis. The method is in _softmax.pxd.
 #
 #     log softmax(x)ⱼ = xⱼ − log Σₖ exp(xₖ)                   backward: dxⱼ = dyⱼ − exp(yⱼ) · Σₖ dyₖ

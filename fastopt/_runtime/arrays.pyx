@@ -1,4 +1,3 @@
-# cython: binding=False
 # The one place where a user's array becomes a pointer.
 #
 # Design
