@@ -18,7 +18,7 @@
 # Rows are processed in groups, so that the work per row (exp, log1p, a division, in double) is vectorised over the
 # rows. Rows of more than NARROW elements are vectorised along the row (_softmax_rows.pxd). Narrower ones are transposed
 # into a local block, one row per lane, which is how rows along any axis but the last are stored anyway
-# (_softmax_lanes.pxd).
+# (_softmax_lanes.pxd); a few of them, which would leave most lanes empty, are not (_softmax_few.pxd).
 
 from libc.math cimport NAN
 
@@ -29,6 +29,13 @@ cdef extern from "_softmax.h":
     enum:
         NARROW "FASTOPT_NARROW"             # elements of a narrow row, at most
         MAX_ROWS "FASTOPT_MAX_ROWS"         # rows in a group, at most
+
+cdef enum:                  # functions of softmax.pyx, as literals
+    LOG_SOFTMAX = 0
+    SOFTMAX = 1
+    HARDMAX = 2
+    LOG_SOFTMAX_BACKWARD = 3
+    SOFTMAX_BACKWARD = 4
 
 cdef enum:
     TASK_ELEMENTS = 4096    # elements of a task, about, unless one row has more: small enough to balance the threads

@@ -1,39 +1,32 @@
-# log-softmax, softmax, hardmax, and the gradients of the first two, along any axis. The method is in _softmax.pxd.
+# log-softmax, softmax, hardmax, and the gradients of the first two, along any axis.
 #
-#     log softmax(x)ⱼ = xⱼ − log Σₖ exp(xₖ)                   backward: dxⱼ = dyⱼ − exp(yⱼ) · Σₖ dyₖ
-#     softmax(x)ⱼ = exp(xⱼ) / Σₖ exp(xₖ)                      backward: dxⱼ = yⱼ · (dyⱼ − Σₖ dyₖ · yₖ)
-#     hardmax(x)ⱼ = 1 for the first largest element, else 0
-#
-# Where exp(yⱼ) is near 1, the first gradient is computed as (dyⱼ − Σ) − (exp(yⱼ) − 1) · Σ: if dy is nonzero only at a
-# confident label, dyⱼ − Σ is 0 there and the result is the second part. Sums are double; a result is rounded once.
+#     log softmax(x)ⱼ = xⱼ − log Σₖ exp(xₖ)           method: _softmax.pxd;   gradient: _softmax_backward.pxd
+#     softmax(x)ⱼ = exp(xⱼ) / Σₖ exp(xₖ)              the same
+#     hardmax(x)ⱼ = 1 for the first largest element, else 0                   _hardmax.pxd
 #
 # Each function exists twice: along rows of consecutive elements (`_row`, `_rows`), and with one row per lane
 # (`_lanes`), for any axis but the last, and for narrow rows of the last axis after a transposition. A few narrow rows
 # (`_few`) are processed along the row, with the lanes' bits.
 
-from libc.math cimport NAN
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
-from _math cimport exp_split
-from _memory cimport IN, INOUT, INOUT64
-from _softmax cimport MAX_ROWS, NARROW, TASK_ELEMENTS, Rows, choose_base, finish
+from _hardmax cimport hardmax_lanes, hardmax_row, max_of
+from _memory cimport IN, INOUT
+from _softmax cimport (
+    HARDMAX, LOG_SOFTMAX, LOG_SOFTMAX_BACKWARD, MAX_ROWS, NARROW, SOFTMAX, SOFTMAX_BACKWARD, TASK_ELEMENTS, Rows,
+    choose_base, finish,
+)
+from _softmax_backward cimport backward_lanes, backward_row, product_sum, row_sum, slopes, write_slopes
 from _softmax_few cimport are_few, few_lanes, max_padded, pad_row, sum_few, sum_in_order
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
-    BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, lane_sum, max_lanes, max_rows, padded_group,
-    padded_length, rows_per_task, scale_row, sum_long_row, sum_rows, write_scaled,
+    BLOCK, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task, scale_row,
+    sum_long_row, sum_rows, write_scaled,
 )
 from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
 from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
 from fastopt._runtime.slices cimport Slices, backward, forward
-
-cdef enum:                  # what to compute
-    LOG_SOFTMAX = 0
-    SOFTMAX = 1
-    HARDMAX = 2
-    LOG_SOFTMAX_BACKWARD = 3
-    SOFTMAX_BACKWARD = 4
 
 # Arrays of shape (outer, n, inner), reduced along n. Backward: x is dy, and y is the result of the forward function.
 cdef struct SoftmaxJob:
@@ -102,90 +95,6 @@ cdef inline void softmax_long_row(const float* x, float* out, Py_ssize_t n, int 
     write_long_row(&s, 0, x, out, n, what)
 
 
-cdef inline int any_nan(IN x, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef int found = 0
-    for i in range(n):
-        found |= x[i] != x[i]
-    return found
-
-
-cdef inline float max_of(const float* x, Py_ssize_t n) noexcept nogil:
-    """Largest of n ≥ ROW_LANES elements."""
-    cdef float lanes[ROW_LANES]
-    cdef float m
-    cdef int lane
-    max_lanes(x, lanes, n)
-    m = lanes[0]
-    for lane in range(1, ROW_LANES):
-        m = max(m, lanes[lane])
-    return m
-
-
-cdef inline void hardmax_row(const float* x, float* out, Py_ssize_t n, float m) noexcept nogil:
-    """hardmax of a row whose largest element is m."""
-    cdef Py_ssize_t i, first = 0
-    if any_nan(x, n):
-        for i in range(n):
-            out[i] = NAN
-        return
-    while x[first] != m:
-        first += 1
-    memset(out, 0, n * sizeof(float))
-    out[first] = 1.0
-
-
-cdef inline double row_sum(IN x, IN y, Py_ssize_t n, bint product) noexcept nogil:
-    """Σ x, or Σ x · y with `product`, in ROW_LANES lanes."""
-    cdef double acc[ROW_LANES]
-    cdef Py_ssize_t i
-    cdef int lane
-    for lane in range(ROW_LANES):
-        acc[lane] = 0.0
-    for i in range(n // ROW_LANES):
-        for lane in range(ROW_LANES):
-            if product:
-                acc[lane] += <double> x[i * ROW_LANES + lane] * <double> y[i * ROW_LANES + lane]
-            else:
-                acc[lane] += <double> x[i * ROW_LANES + lane]
-    for i in range(n // ROW_LANES * ROW_LANES, n):
-        acc[i % ROW_LANES] += <double> x[i] * <double> y[i] if product else <double> x[i]
-    for lane in range(ROW_LANES // 2):
-        acc[lane] += acc[lane + ROW_LANES // 2]
-    return lane_sum(acc)
-
-
-cdef inline float slope(float dy, float y, double total, int what) noexcept nogil:
-    """The gradient of one element; `total` is the row's sum."""
-    if what == SOFTMAX_BACKWARD:
-        return <float> (y * (dy - total))
-    cdef double whole
-    cdef double part = exp_split(y, &whole)
-    return <float> ((dy - whole * total) - part * total)
-
-
-cdef inline void slopes(IN dy, IN y, INOUT out, Py_ssize_t n, double total, int what) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        out[i] = slope(dy[i], y[i], total, what)
-
-
-cdef inline void write_slopes(const float* dy, const float* y, float* out, Py_ssize_t n, double total,
-                              int what) noexcept nogil:
-    """The gradient of n elements of a row; `out` may be dy or y."""
-    cdef float block[BLOCK]
-    cdef Py_ssize_t start = 0, length
-    while start < n:
-        length = min(BLOCK, n - start)
-        slopes(dy + start, y + start, block, length, total, what)
-        memcpy(out + start, block, length * sizeof(float))
-        start += length
-
-
-cdef inline void backward_row(const float* dy, const float* y, float* out, Py_ssize_t n, int what) noexcept nogil:
-    write_slopes(dy, y, out, n, row_sum(dy, y, n, what == SOFTMAX_BACKWARD), what)
-
-
 cdef inline void shift_lanes(IN x, INOUT y, IN high, IN low, int lanes, bint in_place) noexcept nogil:
     cdef int lane
     for lane in range(lanes):
@@ -238,54 +147,6 @@ cdef inline void log_softmax_narrow(const float* block, float* scratch, const fl
             shift_ends(x + r * n, out + r * n, n, 16, s.high[r], s.low[r])
 
 
-cdef inline void hardmax_lanes(const float* x, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes) noexcept nogil:
-    cdef float m[MAX_ROWS]
-    cdef float other[MAX_ROWS]             # 0, or NaN if the row has a NaN
-    cdef Py_ssize_t first[MAX_ROWS]
-    cdef Py_ssize_t j
-    cdef int lane
-    for lane in range(lanes):
-        m[lane], first[lane], other[lane] = x[lane], 0, NAN if x[lane] != x[lane] else 0.0
-    for j in range(1, n):
-        for lane in range(lanes):
-            first[lane] = j if x[j * stride + lane] > m[lane] else first[lane]
-            m[lane] = x[j * stride + lane] if x[j * stride + lane] > m[lane] else m[lane]
-            other[lane] = NAN if x[j * stride + lane] != x[j * stride + lane] else other[lane]
-    for j in range(n):
-        for lane in range(lanes):
-            out[j * stride + lane] = other[lane] + <float> (first[lane] == j)
-
-
-cdef inline void add_loop(INOUT64 acc, IN x, IN y, int lanes, bint product) noexcept nogil:
-    cdef int lane
-    for lane in range(lanes):
-        if product:
-            acc[lane] += <double> x[lane] * <double> y[lane]
-        else:
-            acc[lane] += <double> x[lane]
-
-
-cdef inline void slope_lanes(IN dy, IN y, INOUT out, INOUT64 total, int lanes, int what) noexcept nogil:
-    cdef int lane
-    for lane in range(lanes):
-        out[lane] = slope(dy[lane], y[lane], total[lane], what)
-
-
-cdef inline void backward_lanes(const float* dy, const float* y, float* out, Py_ssize_t stride, Py_ssize_t n,
-                                int lanes, int what) noexcept nogil:
-    cdef double total[MAX_ROWS]
-    cdef float v[MAX_ROWS]
-    cdef Py_ssize_t j
-    cdef int lane
-    for lane in range(lanes):
-        total[lane] = 0.0
-    for j in range(n):
-        add_loop(total, dy + j * stride, y + j * stride, lanes, what == SOFTMAX_BACKWARD)
-    for j in range(n):
-        slope_lanes(dy + j * stride, y + j * stride, v, total, lanes, what)
-        memcpy(out + j * stride, v, lanes * sizeof(float))
-
-
 cdef inline void lanes_of(const float* x, const float* y, float* out, Py_ssize_t stride, Py_ssize_t n, int lanes,
                           int what) noexcept nogil:
     if what == HARDMAX:
@@ -313,15 +174,6 @@ cdef inline void softmax_few(const float* x, float* out, Py_ssize_t n, int rows,
         else:
             shift_in_place(block.v + r * padded, padded, s.high[r], s.low[r])
         memcpy(out + r * n, block.v + r * padded, n * sizeof(float))
-
-
-cdef inline double product_sum(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
-    """Σ x · y in the order of the elements."""
-    cdef double total = 0.0
-    cdef Py_ssize_t i
-    for i in range(n):
-        total += <double> x[i] * <double> y[i]
-    return total
 
 
 cdef inline void few_rows(const float* x, const float* y, float* out, Py_ssize_t n, int rows, int what) noexcept nogil:
