@@ -2,7 +2,8 @@
 
 from libc.math cimport INFINITY
 
-from _batchnorm_elements cimport IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient_by, masked_by
+from _batchnorm_elements cimport (FROM_ZERO, IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient_by,
+                                  masked_by)
 from _batchnorm_loops cimport (add_backward, add_backward_run, add_forward, add_forward_run, write_backward,
                                write_forward)
 from _batchnorm_order cimport Block, Lanes, Lanes32, ahead, block_of, fold_lanes, spread
@@ -20,8 +21,6 @@ cdef inline void sum_forward(const Forward* f, Py_ssize_t tile, Py_ssize_t index
     cdef INOUT64 m2 = f.sums + f.tiling.padded + b.sums
     cdef const float* x = f.x + b.start
     cdef const double* shifts
-    cdef const double* sums
-    cdef const double* squares
     cdef double inverse = 1.0 / b.count
     cdef Py_ssize_t c, i, at, fours = b.rows // 4
     for c in range(b.channels):
@@ -43,13 +42,14 @@ cdef inline void sum_forward(const Forward* f, Py_ssize_t tile, Py_ssize_t index
         for i in range(b.rows // 2 * 2, b.rows + 1):
             at = i * b.stride
             add_forward(x + at, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v, ahead(&b, at))
-    sums, squares = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
+    fold_lanes(&b, s.v, s.v)
+    fold_lanes(&b, q.v, q.v)
     for c in range(b.channels):
-        mean[c] = mean[c] + sums[c] * inverse
-        m2[c] = squares[c] - sums[c] * (sums[c] * inverse)
+        mean[c] = mean[c] + s.v[c] * inverse
+        m2[c] = q.v[c] - s.v[c] * (s.v[c] * inverse)
 
 
-cdef inline void add_backward_rows(const Backward* g, const Block* b, Lanes* s, Lanes* q, int flags) noexcept nogil:
+cdef inline void add_backward_rows(const Backward* g, const Block* b, double* s, double* q, int flags) noexcept nogil:
     cdef Lanes means
     cdef Lanes32 lanes[3]
     cdef const double* mean = g.mean + b.channel
@@ -58,62 +58,71 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, Lanes* s, 
     cdef const float* offset = g.y32.shift + b.channel
     cdef const float* x = g.x + b.start
     cdef const float* dy = g.dy + b.start
-    cdef Py_ssize_t i, at, fours = b.rows // 4
+    cdef Py_ssize_t i, at, fours = b.rows // 4, done = 0
     if b.few_rows and b.rows <= 4:
         for i in range(b.channels):
             at = i * b.run
             add_backward_run(x + at, dy + at, b.stride, b.rows, b.run, mean + i, center + i, factor + i, offset + i,
-                             s.v + at, q.v + at, flags)
+                             s + at, q + at, flags)
         return
     mean = spread(b, mean, means.v)
     if flags & RELU:
         center, factor = spread(b, center, lanes[0].v), spread(b, factor, lanes[1].v)
         offset = spread(b, offset, lanes[2].v)
-    for i in range(b.lanes):
-        s.v[i] = q.v[i] = 0.0
-    for i in range(fours):
+    if b.rows >= 4:
+        done = 4
+        add_backward(x, dy, b.stride, 4, b.lanes, mean, center, factor, offset, s, q, flags | FROM_ZERO, ahead(b, 0))
+    elif b.rows >= 2:
+        done = 2
+        add_backward(x, dy, b.stride, 2, b.lanes, mean, center, factor, offset, s, q, flags | FROM_ZERO, ahead(b, 0))
+    else:
+        for i in range(b.lanes):
+            s[i] = q[i] = 0.0
+    for i in range(1, fours):
         at = 4 * i * b.stride
-        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, center, factor, offset, s.v, q.v, flags, ahead(b, at))
-    if b.rows & 2:
+        add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, center, factor, offset, s, q, flags, ahead(b, at))
+    if b.rows & 2 and done != 2:
         at = 4 * fours * b.stride
-        add_backward(x + at, dy + at, b.stride, 2, b.lanes, mean, center, factor, offset, s.v, q.v, flags, ahead(b, at))
+        add_backward(x + at, dy + at, b.stride, 2, b.lanes, mean, center, factor, offset, s, q, flags, ahead(b, at))
     for i in range(b.rows // 2 * 2, b.rows + 1):
         at = i * b.stride
         add_backward(x + at, dy + at, b.stride, 1, b.lanes if i < b.rows else b.tail, mean, center, factor, offset,
-                     s.v, q.v, flags, ahead(b, at))
+                     s, q, flags, ahead(b, at))
 
 
-cdef inline void add_backward_lanes(const Backward* g, const Block* b, Lanes* s, Lanes* q) noexcept nogil:
+cdef inline void add_backward_lanes(const Backward* g, const Block* b, double* s, double* q) noexcept nogil:
     """The same sums, element by element, where relu's mask is computed in double for some channels."""
     cdef Py_ssize_t row, lane, at, c
     cdef double dy
     for lane in range(b.lanes):
-        s.v[lane] = q.v[lane] = 0.0
+        s[lane] = q[lane] = 0.0
     for row in range(b.rows + 1):
         for lane in range(b.lanes if row < b.rows else b.tail):
             at = b.start + row * b.stride + lane
             c = b.channel + lane // b.channel_lanes % b.channels
             dy = masked_by(g, c, g.dy[at], g.x[at])
-            s.v[lane] = s.v[lane] + dy
-            q.v[lane] = q.v[lane] + dy * (<double> g.x[at] - g.mean[c])
+            s[lane] = s[lane] + dy
+            q[lane] = q[lane] + dy * (<double> g.x[at] - g.mean[c])
 
 
 cdef inline void sum_backward(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:
     """Σ dy and Σ dy · (x − mean) of each channel's values in a block."""
-    cdef Lanes s, q
+    cdef Lanes sum_lanes, product_lanes
     cdef Block b = block_of(&g.tiling, tile, index, 4)
-    cdef const double* sums
-    cdef const double* products
-    cdef Py_ssize_t c
+    cdef double* sums = g.sums + b.sums
+    cdef double* products = g.sums + g.tiling.padded + b.sums
+    cdef bint lanes_are_channels = b.lanes == b.channels
+    cdef double* s = sums if lanes_are_channels else sum_lanes.v
+    cdef double* q = products if lanes_are_channels else product_lanes.v
     if not g.flags & RELU:
-        add_backward_rows(g, &b, &s, &q, 0)
+        add_backward_rows(g, &b, s, q, 0)
     elif g.flags & INFERENCE or all_finite(g.y32.center + b.channel, b.channels):
-        add_backward_rows(g, &b, &s, &q, RELU)
+        add_backward_rows(g, &b, s, q, RELU)
     else:
-        add_backward_lanes(g, &b, &s, &q)
-    sums, products = fold_lanes(&b, s.v), fold_lanes(&b, q.v)
-    for c in range(b.channels):
-        g.sums[b.sums + c], g.sums[g.tiling.padded + b.sums + c] = sums[c], products[c]
+        add_backward_lanes(g, &b, s, q)
+    if not lanes_are_channels:
+        fold_lanes(&b, s, sums)
+        fold_lanes(&b, q, products)
 
 
 cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:

@@ -28,11 +28,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST_TERM, RELU, Backward, Constants, Forward, as_scale,
-                                  if_normal, shift_of, slope_of, unless_larger)
+                                  if_normal, larger, shift_of, slope_of, unless_larger, unless_zero)
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
 from _batchnorm_blocks cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
-from _math cimport LARGEST
+from _math cimport LARGEST, SMALLEST
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout
@@ -40,10 +40,11 @@ from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
 
 # The stages of a tile, in this order.
 cdef enum:
-    SUM = 1             # two sums of every block
-    MERGE = 2           # these sums to those of the channels
-    FINISH = 4          # the constants that elements need, and the results that have one number for each channel
-    WRITE = 8           # the elements
+    BEGIN = 1           # what SUM needs of the channels
+    SUM = 2             # two sums of every block
+    MERGE = 4           # these sums to those of the channels
+    FINISH = 8          # the constants that elements need, and the results that have one number for each channel
+    WRITE = 16          # the elements
 
 cdef enum:
     FEW_TILES = 8
@@ -104,19 +105,30 @@ cdef void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, double 
         shift[c] = beta[c]
 
 
+cdef inline double least_invstd(double count) noexcept nogil:
+    """|x − mean| is at most √count / invstd, |x − center| at most twice that: up to 2¹²⁶ if invstd is not smaller."""
+    return 2.0 * sqrt(count) / LARGEST_TERM
+
+
+cdef inline double y_center(double mean) noexcept nogil:
+    return -0.0 if mean == 0.0 else mean
+
+
+cdef inline double y_shift(double mean, double scale, double beta, float center) noexcept nogil:
+    return beta if center == mean else beta + (center - mean) * scale
+
+
 cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor, double count, INOUT center32,
                       INOUT factor32, INOUT shift32, Py_ssize_t channels) noexcept nogil:
-    """The same in float32, where they fit: |x − mean| is at most √n / invstd, |x − center| at most twice that."""
+    """The same in float32. Where they do not fit, the center is infinite."""
     cdef Py_ssize_t c
-    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, m, offset
-    cdef float rounded
+    cdef double least = least_invstd(count), m, a, offset, value
     for c in range(channels):
-        m = -0.0 if mean[c] == 0.0 else mean[c]
-        rounded = <float> m
-        offset = beta[c] if rounded == m else beta[c] + (rounded - m) * scale[c]
-        m = unless_larger(if_normal(m, scale[c]), fabs(offset), LARGEST_TERM)
-        m = unless_larger(unless_larger(m, least, invstd[c]), fabs(scale[c]) * least, invstd[c])
-        center32[c] = <float> m
+        m, a = y_center(mean[c]), fabs(scale[c])
+        offset = y_shift(m, scale[c], beta[c], <float> m)
+        value = unless_larger(m, larger(fabs(offset), larger(a, 0.0)), LARGEST_TERM)
+        value = unless_larger(value, larger(a, 1.0) * least, invstd[c])
+        center32[c] = <float> unless_larger(value, SMALLEST, unless_zero(a))
         factor32[c] = <float> factor[c]
         shift32[c] = <float> offset
 
@@ -144,27 +156,61 @@ cdef void finish_forward(const Forward* f, Py_ssize_t tile) noexcept nogil:
         update_running(f.running_var + c, m2, f.momentum, f.count - 1.0 if f.unbiased else f.count, channels)
 
 
-cdef void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, IN center, double count,
-                    INOUT dbeta, INOUT dgamma, INOUT slope, INOUT shift, Py_ssize_t channels) noexcept nogil:
-    """dx = scale · dy + ((x − center) · slope + shift)"""
+cdef inline void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, IN64 scale, IN64 beta, double count,
+                           INOUT dbeta, INOUT dgamma, INOUT center, INOUT factor, INOUT slope, INOUT shift,
+                           Py_ssize_t channels, bint begun) noexcept nogil:
+    """dx = scale · dy + ((x − center) · slope + shift). `begun` (a literal): center and factor are there already.
+
+    Where they do not fit in float32, those of y included, the slope is infinite.
+    """
     cdef Py_ssize_t c
-    cdef double least = 2.0 * sqrt(count) / LARGEST_TERM, product, offset, value
+    cdef double least = least_invstd(count), k, m, a, b, product, offset, term, value
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (sum_dy_d[c] * invstd[c])
         product = slope_of(scale[c], invstd[c], sum_dy_d[c], count)
-        offset = shift_of(scale[c], sum_dy[c], count) + (center[c] - mean[c]) * product
-        value = unless_larger(if_normal(product, product), fabs(offset), LARGEST_TERM)
-        value = unless_larger(value, fabs(product) * least, invstd[c])
-        slope[c] = <float> unless_larger(value, center[c], LARGEST)
+        a, b, term = 0.0, fabs(product), 0.0
+        if not begun:
+            m, a = y_center(mean[c]), fabs(scale[c])
+            center[c] = <float> m
+            factor[c] = <float> scale[c]
+            term = fabs(y_shift(m, scale[c], beta[c], center[c]))
+        k = center[c]
+        offset = shift_of(scale[c], sum_dy[c], count) + (k - mean[c]) * product
+        term = larger(fabs(offset), larger(term, larger(a, larger(b, 0.0))))
+        value = unless_larger(product, term, LARGEST_TERM)
+        value = unless_larger(value, larger(a, larger(b, 1.0)) * least, invstd[c])
+        value = unless_larger(value, SMALLEST, unless_zero(b))
+        if not begun:
+            value = unless_larger(value, SMALLEST, unless_zero(a))
+        slope[c] = <float> unless_larger(value, k, LARGEST)
         shift[c] = <float> offset
+
+
+cdef void begin_backward_tile(const Backward* g, Py_ssize_t tile) noexcept nogil:
+    """The constants of y, which relu's mask needs."""
+    cdef const Tiling* t = &g.tiling
+    cdef Py_ssize_t c = tile * t.tile_channels, end = min(c + t.tile_channels, t.channels)
+    if not g.flags & INFERENCE:
+        constants32(g.mean + c, g.invstd + c, g.scale + c, g.beta + c, g.scale + c, g.count, g.y32.center + c,
+                    g.y32.factor + c, g.y32.shift + c, end - c)
+        return
+    for c in range(c, end):             # as in _batchnorm_inference.pxd
+        g.y32.center[c], g.y32.shift[c] = <float> g.mean[c], <float> g.beta[c]
+        g.y32.factor[c] = as_scale(g.scale[c])
 
 
 cdef void finish_backward(const Backward* g, Py_ssize_t tile) noexcept nogil:
     cdef const Tiling* t = &g.tiling
     cdef Py_ssize_t c = tile * t.tile_channels, channels = min(t.tile_channels, t.channels - c), i
-    gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.y32.center + c, g.count,
-              g.dbeta + c, g.dgamma + c, g.slope + c, g.shift + c, channels)
+    if g.flags & (RELU | INFERENCE):
+        gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.beta + c, g.count,
+                  g.dbeta + c, g.dgamma + c, g.y32.center + c, g.y32.factor + c, g.slope + c, g.shift + c, channels,
+                  True)
+    else:
+        gradients(g.sums + c, g.sums + t.padded + c, g.mean + c, g.invstd + c, g.scale + c, g.beta + c, g.count,
+                  g.dbeta + c, g.dgamma + c, g.y32.center + c, g.y32.factor + c, g.slope + c, g.shift + c, channels,
+                  False)
     if g.flags & INFERENCE:
         for i in range(c, c + channels):
             g.slope[i] = <float> if_normal(0.0, g.scale[i])
@@ -195,6 +241,8 @@ cdef void backward_task(void* context, Py_ssize_t task) noexcept nogil:
     cdef const Backward* g = <const Backward*> context
     cdef const Tiling* t = &g.tiling
     cdef Py_ssize_t tile = task % t.tiles, first = task // t.tiles, index
+    if t.stages & BEGIN:
+        begin_backward_tile(g, tile)
     if t.stages & SUM:
         for index in range(first, first + t.task_blocks):
             sum_backward(g, tile, index)
@@ -220,9 +268,12 @@ cdef void run(task_fn task, void* context, Tiling* t, int stages, Py_ssize_t arr
         parallel_for(task, context, t.tiles, threads)
         return
     if stages & SUM:
+        if stages & BEGIN:
+            t.stages = BEGIN
+            parallel_for(task, context, t.tiles, 1)
         t.stages = SUM
         parallel_for(task, context, t.tiles * t.blocks, threads)
-    t.stages = stages & (MERGE | FINISH)
+    t.stages = stages & (MERGE | FINISH) if stages & SUM else stages & (BEGIN | FINISH)
     parallel_for(task, context, t.tiles, threads if stages & MERGE and t.channels >= MANY_CHANNELS else 1)
     if stages & WRITE:
         t[0] = write_tiling_of(t)
@@ -287,43 +338,40 @@ cdef inline Constants constants_at(float* memory, Py_ssize_t padded) noexcept no
     return c
 
 
-cdef double* begin_backward(Backward* g, Layout layout, Array dy, Array saved, bint training, bint relu,
-                            double count) except NULL:
-    """Set what sums need; return memory to free. What forward saved is copied to arrays that start at cache lines."""
+cdef double* allocate_backward(Backward* g, Layout layout, Array dy, Array saved, bint training, bint relu,
+                               double count) except NULL:
+    """Set what sums need; return memory to free."""
     cdef double* doubles
     cdef float* floats
-    cdef Py_ssize_t row, padded, c
+    cdef Py_ssize_t padded
     g.tiling = tiling_of(layout.outer, layout.channels, layout.inner)
     padded = g.tiling.padded
-    doubles = allocate_lines((7 + 2 * g.tiling.blocks) * padded)
+    doubles = allocate_lines((3 + 2 * g.tiling.blocks) * padded)
     if doubles == NULL:
         raise MemoryError
-    for row in range(4):
-        memcpy(doubles + row * padded, <const double*> saved.data + row * layout.channels,
-               layout.channels * sizeof(double))
-    g.mean, g.invstd, g.scale, g.beta = doubles, doubles + padded, doubles + 2 * padded, doubles + 3 * padded
-    floats, g.sums = <float*> (doubles + 4 * padded), doubles + 7 * padded
+    floats, g.sums = <float*> doubles, doubles + 3 * padded
     g.y32, g.slope, g.shift = constants_at(floats, padded), floats + 3 * padded, floats + 4 * padded
-    if training:
-        constants32(g.mean, g.invstd, g.scale, g.beta, g.scale, count, g.y32.center, g.y32.factor, g.y32.shift,
-                    layout.channels)
-    else:                               # as in _batchnorm_inference.pxd
-        for c in range(layout.channels):
-            g.y32.center[c], g.y32.shift[c] = <float> g.mean[c], <float> g.beta[c]
-            g.y32.factor[c] = as_scale(g.scale[c])
-    g.x, g.dy = <const float*> layout.x.data, <const float*> dy.data
+    g.mean = <const double*> saved.data
+    g.invstd, g.scale = g.mean + layout.channels, g.mean + 2 * layout.channels
+    g.beta = g.mean + 3 * layout.channels
+    g.x, g.dy, g.count = <const float*> layout.x.data, <const float*> dy.data, count
     g.flags = (RELU if relu else 0) | (0 if training else INFERENCE)
     return doubles
+
+
+cdef inline int first_stage(const Backward* g) noexcept nogil:
+    """FINISH has the constants of y from BEGIN, or computes them in the same loop as those of dx."""
+    return BEGIN if g.flags & (RELU | INFERENCE) else 0
 
 
 def backward_sums(Layout layout not None, Array dy not None, Array saved not None, bint training, bint relu,
                   double count, Array sum_dy not None, Array sum_dy_d not None):
     """Write Σ dy and Σ dy · (x − mean) of every channel."""
     cdef Backward g
-    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu, count)
+    cdef double* doubles = allocate_backward(&g, layout, dy, saved, training, relu, count)
     cdef size_t size = layout.channels * sizeof(double)
     with nogil:
-        run(backward_task, &g, &g.tiling, SUM | MERGE, 2, 0.25)
+        run(backward_task, &g, &g.tiling, first_stage(&g) | SUM | MERGE, 2, 0.25)
         memcpy(sum_dy.data, g.sums, size)
         memcpy(sum_dy_d.data, g.sums + g.tiling.padded, size)
         free_lines(doubles)
@@ -333,18 +381,18 @@ def backward(Layout layout not None, Array dy not None, Array saved not None, Ar
              Array dbeta not None, bint training, bint relu, double count, Array sum_dy, Array sum_dy_d):
     """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
     cdef Backward g
-    cdef double* doubles = begin_backward(&g, layout, dy, saved, training, relu, count)
+    cdef double* doubles = allocate_backward(&g, layout, dy, saved, training, relu, count)
     if dx.data == dy.data:
         g.flags |= IN_PLACE
-    g.dx, g.dgamma, g.dbeta, g.count = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data, count
+    g.dx, g.dgamma, g.dbeta = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data
     if sum_dy is None:
         with nogil:
-            run(backward_task, &g, &g.tiling, SUM | MERGE | FINISH | WRITE, 2, 0.6)
+            run(backward_task, &g, &g.tiling, first_stage(&g) | SUM | MERGE | FINISH | WRITE, 2, 0.6)
     else:
         memcpy(g.sums, sum_dy.data, layout.channels * sizeof(double))
         memcpy(g.sums + g.tiling.padded, sum_dy_d.data, layout.channels * sizeof(double))
         with nogil:
-            run(backward_task, &g, &g.tiling, FINISH | WRITE, 2, 0.35)
+            run(backward_task, &g, &g.tiling, first_stage(&g) | FINISH | WRITE, 2, 0.35)
     free_lines(doubles)
 
 
