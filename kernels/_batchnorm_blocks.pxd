@@ -31,17 +31,22 @@ cdef inline void sum_forward(const Forward* f, Py_ssize_t tile, Py_ssize_t index
             add_forward_run(x + at, b.stride, b.rows, b.run, <const double*> mean + c, s.v + at, q.v + at)
     else:
         shifts = spread(&b, <const double*> mean, first.v)
-        for i in range(b.lanes):
-            s.v[i] = q.v[i] = 0.0
-        for i in range(fours):
+        if b.rows >= 4:
+            add_forward(x, b.stride, 4, b.lanes, shifts, s.v, q.v, FROM_ZERO, ahead(&b, 0))
+        elif b.rows >= 2:
+            add_forward(x, b.stride, 2, b.lanes, shifts, s.v, q.v, FROM_ZERO, ahead(&b, 0))
+        else:
+            for i in range(b.lanes):
+                s.v[i] = q.v[i] = 0.0
+        for i in range(1, fours):
             at = 4 * i * b.stride
-            add_forward(x + at, b.stride, 4, b.lanes, shifts, s.v, q.v, ahead(&b, at))
-        if b.rows & 2:
+            add_forward(x + at, b.stride, 4, b.lanes, shifts, s.v, q.v, 0, ahead(&b, at))
+        if b.rows & 2 and fours > 0:
             at = 4 * fours * b.stride
-            add_forward(x + at, b.stride, 2, b.lanes, shifts, s.v, q.v, ahead(&b, at))
+            add_forward(x + at, b.stride, 2, b.lanes, shifts, s.v, q.v, 0, ahead(&b, at))
         for i in range(b.rows // 2 * 2, b.rows + 1):
             at = i * b.stride
-            add_forward(x + at, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v, ahead(&b, at))
+            add_forward(x + at, b.stride, 1, b.lanes if i < b.rows else b.tail, shifts, s.v, q.v, 0, ahead(&b, at))
     fold_lanes(&b, s.v, s.v)
     fold_lanes(&b, q.v, q.v)
     for c in range(b.channels):
@@ -58,7 +63,7 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, double* s,
     cdef const float* offset = g.y32.shift + b.channel
     cdef const float* x = g.x + b.start
     cdef const float* dy = g.dy + b.start
-    cdef Py_ssize_t i, at, fours = b.rows // 4, done = 0
+    cdef Py_ssize_t i, at, fours = b.rows // 4
     if b.few_rows and b.rows <= 4:
         for i in range(b.channels):
             at = i * b.run
@@ -70,10 +75,8 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, double* s,
         center, factor = spread(b, center, lanes[0].v), spread(b, factor, lanes[1].v)
         offset = spread(b, offset, lanes[2].v)
     if b.rows >= 4:
-        done = 4
         add_backward(x, dy, b.stride, 4, b.lanes, mean, center, factor, offset, s, q, flags | FROM_ZERO, ahead(b, 0))
     elif b.rows >= 2:
-        done = 2
         add_backward(x, dy, b.stride, 2, b.lanes, mean, center, factor, offset, s, q, flags | FROM_ZERO, ahead(b, 0))
     else:
         for i in range(b.lanes):
@@ -81,7 +84,7 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, double* s,
     for i in range(1, fours):
         at = 4 * i * b.stride
         add_backward(x + at, dy + at, b.stride, 4, b.lanes, mean, center, factor, offset, s, q, flags, ahead(b, at))
-    if b.rows & 2 and done != 2:
+    if b.rows & 2 and fours > 0:
         at = 4 * fours * b.stride
         add_backward(x + at, dy + at, b.stride, 2, b.lanes, mean, center, factor, offset, s, q, flags, ahead(b, at))
     for i in range(b.rows // 2 * 2, b.rows + 1):

@@ -102,17 +102,17 @@ cdef inline void write_backward_strip(IN x, IN dy, INOUT dx, Py_ssize_t n, IN ce
 # prefetched is `distance` elements further.
 
 cdef inline void add_forward(const float* x, Py_ssize_t stride, int rows, Py_ssize_t n, const double* first, double* s,
-                             double* q, Py_ssize_t distance) noexcept nogil:
+                             double* q, int flags, Py_ssize_t distance) noexcept nogil:
     cdef Py_ssize_t strip, at, row_end = distance + n
     for strip in range(n // STRIP):
         at = strip * STRIP
         prefetch(x + distance, rows * STRIP)
         distance = next_line(distance + rows * STRIP, &row_end, stride, n)
-        add_forward_strip(x + at, stride, rows, STRIP, first + at, s + at, q + at, 1, 0)
+        add_forward_strip(x + at, stride, rows, STRIP, first + at, s + at, q + at, 1, flags)
     at = n // STRIP * STRIP
     if at < n:
         prefetch(x + distance, rows * (n - at))
-        add_forward_strip(x + at, stride, rows, n - at, first + at, s + at, q + at, 1, 0)
+        add_forward_strip(x + at, stride, rows, n - at, first + at, s + at, q + at, 1, flags)
 
 
 # The same for a channel's run of n >= STRIP lanes in a few rows, from 0: its sums stay in registers, or near, until all

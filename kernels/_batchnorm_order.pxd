@@ -195,24 +195,35 @@ cdef inline Py_ssize_t ahead(const Block* b, Py_ssize_t at) noexcept nogil:
     return b.ahead if at + b.ahead < b.length else b.ahead + b.jump
 
 
+cdef inline void spread_runs(const Number* channel, Number* lane, Py_ssize_t channels, Py_ssize_t run,
+                             Py_ssize_t eights) noexcept nogil:
+    """`channel`'s values, each to `eights` (a literal, if it is small) times 8 lanes."""
+    cdef Py_ssize_t c, i, j
+    cdef Number value
+    for c in range(channels):
+        value = channel[c]
+        for j in range(eights):
+            for i in range(8):
+                lane[c * run + 8 * j + i] = value
+
+
 cdef inline const Number* spread(const Block* b, const Number* channel, Number* lane) noexcept nogil:
     """The value of each lane's channel: `channel` itself where lanes are channels, else written to `lane`.
 
     Each run is written in multiples of 8 lanes: what exceeds it is overwritten by the next channel, or is padding.
     """
-    cdef Py_ssize_t c, i, j, n = b.channels * b.channel_lanes
-    cdef Number value
+    cdef Py_ssize_t c, i, n = b.channels * b.channel_lanes
     if b.lanes == b.channels:
         return channel
     if b.channel_lanes == 1:
         for c in range(n):
             lane[c] = channel[c]
+    elif b.channel_lanes <= 8:
+        spread_runs(channel, lane, b.channels, b.channel_lanes, 1)
+    elif b.channel_lanes <= 16:
+        spread_runs(channel, lane, b.channels, b.channel_lanes, 2)
     else:
-        for c in range(b.channels):
-            value = channel[c]
-            for j in range((b.channel_lanes + 7) // 8):
-                for i in range(8):
-                    lane[c * b.channel_lanes + 8 * j + i] = value
+        spread_runs(channel, lane, b.channels, b.channel_lanes, (b.channel_lanes + 7) // 8)
     for i in range(b.lanes - n):
         lane[n + i] = lane[i]
     return lane

@@ -48,6 +48,7 @@ cdef enum:
 
 cdef enum:
     FEW_TILES = 8
+    LEAST_LANES = 128       # of a tile that is made narrower
     MANY_CHANNELS = 1024    # from this number on, channels are merged and finished on several threads
     CACHED = 1048576        # bytes of a tile that the second-level cache is taken to hold between SUM and WRITE
 
@@ -255,6 +256,28 @@ cdef void backward_task(void* context, Py_ssize_t task) noexcept nogil:
             write_backward_by_flags(g, tile, index)
 
 
+cdef bint tiles_are_tasks(Tiling* t, Py_ssize_t channel_bytes, int threads) noexcept nogil:
+    """Whether SUM leaves a tile in the cache for WRITE, and there are enough tiles for all threads.
+
+    For several threads, tiles are made narrower if their rows do not become shorter than a few cache lines.
+    """
+    cdef Py_ssize_t tiles, width
+    if not t.long_runs and t.tile_channels * channel_bytes > CACHED:
+        return False
+    if threads == 1 or t.tiles >= FEW_TILES:
+        return True
+    if t.long_runs or t.row_outer > 1:
+        return False
+    tiles = max((t.tiles + threads - 1) // threads, 2) * threads
+    width = (t.channels + tiles - 1) // tiles
+    if t.inner == 1:
+        width = (width + 15) // 16 * 16
+    if width * t.inner < LEAST_LANES:
+        return False
+    t.tile_channels, t.tiles = width, (t.channels + width - 1) // width
+    return True
+
+
 cdef void run(task_fn task, void* context, Tiling* t, int stages, Py_ssize_t arrays, double nanoseconds) noexcept nogil:
     """Run the stages: tile by tile, or stage by stage where tiles are few, every block being a task then.
 
@@ -262,8 +285,8 @@ cdef void run(task_fn task, void* context, Tiling* t, int stages, Py_ssize_t arr
     element on one thread.
     """
     cdef int threads = threads_for(nanoseconds * <double> t.outer * <double> t.channels * <double> t.inner)
-    cdef Py_ssize_t tile_bytes = arrays * t.outer * t.tile_channels * t.inner * <Py_ssize_t> sizeof(float)
-    if stages & SUM and (threads == 1 or t.tiles >= FEW_TILES) and (t.long_runs or tile_bytes <= CACHED):
+    cdef Py_ssize_t channel_bytes = arrays * t.outer * t.inner * <Py_ssize_t> sizeof(float)
+    if stages & SUM and tiles_are_tasks(t, channel_bytes, threads):
         t.stages, t.task_blocks = stages, t.blocks
         parallel_for(task, context, t.tiles, threads)
         return

@@ -74,14 +74,15 @@ def test_bits_of_the_reference_on_any_bits(level, training, rng):
             assert_same(everything(fastopt, *data, **options), everything(reference, *data, **options), shape)
 
 
-def test_bits_do_not_depend_on_threads(level, always_parallel, rng):
+@pytest.mark.parametrize("relu", [False, True])
+def test_bits_do_not_depend_on_threads(level, relu, always_parallel, rng):
     for shape in [(1000, 3), (64, 256), (700, 1100), (3000, 64), (30, 5000), (20, 5, 49), (2, 3, 40000), (5, 300, 20),
-                  (9, 20, 200), (40, 3, 300)]:
+                  (9, 20, 200), (40, 3, 300), (100, 1001), (12, 77, 20)]:
         data = (*arguments(rng, shape), rng.standard_normal(shape).astype(f32))
         results = []
         for threads in THREADS:
             with fastopt.num_threads(threads):
-                results.append(everything(fastopt, *data, relu=True))
+                results.append(everything(fastopt, *data, relu=relu))
         for threads, result in zip(THREADS, results, strict=True):
             assert_same(result, results[0], f"{shape} {threads} threads")
 
