@@ -89,16 +89,6 @@ cdef inline double unless_larger(double value, double a, double b) noexcept nogi
     return INFINITY if a > b else value
 
 
-cdef inline double larger(double a, double b) noexcept nogil:
-    """The larger one; b if a is NaN."""
-    return a if a > b else b
-
-
-cdef inline double unless_zero(double value) noexcept nogil:
-    """value, or 1 if it is 0."""
-    return 1.0 if value == 0.0 else value
-
-
 cdef inline double if_normal(double value, double constant) noexcept nogil:
     """value, or inf if |constant| is larger than 2¹²⁶, or smaller than 2⁻¹²⁶ but not 0."""
     value = unless_larger(value, fabs(constant), LARGEST_TERM)

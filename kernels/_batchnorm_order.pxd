@@ -237,14 +237,13 @@ cdef inline void add_to(INOUT64 total, IN64 values, Py_ssize_t n) noexcept nogil
 
 cdef extern from *:
     """
-    /* The sum of n lanes: eight sums of every eighth lane, then halves are added. Reads (but does not use) up to 7 lanes
-       more. With plain arrays gcc takes vectors apart for the last n % 8 lanes. */
-    static const unsigned long long fastopt_first_lanes[16] = {~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL};
-
+    /* The sum of n lanes: eight sums of every eighth lane, then halves are added. Reads (but does not use) up to 7
+       lanes more. With plain arrays gcc takes vectors apart for the last n % 8 lanes. */
     static CYTHON_INLINE double fastopt_fold(const double* lane, Py_ssize_t n) {
         Py_ssize_t j;
     #ifdef __GNUC__
-        const unsigned long long* mask = fastopt_first_lanes + 8 - n % 8;
+        static const long long masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+        const long long* mask = masks + 8 - n % 8;
         typedef double four __attribute__((vector_size(32), aligned(8), may_alias));
         typedef long long bits __attribute__((vector_size(32), aligned(8), may_alias));
         four low = {0.0, 0.0, 0.0, 0.0}, high = {0.0, 0.0, 0.0, 0.0};

@@ -28,11 +28,11 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from _batchnorm_elements cimport (INFERENCE, IN_PLACE, LARGEST_TERM, RELU, Backward, Constants, Forward, as_scale,
-                                  if_normal, larger, shift_of, slope_of, unless_larger, unless_zero)
+                                  if_normal, shift_of, slope_of, unless_larger)
 from _batchnorm_inference cimport Inference, inference_task, repeat, scales, set_rows, tasks_of
 from _batchnorm_blocks cimport sum_backward, sum_forward, write_backward_by_flags, write_forward_block
 from _batchnorm_order cimport Block, Tiling, block_of, tiling_of, write_tiling_of
-from _math cimport LARGEST, SMALLEST
+from _math cimport LARGEST
 from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.channels cimport Layout
@@ -119,19 +119,23 @@ cdef inline double y_shift(double mean, double scale, double beta, float center)
     return beta if center == mean else beta + (center - mean) * scale
 
 
+cdef inline double if_y_fits(double value, double invstd, double scale, double shift, double least) noexcept nogil:
+    """value, or inf in a channel where y's constants or terms do not fit in float32."""
+    value = unless_larger(if_normal(value, scale), fabs(shift), LARGEST_TERM)
+    return unless_larger(unless_larger(value, least, invstd), fabs(scale) * least, invstd)
+
+
 cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor, double count, INOUT center32,
                       INOUT factor32, INOUT shift32, Py_ssize_t channels) noexcept nogil:
     """The same in float32. Where they do not fit, the center is infinite."""
     cdef Py_ssize_t c
-    cdef double least = least_invstd(count), m, a, offset, value
+    cdef double least = least_invstd(count), m, shift
     for c in range(channels):
-        m, a = y_center(mean[c]), fabs(scale[c])
-        offset = y_shift(m, scale[c], beta[c], <float> m)
-        value = unless_larger(m, larger(fabs(offset), larger(a, 0.0)), LARGEST_TERM)
-        value = unless_larger(value, larger(a, 1.0) * least, invstd[c])
-        center32[c] = <float> unless_larger(value, SMALLEST, unless_zero(a))
+        m = y_center(mean[c])
+        shift = y_shift(m, scale[c], beta[c], <float> m)
+        center32[c] = <float> if_y_fits(m, invstd[c], scale[c], shift, least)
         factor32[c] = <float> factor[c]
-        shift32[c] = <float> offset
+        shift32[c] = <float> shift
 
 
 cdef void update_running(INOUT running, IN64 new, double momentum, double divisor, Py_ssize_t channels) noexcept nogil:
@@ -165,25 +169,21 @@ cdef inline void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, I
     Where they do not fit in float32, those of y included, the slope is infinite.
     """
     cdef Py_ssize_t c
-    cdef double least = least_invstd(count), k, m, a, b, product, offset, term, value
+    cdef double least = least_invstd(count), k, m, product, offset, value
     for c in range(channels):
         dbeta[c] = <float> sum_dy[c]
         dgamma[c] = <float> (sum_dy_d[c] * invstd[c])
         product = slope_of(scale[c], invstd[c], sum_dy_d[c], count)
-        a, b, term = 0.0, fabs(product), 0.0
+        value = product
         if not begun:
-            m, a = y_center(mean[c]), fabs(scale[c])
+            m = y_center(mean[c])
             center[c] = <float> m
             factor[c] = <float> scale[c]
-            term = fabs(y_shift(m, scale[c], beta[c], center[c]))
+            value = if_y_fits(value, invstd[c], scale[c], y_shift(m, scale[c], beta[c], center[c]), least)
         k = center[c]
         offset = shift_of(scale[c], sum_dy[c], count) + (k - mean[c]) * product
-        term = larger(fabs(offset), larger(term, larger(a, larger(b, 0.0))))
-        value = unless_larger(product, term, LARGEST_TERM)
-        value = unless_larger(value, larger(a, larger(b, 1.0)) * least, invstd[c])
-        value = unless_larger(value, SMALLEST, unless_zero(b))
-        if not begun:
-            value = unless_larger(value, SMALLEST, unless_zero(a))
+        value = unless_larger(if_normal(value, product), fabs(offset), LARGEST_TERM)
+        value = unless_larger(value, fabs(product) * least, invstd[c])
         slope[c] = <float> unless_larger(value, k, LARGEST)
         shift[c] = <float> offset
 
