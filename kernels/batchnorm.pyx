@@ -119,9 +119,11 @@ cdef inline double y_shift(double mean, double scale, double beta, float center)
     return beta if center == mean else beta + (center - mean) * scale
 
 
-cdef inline double if_y_fits(double value, double invstd, double scale, double shift, double least) noexcept nogil:
-    """value, or inf in a channel where y's constants or terms do not fit in float32."""
+cdef inline double if_y_fits(double value, float center, double invstd, double scale, double shift,
+                             double least) noexcept nogil:
+    """value, or +inf in a channel where y's constants or terms do not fit in float32."""
     value = unless_larger(if_normal(value, scale), fabs(shift), LARGEST_TERM)
+    value = unless_larger(value, fabs(center), LARGEST)
     return unless_larger(unless_larger(value, least, invstd), fabs(scale) * least, invstd)
 
 
@@ -133,7 +135,7 @@ cdef void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor
     for c in range(channels):
         m = y_center(mean[c])
         shift = y_shift(m, scale[c], beta[c], <float> m)
-        center32[c] = <float> if_y_fits(m, invstd[c], scale[c], shift, least)
+        center32[c] = <float> if_y_fits(m, <float> m, invstd[c], scale[c], shift, least)
         factor32[c] = <float> factor[c]
         shift32[c] = <float> shift
 
@@ -179,7 +181,8 @@ cdef inline void gradients(IN64 sum_dy, IN64 sum_dy_d, IN64 mean, IN64 invstd, I
             m = y_center(mean[c])
             center[c] = <float> m
             factor[c] = <float> scale[c]
-            value = if_y_fits(value, invstd[c], scale[c], y_shift(m, scale[c], beta[c], center[c]), least)
+            value = if_y_fits(value, center[c], invstd[c], scale[c], y_shift(m, scale[c], beta[c], center[c]),
+                              least)
         k = center[c]
         offset = shift_of(scale[c], sum_dy[c], count) + (k - mean[c]) * product
         value = unless_larger(if_normal(value, product), fabs(offset), LARGEST_TERM)

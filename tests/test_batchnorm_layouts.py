@@ -121,6 +121,21 @@ def test_statistics_and_sums_are_those_of_the_reference(level, rng):
             assert_same_bits(a, b)
 
 
+@pytest.mark.parametrize("mean", [3.5e38, np.inf])
+def test_a_given_mean_beyond_float32(level, mean, rng):
+    """Of either sign, it is not rounded to an infinite float32: y of gamma 0 is beta."""
+    x, dy = standard(rng, 5, 4), standard(rng, 5, 4)
+    gamma, beta = np.array([0, 0, 1, 1], f32), np.array([1, 1, np.inf, -np.inf], f32)
+    statistics = 8, mean * np.array([-1.0, 1.0, -1.0, 1.0]), np.full(4, 1e60)
+    with np.errstate(all="ignore"):
+        got, right = [both_passes(module, x, dy, gamma, beta, statistics=statistics)
+                      for module in (fastopt, reference)]
+    for a, b in zip(got, right, strict=True):
+        assert_same_bits(a, b)
+    if mean < np.inf:
+        np.testing.assert_array_equal(got[0][:, :2], 1.0)
+
+
 @BOTH
 @pytest.mark.parametrize("relu", [False, True])
 def test_a_batch_in_parts_is_the_whole_batch(module, relu, rng):
