@@ -229,7 +229,8 @@ def batch_norm_backward(
     Notes
     -----
     Sums are computed in double, dgamma and dbeta rounded once. dx is within 11 · 2⁻²⁴ of the largest of
-    |γ · invstd · dy| and the two terms subtracted from it, whatever the mean. The bits are those of
+    |γ · invstd · dy| and the two terms subtracted from it, whatever the mean, unless γ · invstd · dy overflows float32;
+    where these terms are subnormal, by up to 1.5 · 2⁻¹⁴⁹ more. The bits are those of
     ``fastopt.reference.batch_norm_backward``.
     """
     layout, saved = check_cache(cache)
