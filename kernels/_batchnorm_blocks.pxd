@@ -2,8 +2,8 @@
 
 from libc.math cimport INFINITY
 
-from _batchnorm_elements cimport (FROM_ZERO, IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient_by,
-                                  masked_by)
+from _batchnorm_elements cimport (FROM_ZERO, IN_PLACE, INFERENCE, RELU, Backward, Forward, all_finite, gradient,
+                                  masked_by, shift_of, slope_of)
 from _batchnorm_loops cimport (add_backward, add_backward_run, add_forward, add_forward_run, write_backward,
                                write_forward)
 from _batchnorm_order cimport Block, Lanes, Lanes32, ahead, block_of, fold_lanes, spread
@@ -93,16 +93,17 @@ cdef inline void add_backward_rows(const Backward* g, const Block* b, double* s,
                      s, q, flags, ahead(b, at))
 
 
-cdef inline void add_backward_lanes(const Backward* g, const Block* b, double* s, double* q) noexcept nogil:
-    """The same sums, element by element, where relu's mask is computed in double for some channels."""
+cdef inline void add_backward_wide(const Backward* g, const Block* b, double* s, double* q) noexcept nogil:
+    """The same sums, again, of the channels whose relu mask is computed in double."""
     cdef Py_ssize_t row, lane, at, c
     cdef double dy
     for lane in range(b.lanes):
+        c = b.channel + lane // b.channel_lanes % b.channels
+        if g.y32.center[c] != <float> INFINITY:
+            continue
         s[lane] = q[lane] = 0.0
-    for row in range(b.rows + 1):
-        for lane in range(b.lanes if row < b.rows else b.tail):
+        for row in range(b.rows + 1 if lane < b.tail else b.rows):
             at = b.start + row * b.stride + lane
-            c = b.channel + lane // b.channel_lanes % b.channels
             dy = masked_by(g, c, g.dy[at], g.x[at])
             s[lane] = s[lane] + dy
             q[lane] = q[lane] + dy * (<double> g.x[at] - g.mean[c])
@@ -119,13 +120,23 @@ cdef inline void sum_backward(const Backward* g, Py_ssize_t tile, Py_ssize_t ind
     cdef double* q = products if lanes_are_channels else product_lanes.v
     if not g.flags & RELU:
         add_backward_rows(g, &b, s, q, 0)
-    elif g.flags & INFERENCE or all_finite(g.y32.center + b.channel, b.channels):
-        add_backward_rows(g, &b, s, q, RELU)
     else:
-        add_backward_lanes(g, &b, s, q)
+        add_backward_rows(g, &b, s, q, RELU)
+        if not (g.flags & INFERENCE or all_finite(g.y32.center + b.channel, b.channels)):
+            add_backward_wide(g, &b, s, q)
     if not lanes_are_channels:
         fold_lanes(&b, s, sums)
         fold_lanes(&b, q, products)
+
+
+cdef inline void write_forward_wide(const Forward* f, const Block* b, Py_ssize_t c, int flags) noexcept nogil:
+    """A block's channel c, in double."""
+    cdef Py_ssize_t i, at, run, k = b.channel + c
+    for i in range(b.outer):
+        run = b.run if i > 0 else b.first_run
+        at = b.start + i * b.outer_stride + c * run
+        write_forward(f.x + at, f.y + at, run, <const double*> f.center + k, <const double*> f.factor + k,
+                      <const double*> f.shift + k, 0, flags, 0)
 
 
 cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
@@ -136,34 +147,52 @@ cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize
     cdef const float* center = f.y32.center + b.channel
     cdef const float* factor = f.y32.factor + b.channel
     cdef const float* shift = f.y32.shift + b.channel
-    cdef Py_ssize_t i, c, k, at, run
-    if b.run >= LONG_RUN or not all_finite(center, b.channels):
+    cdef Py_ssize_t i, c, at, run
+    if b.run >= LONG_RUN:
         for i in range(b.outer):
             run = b.run if i > 0 else b.first_run
             for c in range(b.channels):
-                at, k = i * b.outer_stride + c * run, b.channel + c
-                if center[c] != <float> INFINITY:
-                    write_forward(x + at, y + at, run, center + c, factor + c, shift + c, 0, flags, ahead(&b, at))
-                else:
-                    write_forward(x + at, y + at, run, <const double*> f.center + k, <const double*> f.factor + k,
-                                  <const double*> f.shift + k, 0, flags, ahead(&b, at))
-        return
-    center, factor = spread(&b, center, lanes[0].v), spread(&b, factor, lanes[1].v)
-    shift = spread(&b, shift, lanes[2].v)
-    for i in range(b.rows + 1):
-        at = i * b.stride
-        write_forward(x + at, y + at, b.lanes if i < b.rows else b.tail, center, factor, shift, 1, flags, ahead(&b, at))
+                at = i * b.outer_stride + c * run
+                write_forward(x + at, y + at, run, center + c, factor + c, shift + c, 0, flags, ahead(&b, at))
+    else:
+        center, factor = spread(&b, center, lanes[0].v), spread(&b, factor, lanes[1].v)
+        shift = spread(&b, shift, lanes[2].v)
+        for i in range(b.rows + 1):
+            at = i * b.stride
+            write_forward(x + at, y + at, b.lanes if i < b.rows else b.tail, center, factor, shift, 1, flags,
+                          ahead(&b, at))
+    if not all_finite(f.y32.center + b.channel, b.channels):        # y is not x, which is still there
+        for c in range(b.channels):
+            if f.y32.center[b.channel + c] == <float> INFINITY:
+                write_forward_wide(f, &b, c, flags)
 
 
-cdef inline void write_backward_elements(const Backward* g, const Block* b) noexcept nogil:
-    """Element by element, where dx is computed in double for some channels."""
-    cdef Py_ssize_t i, c, at, run, start
+cdef inline void write_backward_channel(const Backward* g, const Block* b, Py_ssize_t c) noexcept nogil:
+    """A block's channel c, element by element, in float32 or in double."""
+    cdef Py_ssize_t i, at, run, start, k = b.channel + c
+    cdef double slope = slope_of(g.scale[k], g.invstd[k], g.sums[g.tiling.padded + k], g.count)
+    cdef double shift = shift_of(g.scale[k], g.sums[k], g.count)
+    cdef bint wide = g.slope[k] == <float> INFINITY
+    cdef float dy
     for i in range(b.outer):
         run = b.run if i > 0 else b.first_run
-        for c in range(b.channels):
-            start = b.start + i * b.outer_stride + c * run
-            for at in range(start, start + run):
-                g.dx[at] = gradient_by(g, b.channel + c, masked_by(g, b.channel + c, g.dy[at], g.x[at]), g.x[at])
+        start = b.start + i * b.outer_stride + c * run
+        for at in range(start, start + run):
+            dy = masked_by(g, k, g.dy[at], g.x[at])
+            if wide:
+                g.dx[at] = gradient(dy, g.x[at], g.mean[k], g.scale[k], slope, shift, g.flags)
+            else:
+                g.dx[at] = gradient(dy, g.x[at], g.y32.center[k], g.y32.factor[k], g.slope[k], g.shift[k], g.flags)
+
+
+cdef inline void write_backward_wide(const Backward* g, const Block* b, bint finite) noexcept nogil:
+    """Write dx again, unless all slopes are `finite`, for the channels where it is computed in double."""
+    cdef Py_ssize_t c
+    if finite:
+        return
+    for c in range(b.channels):
+        if g.slope[b.channel + c] == <float> INFINITY:
+            write_backward_channel(g, b, c)
 
 
 cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssize_t index, int flags) noexcept nogil:
@@ -178,8 +207,10 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
     cdef const float* slope = g.slope + b.channel
     cdef const float* shift = g.shift + b.channel
     cdef Py_ssize_t i, c, at, run
-    if not all_finite(slope, b.channels):
-        write_backward_elements(g, &b)
+    cdef bint finite = all_finite(slope, b.channels)
+    if flags & IN_PLACE and not finite:
+        for c in range(b.channels):
+            write_backward_channel(g, &b, c)
         return
     if b.run >= LONG_RUN:
         for i in range(b.outer):
@@ -188,6 +219,7 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
                 at = i * b.outer_stride + c * run
                 write_backward(x + at, dy + at, dx + at, run, center + c, factor + c, offset + c, slope + c, shift + c,
                                0, flags, ahead(&b, at))
+        write_backward_wide(g, &b, finite)
         return
     factor = spread(&b, factor, lanes[0].v)
     offset = spread(&b, offset, lanes[1].v) if flags & RELU else factor
@@ -199,6 +231,7 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
         write_backward(x + at, dy + at, dx + at, b.lanes, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
     at = b.rows * b.stride
     write_backward(x + at, dy + at, dx + at, b.tail, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
+    write_backward_wide(g, &b, finite)
 
 
 cdef inline void write_backward_by_flags(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:

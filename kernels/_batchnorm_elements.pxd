@@ -142,12 +142,3 @@ cdef inline float masked_by(const Backward* g, Py_ssize_t c, float dy, float x) 
     if g.flags & INFERENCE or g.y32.center[c] != <float> INFINITY:
         return masked(dy, x, g.y32.center[c], g.y32.factor[c], g.y32.shift[c], g.flags)
     return masked(dy, x, g.mean[c], g.scale[c], g.beta[c], g.flags)
-
-
-cdef inline float gradient_by(const Backward* g, Py_ssize_t c, float dy, float x) noexcept nogil:
-    """`gradient` of channel c, in float32 or in double."""
-    if g.slope[c] != <float> INFINITY:
-        return gradient(dy, x, g.y32.center[c], g.y32.factor[c], g.slope[c], g.shift[c], g.flags)
-    return gradient(dy, x, g.mean[c], g.scale[c],
-                    slope_of(g.scale[c], g.invstd[c], g.sums[g.tiling.padded + c], g.count),
-                    shift_of(g.scale[c], g.sums[c], g.count), g.flags)
