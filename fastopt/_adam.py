@@ -97,6 +97,7 @@ class Adam(Optimizer):
     """
 
     _rule = staticmethod(_adam_rule)
+    _kernel = ("adam", "adam")
     _state_names = ("m", "v", "vmax")
 
     def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -194,6 +195,7 @@ class Adamax(Optimizer):
     """
 
     _rule = staticmethod(_adamax_rule)
+    _kernel = ("adam", "adamax")
     _state_names = ("m", "u")
 
     def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -356,6 +358,7 @@ class RAdam(Optimizer):
     """
 
     _rule = staticmethod(_radam_rule)
+    _kernel = ("adam", "radam")
     _state_names = ("m", "v")
 
     def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,

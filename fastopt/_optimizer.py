@@ -33,6 +33,7 @@ from fastopt._typing import LearningRate as Rate
 _new_tuple = tuple.__new__
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
 _skip_range = Ranges(skip_nonfinite="bool")
+_step_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)")
 
 
 apply = driver.apply        # of a kernel's rule to one parameter: every optimizer function ends here
@@ -43,6 +44,12 @@ def _own_arguments(rule: Callable[..., Any]) -> list[str]:
     """The names of a rule's arguments between (step, lr) and (options, …): its class's own hyper-parameters."""
     names = list(inspect.signature(rule).parameters)
     return names[2 : names.index("options")]
+
+
+def _constants(values: tuple[Any, ...]) -> tuple[float, ...] | None:
+    """Hyper-parameters as kernels take them, pairs as two numbers; None if one could be changed in place."""
+    numbers = [number for value in values for number in (value if type(value) is tuple else (value,))]
+    return tuple(numbers) if {float, int, bool}.issuperset(map(type, numbers)) else None
 
 
 class Group(NamedTuple):
@@ -124,6 +131,10 @@ class Optimizer:
 
     _rule: ClassVar[Callable[..., Any]]
     """Makes the kernel's rule from (step, lr, the class's own hyper-parameters, options), the shared ones checked."""
+    _kernel: ClassVar[tuple[str, str]] = ("", "")
+    """Module and name of the kernel, if `_rule` calls it with (step, lr, the class's own hyper-parameters, options),
+    pairs as two numbers. Steps after the first call it directly if these are constants: only step and lr are then
+    checked again."""
     _state_names: ClassVar[tuple[str, ...]] = ()
     """Every state array that the optimizer can have, in the rule's order."""
     _not_decoupled: ClassVar[str] = ""
@@ -333,12 +344,23 @@ class Optimizer:
         scale = checked[0]
         rule = self._rule       # not self: the cycle would keep the arrays until the next garbage collection
         values = tuple(hyper[name] for name in _own_arguments(rule))    # by position, which takes half as long
+        module, name = self._kernel
+        kernel: Any = getattr(getattr(dispatch.active, module), name) if name else None
+        numbers: Any = _constants(values) if name else None
+        is_checked = False
 
         def make(step: int, lr: float, grad_scale: float) -> Any:
+            nonlocal is_checked
             if has_lr:
                 lr = own_lr(step) if callable(own_lr) else own_lr
             same = type(grad_scale) is float and grad_scale == scale
-            return rule(step - late, lr, *values, checked if same else with_grad_scale(checked, grad_scale))
+            options = checked if same else with_grad_scale(checked, grad_scale)
+            if is_checked:
+                _step_ranges(step - late, lr)
+                return kernel(step - late, lr, *numbers, options)
+            made = rule(step - late, lr, *values, options)
+            is_checked = numbers is not None
+            return made
 
         return make
 

@@ -85,6 +85,7 @@ class SGD(Optimizer):
     """
 
     _rule = staticmethod(_sgd_rule)
+    _kernel = ("sgd", "sgd")
     _state_names = ("buf",)
 
     def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,

@@ -380,3 +380,39 @@ def test_an_option_under_an_equal_name():
     assert (param == 0.5).all()
     with pytest.raises(ValueError, match="^weight_decay: expected"):
         fastopt.sgd(param, param.copy(), lr=0.5, **{name: -1.0})
+
+
+@pytest.mark.parametrize("cls", [fastopt.Adam, fastopt.Adamax, fastopt.RAdam, fastopt.SGD, fastopt.NAdam])
+@pytest.mark.parametrize("owner", ["all", "one"])
+@pytest.mark.parametrize("bad", [-1.0, np.nan, 1e39, "0.1", None])
+def test_a_schedule_is_checked_at_every_step(cls, owner, bad):
+    """With hyper-parameters that are checked once."""
+    def lr(step):
+        return bad if step == 3 else 0.1
+
+    param = np.ones(4, np.float32)
+    opt = cls(lr=lr) if owner == "all" else cls(per_param=lambda key, array: {"lr": lr})
+    for _ in range(2):
+        opt.update([param], [np.ones(4, np.float32)])
+    kept = param.copy()
+    with pytest.raises((TypeError, ValueError), match=r"^lr: expected a number in \[0, inf\), got "):
+        opt.update([param], [np.ones(4, np.float32)])
+    assert opt.step_count == 2
+    np.testing.assert_array_equal(param, kept)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.99), [0.9, 0.99]])
+def test_a_hyper_parameter_that_can_change_in_place_is_checked_at_every_step(betas):
+    eps, param = np.array(1e-3), np.ones(4, np.float32)
+    opt = fastopt.Adam(betas=betas, eps=eps)
+    for _ in range(2):
+        opt.update([param], [np.ones(4, np.float32)])
+    eps[...] = -1.0
+    with pytest.raises(ValueError, match="^eps: expected"):
+        opt.update([param], [np.ones(4, np.float32)])
+    eps[...] = 1e-3
+    if isinstance(betas, list):
+        betas[1] = 1.0
+        with pytest.raises(ValueError, match=r"^betas\[1\]: expected"):
+            opt.update([param], [np.ones(4, np.float32)])
+    assert opt.step_count == 2
