@@ -9,9 +9,8 @@
 from libc.math cimport sqrt
 
 from _batchnorm_elements cimport IN_PLACE, RELU, as_scale
-from _batchnorm_loops cimport prefetch
 from _batchnorm_order cimport AHEAD, WRITE_ELEMENTS
-from _memory cimport IN, INOUT
+from _memory cimport IN, INOUT, prefetch
 
 cdef enum:
     ROW_RUN = 16            # runs of at least this length are rows

@@ -6,7 +6,7 @@
 
 from _batchnorm_elements cimport FROM_ZERO, IN_PLACE, INFERENCE, RELU, gradient, kept, masked, normalised
 from _batchnorm_order cimport Number
-from _memory cimport IN, IN64, INOUT, INOUT64
+from _memory cimport IN, IN64, INOUT, INOUT64, prefetch
 
 cdef enum:
     STRIP = 16          # elements of a strip; the last strip of a row has up to twice as many
@@ -16,23 +16,6 @@ cdef enum:
 # read eight streams, which the processor's own prefetchers do not follow. Zen 4, one thread, time of forward and
 # backward relative to fetching a line of each of the four rows at a time, into the first-level cache: (4096, 1024) 0.60
 # and 0.62, (32, 64, 56, 56) 0.70 and 0.67, (64, 256, 14, 14) 0.83 and 0.83. Distances of 2048 to 8192 are alike.
-
-cdef extern from *:
-    """
-    #ifdef __GNUC__
-        #define fastopt_prefetch(address) __builtin_prefetch(address, 0, 2)      /* to the second-level cache */
-    #else
-        #define fastopt_prefetch(address) ((void) (address))
-    #endif
-    """
-    void prefetch_line "fastopt_prefetch"(const float* address) noexcept nogil
-
-
-cdef inline void prefetch(const float* address, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range((n + 15) // 16):
-        prefetch_line(address + 16 * i)
-
 
 cdef inline Py_ssize_t next_line(Py_ssize_t at, Py_ssize_t* row_end, Py_ssize_t stride, Py_ssize_t n) noexcept nogil:
     """`at`, or where it passes the end of a row of n elements, the place in the next row."""

@@ -20,8 +20,8 @@ from _softmax cimport MAX_ROWS, NARROW, Rows, choose_base, finish, term
 from _softmax_few cimport are_few, few_lanes, pad_row, sum_few
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
-    BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task,
-    scale_row, sum_long_row, sum_rows, write_scaled,
+    BLOCK, ROW_LANES, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, row_cost,
+    rows_per_task, scale_row, sum_long_row, sum_rows, write_scaled,
 )
 from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
 from fastopt._runtime.arrays cimport Array
@@ -417,7 +417,7 @@ def cross_entropy(Array x not None, Array labels, Array targets, Array weight, A
     cdef Py_ssize_t rows = x.size // n
     cdef CrossEntropyJob job
     cdef Py_ssize_t tasks, split, first, group, i, correct = 0
-    cdef int threads = threads_for(1.0 * <double> x.size)
+    cdef int threads = threads_for((row_cost(n) + 10.0) * <double> rows)
     cdef double loss
     cdef double* partial
     cdef float* each

@@ -21,8 +21,8 @@ from _softmax_backward cimport backward_lanes, backward_row, product_sum, row_su
 from _softmax_few cimport are_few, few_lanes, max_padded, pad_row, sum_few, sum_in_order
 from _softmax_lanes cimport NarrowBlock, lanes_for, narrow_group, scale_lanes, sum_lanes, transpose_in, transpose_out
 from _softmax_rows cimport (
-    BLOCK, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, rows_per_task, scale_row,
-    sum_long_row, sum_rows, write_scaled,
+    BLOCK, Terms, block_start, blocks_of, group_of, max_rows, padded_group, padded_length, row_cost, rows_per_task,
+    scale_row, sum_long_row, sum_rows, write_scaled,
 )
 from _softmax_split cimport Split, max_split, partials, split_group, split_rows, sum_split
 from fastopt._runtime.parallel cimport parallel_for, task_fn, threads_for
@@ -340,7 +340,7 @@ cdef int run(task_fn task, int what, Slices arrays) except -1:
     job.y = <const float*> arrays.y.data if arrays.y is not None else NULL
     job.outer, job.n, job.inner = arrays.sizes.outer, n, arrays.sizes.inner
     job.columns = (job.inner + MAX_ROWS - 1) // MAX_ROWS
-    threads = threads_for((1.2 if n <= NARROW else 0.5) * <double> arrays.x.size)
+    threads = threads_for(row_cost(n) * <double> (job.outer * job.inner))
     if job.inner == 1 and what != HARDMAX:
         split = split_rows(job.outer, n, threads)
     if split > 0:
