@@ -309,6 +309,16 @@ def test_few_rows_have_the_bits_of_many(kind, rng, level):
             assert_same_bits(moved, d[some], f"{rows} rows of {n}, in place")
 
 
+def test_few_rows_add_terms_in_the_order_of_many(rng, level):
+    """The loss of one row is a double. It shows the order if terms differ so much that their sum is not exact."""
+    for n in range(1, 34):
+        for x in 10 * rng.standard_normal((20, 40, n), dtype=np.float32):
+            labels = np.full(40, -100)
+            labels[7] = n - 1
+            loss = fastopt.softmax_cross_entropy_loss(x, labels, reduction="sum")
+            assert loss == fastopt.softmax_cross_entropy_loss(x[7:8], labels[7:8], reduction="sum")
+
+
 X = np.zeros((4, 3), np.float32)
 
 
