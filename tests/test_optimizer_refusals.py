@@ -382,7 +382,7 @@ def test_an_option_under_an_equal_name():
         fastopt.sgd(param, param.copy(), lr=0.5, **{name: -1.0})
 
 
-@pytest.mark.parametrize("cls", [fastopt.Adam, fastopt.Adamax, fastopt.RAdam, fastopt.SGD, fastopt.NAdam])
+@pytest.mark.parametrize("cls", [getattr(fastopt, row.name) for row in ROWS if not row.layerwise])
 @pytest.mark.parametrize("owner", ["all", "one"])
 @pytest.mark.parametrize("bad", [-1.0, np.nan, 1e39, "0.1", None])
 def test_a_schedule_is_checked_at_every_step(cls, owner, bad):
