@@ -3,7 +3,8 @@
 For each kernel `--count` workloads are drawn (draws.py); another seed gives others: tune on some, report on others.
 Every contender's result is checked, then they are timed in turn, each after 100 ms of calls. A ratio is the median time
 of the fastest peer in the same layout over ours: where our result is a new array in each call, so is the peer's; where
-it goes into a given array, a peer counts with its fastest form.
+it goes into a given array, a peer counts with its fastest form. A row in which some round of ours took longer than some
+round of a peer is not decided by a few rounds: it gets four times as many, of the contenders that could be the fastest.
 
 FASTOPT_ISA limits the peers as well: FASTOPT_ISA=v3 compares AVX2 with AVX2 on any machine (DeepSpeed, which is
 compiled for the processor that it runs on, then takes no part). FASTOPT_NUM_THREADS sets everyone's threads.
@@ -29,6 +30,10 @@ LOWEST = 10
 TURN = 0.002
 SECONDS, LEAST_ROUNDS = 3.0, 3
 """A row takes about so long at most, unless that would be fewer rounds."""
+MORE_ROUNDS = 3
+"""Times `--rounds` more of a row that is not decided,"""
+NEAR = 1.5
+"""of the peers that take at most so many times the fastest peer's time."""
 LIMITS = {"v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
                  "NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""},
           "baseline": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -43,29 +48,42 @@ def limit_peers(level):
     os.environ.update(LIMITS.get(level, {}))
 
 
+def is_ours(contender):
+    return library(contender) in ("fastopt", another_build.NAME)
+
+
 def measure(draw, rounds, missing):
     """The row of a draw. Why a contender takes no part is added to `missing`."""
     calls = {}
     for name in contenders(draw.workload):
         if name in LEFT_OUT or (library(name) in UNLIMITED and dispatch.active.level in LIMITS):
             continue
-        ours = library(name) in ("fastopt", another_build.NAME)
         try:
             contender = prepare(draw.workload, name)[0]
         except UnavailableError as reason:
             missing.setdefault(str(reason))
             continue
         except WrongResultError as reason:
-            if ours:
+            if is_ours(name):
                 raise
             missing.setdefault(f"{reason}: not timed")
             continue
-        if contender.allocates == draw.allocates or not (ours or draw.allocates):
+        if contender.allocates == draw.allocates or not (is_ours(name) or draw.allocates):
             calls[name] = contender.call
+    times = race(calls, rounds)
+    row = Row(draw.kernel, draw.workload.title, draw.workload.shape, draw.workload.elements, draw.allocates, times)
+    if row.is_close:
+        near = [name for name in calls if is_ours(name) or row.seconds(name) < NEAR * row.seconds(row.peer)]
+        for name, more in race({name: calls[name] for name in near}, MORE_ROUNDS * rounds).items():
+            times[name] += more
+    return row
+
+
+def race(calls, rounds):
+    """Seconds of each contender's rounds: `rounds` of them, or fewer of slow calls."""
     slow = sum(timing.seconds(call) for call in calls.values())
-    times = timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))),
-                        warm=timing.WARM, turn=TURN)
-    return Row(draw.kernel, draw.workload.title, draw.workload.shape, draw.workload.elements, draw.allocates, times)
+    return timing.race(calls, rounds=max(LEAST_ROUNDS, min(rounds, int(SECONDS / (2 * slow)))),
+                       warm=timing.WARM, turn=TURN)
 
 
 def sweep(families, count, seed, rounds, limit, missing):

@@ -56,6 +56,11 @@ class Row:
         return self.seconds(self.peer) / self.seconds(self.ours(name))
 
     @property
+    def is_close(self):
+        """Whether a round of ours took longer than a round of the fastest peer."""
+        return self.peer is not None and max(self.times[self.ours()]) > min(self.times[self.peer])
+
+    @property
     def numpy(self):
         """NumPy's time over ours; None where it did not take part."""
         return self.seconds("numpy") / self.seconds(self.ours()) if "numpy" in self.times else None
@@ -155,7 +160,7 @@ def merged(paths):
     for path in paths:
         sweep = load(path)
         found.setdefault(sweep.level, []).append(sweep)
-    return [replace(runs[0], seed=" and ".join(str(run.seed) for run in runs),
+    return [replace(runs[0], seed=" and ".join(str(seed) for seed in dict.fromkeys(run.seed for run in runs)),
                     rows=[row for run in runs for row in run.rows])
             for _, runs in sorted(found.items(), reverse=True)]
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import draws
 import measure_sweep
@@ -95,6 +96,25 @@ def test_the_fastest_form_of_the_fastest_peer_counts():
     assert (alone.peer, alone.numpy) == (None, pytest.approx(2.0))
 
 
+@pytest.mark.parametrize(("times", "rounds"), [
+    ({"near": 2.0, "nearer": 1.5, "far": 9.0}, {"fastopt": 2}),         # no peer is as fast as ours
+    ({"near": 1.2, "nearer": 0.9, "far": 9.0}, {"fastopt": 8, "near": 8, "nearer": 8}),
+    ({}, {"fastopt": 2}),
+])
+def test_a_row_that_is_not_decided_gets_more_rounds_of_the_peers_that_matter(monkeypatch, times, rounds):
+    seconds = {"fastopt": 1.0, **times}
+
+    def fake_race(calls, rounds):
+        return {name: [seconds[name]] * rounds for name in calls}
+
+    draw, = draws.draw_adam(np.random.default_rng(0), 100)
+    monkeypatch.setattr(measure_sweep, "contenders", lambda workload: seconds)
+    monkeypatch.setattr(measure_sweep, "prepare", lambda workload, name: (Contender(lambda: None), 0.0))
+    monkeypatch.setattr(measure_sweep, "race", fake_race)
+    row = measure_sweep.measure(draw, 2, {})
+    assert {name: len(column) for name, column in row.times.items()} == {**dict.fromkeys(seconds, 2), **rounds}
+
+
 def test_tables():
     found = make_sweep()
     lines = found.table().splitlines()
@@ -126,8 +146,13 @@ def files(tmp_path):
 
 def test_runs_of_a_level_count_together(files):
     high, low = sweep.merged(files)
-    assert (high.level, low.level, high.seed) == ("v4", "v3", "3 and 3")
+    assert (high.level, low.level, high.seed) == ("v4", "v3", "3")
     assert (len(high.rows), low.rows) == (8, make_sweep().rows)
+
+
+def test_the_seeds_of_merged_runs_are_named(files):
+    replace(sweep.load(files[2]), seed=4).save(files[2])
+    assert sweep.merged(files)[0].seed == "3 and 4"
 
 
 def test_report(files, tmp_path):
