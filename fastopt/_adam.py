@@ -4,15 +4,15 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import EPS, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options
+from fastopt._options import EPS, LR, STEP, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
 _BETAS = {"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}
-_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps=EPS)
-_adam_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **_BETAS, eps=EPS, amsgrad="bool", eps_hat="bool")
+_ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS)
+_adam_ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS, amsgrad="bool", eps_hat="bool")
 _nadam_ranges = Ranges(momentum_decay="double [0, inf)")
 
 

@@ -6,6 +6,8 @@ from typing import Any, Unpack
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
     EPS,
+    LR,
+    STEP,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -20,13 +22,12 @@ from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_adagrad_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lr_decay="double [0, inf)", eps=EPS,
+_adagrad_ranges = Ranges(step=STEP, lr=LR, lr_decay="double [0, inf)", eps=EPS, eps_inside_sqrt="bool")
+_adadelta_ranges = Ranges(lr=LR, rho="[0, 1)", eps=EPS)
+_rmsprop_ranges = Ranges(lr=LR, alpha="[0, 1)", eps=EPS, momentum="[0, inf)", centered="bool",
                          eps_inside_sqrt="bool")
-_adadelta_ranges = Ranges(lr="[0, inf)", rho="[0, 1)", eps=EPS)
-_rmsprop_ranges = Ranges(lr="[0, inf)", alpha="[0, 1)", eps=EPS, momentum="[0, inf)", centered="bool",
-                         eps_inside_sqrt="bool")
-_adan_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{f"betas[{i}]": "[0, 1)" for i in range(3)},
-                      eps=EPS, weight_decay="[0, inf)", no_prox="bool")
+_adan_ranges = Ranges(step=STEP, lr=LR, **{f"betas[{i}]": "[0, 1)" for i in range(3)}, eps=EPS,
+                      weight_decay="[0, inf)", no_prox="bool")
 _accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 

@@ -5,6 +5,8 @@ from typing import Any, Unpack
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
     EPS,
+    LR,
+    STEP,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -18,9 +20,9 @@ from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_lars_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", trust_coefficient="(0, inf)", eps=EPS)
-_lamb_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"},
-                      eps=EPS, weight_decay="[0, inf)")
+_lars_ranges = Ranges(lr=LR, momentum="[0, inf)", trust_coefficient="(0, inf)", eps=EPS)
+_lamb_ranges = Ranges(step=STEP, lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}, eps=EPS,
+                      weight_decay="[0, inf)")
 
 
 def _lars_rule(step: int, lr: float, momentum: float, trust_coefficient: float, eps: float, options: Checked) -> Any:

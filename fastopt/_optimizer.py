@@ -12,6 +12,8 @@ import numpy as np
 from fastopt._models import checked_state, listed, paired, read_only
 from fastopt._options import (
     DEFAULTS,
+    LR,
+    STEP,
     ModelOptions,
     UpdateInfo,
     as_numbers,
@@ -33,7 +35,7 @@ from fastopt._typing import LearningRate as Rate
 _new_tuple = tuple.__new__
 _clip_norm_range = Ranges(clip_norm="(0, inf]")
 _skip_range = Ranges(skip_nonfinite="bool")
-_step_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)")
+_step_ranges = Ranges(step=STEP, lr=LR)
 
 
 apply = driver.apply        # of a kernel's rule to one parameter: every optimizer function ends here

@@ -6,7 +6,7 @@ import math
 import reprlib
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, cast
 
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array, PerParam
@@ -97,6 +97,10 @@ class UpdateInfo(NamedTuple):
     """Whether nothing was changed because a gradient held an inf or NaN."""
 
 
+STEP = "int [1, 9e18]"
+"""The interval of an optimizer's step, 1 at the first update."""
+LR = "[0, inf)"
+"""The interval of a learning rate."""
 EPS = "0 or [2**-126, inf)"
 """The interval of an optimizer's eps: 0, or so large that eps · √(1 − β₂ᵗ) is not 0 as float32 for any β₂ below
 1 − 2⁻⁴⁸. The step of an element whose gradients were 0 would be 0 / 0."""
@@ -118,7 +122,7 @@ DEFAULTS: dict[str, Any] = dict(grad_scale=1.0, maximize=False, clip_value=None,
 _POSITIONS = {name: position for position, name in enumerate(DEFAULTS)}
 _absent: dict[str, Any] = dict(clip_value=math.inf, average_decay=0.0, average=False)
 """What kernels get for None."""
-_default: Any = tuple(_absent.get(name, value) for name, value in DEFAULTS.items())
+_default = cast(Checked, tuple(_absent.get(name, value) for name, value in DEFAULTS.items()))
 """The shared options in the order in which kernels unpack them; the last one is whether there is an average."""
 
 

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import Checked, ModelOptions, Options, check_options
+from fastopt._options import LR, STEP, Checked, ModelOptions, Options, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_sgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
-_momentum_ranges = Ranges(lr="[0, inf)", momentum="[0, inf)", nesterov="bool")
-_sgdm_ranges = Ranges(lr="[0, inf)", beta="[0, 1)")
-_asgd_ranges = Ranges(step="int [1, 9e18]", lr="[0, inf)", lambd="[0, inf)",
-                      alpha="double [0, inf)", t0="double [0, inf)")
+_sgd_ranges = Ranges(step=STEP, lr=LR, momentum="[0, inf)", dampening="(-inf, inf)", nesterov="bool")
+_momentum_ranges = Ranges(lr=LR, momentum="[0, inf)", nesterov="bool")
+_sgdm_ranges = Ranges(lr=LR, beta="[0, 1)")
+_asgd_ranges = Ranges(step=STEP, lr=LR, lambd="[0, inf)", alpha="double [0, inf)", t0="double [0, inf)")
 
 
 def _sgd_rule(step: int, lr: float, momentum: float, dampening: float, nesterov: bool, options: Checked) -> Any:

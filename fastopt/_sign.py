@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, Snapshot, apply
-from fastopt._options import Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
+from fastopt._options import LR, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
 
-_lion_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
+_lion_ranges = Ranges(lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
 _rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",
                           "step_sizes[1]": "[0, inf)"})
-_sophia_ranges = Ranges(lr="[0, inf)", **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}, rho="[0, inf)",
-                        eps="(0, inf)")
-_lr_range = Ranges(lr="[0, inf)")
+_sophia_ranges = Ranges(lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}, rho="[0, inf)", eps="(0, inf)")
+_lr_range = Ranges(lr=LR)
 
 
 def _lion_rule(step: int, lr: float, betas: tuple[float, float], options: Checked) -> Any:
