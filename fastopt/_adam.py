@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import EPS, LR, STEP, Checked, ModelOptions, ModelOptionsWithoutDecay, Options, check_options
+from fastopt._options import (
+    EPS,
+    LR,
+    STEP,
+    Arguments,
+    Checked,
+    ModelOptions,
+    ModelOptionsWithoutDecay,
+    Options,
+    check_options,
+)
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
@@ -16,11 +26,17 @@ _adam_ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS, amsgrad="bool", eps_h
 _nadam_ranges = Ranges(momentum_decay="double [0, inf)")
 
 
-def _adam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, eps_hat: bool,
-               options: Checked) -> Any:
+def _arguments(step: int, lr: float, betas: tuple[float, float], eps: float, options: Checked) -> Arguments:
+    beta1, beta2 = pair("betas", betas)
+    _ranges(step, lr, beta1, beta2, eps)
+    return step, lr, beta1, beta2, eps, options
+
+
+def _adam_arguments(step: int, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, eps_hat: bool,
+                    options: Checked) -> Arguments:
     beta1, beta2 = pair("betas", betas)
     _adam_ranges(step, lr, beta1, beta2, eps, amsgrad, eps_hat)
-    return dispatch.active.adam.adam(step, lr, beta1, beta2, eps, amsgrad, eps_hat, options)
+    return step, lr, beta1, beta2, eps, amsgrad, eps_hat, options
 
 
 def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
@@ -73,10 +89,8 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     >>> p
     array([0.9, 0.9, 0.9], dtype=float32)
     """
-    apply(
-        _adam_rule(step, lr, betas, eps, vmax is not None, eps_hat, check_options(adam, options)),
-        param, grad, options.get("average"), m, v, vmax,
-    )
+    arguments = _adam_arguments(step, lr, betas, eps, vmax is not None, eps_hat, check_options(adam, options))
+    apply(dispatch.active.adam.adam(*arguments), param, grad, options.get("average"), m, v, vmax)
 
 
 class Adam(Optimizer):
@@ -96,8 +110,7 @@ class Adam(Optimizer):
     State: m and v, with amsgrad vmax. The formula and its sources are `fastopt.adam`'s.
     """
 
-    _rule = staticmethod(_adam_rule)
-    _kernel = ("adam", "adam")
+    _rule = ("adam.adam", _adam_arguments)
     _state_names = ("m", "v", "vmax")
 
     def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -137,12 +150,6 @@ class AdamW(Adam):
                          **options)
 
 
-def _adamax_rule(step: int, lr: float, betas: tuple[float, float], eps: float, options: Checked) -> Any:
-    beta1, beta2 = pair("betas", betas)
-    _ranges(step, lr, beta1, beta2, eps)
-    return dispatch.active.adam.adamax(step, lr, beta1, beta2, eps, options)
-
-
 def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: float = 2e-3,
            betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adamax: Adam with the infinity norm.
@@ -173,10 +180,8 @@ def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: floa
     -----
     Kingma and Ba 2014, section 7.1, in torch.optim's form. Same bits as ``fastopt.reference.adamax``.
     """
-    apply(
-        _adamax_rule(step, lr, betas, eps, check_options(adamax, options)),
-        param, grad, options.get("average"), m, u,
-    )
+    arguments = _arguments(step, lr, betas, eps, check_options(adamax, options))
+    apply(dispatch.active.adam.adamax(*arguments), param, grad, options.get("average"), m, u)
 
 
 class Adamax(Optimizer):
@@ -194,8 +199,7 @@ class Adamax(Optimizer):
     State: m and u. The formula is `fastopt.adamax`'s.
     """
 
-    _rule = staticmethod(_adamax_rule)
-    _kernel = ("adam", "adamax")
+    _rule = ("adam.adamax", _arguments)
     _state_names = ("m", "u")
 
     def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
@@ -226,13 +230,13 @@ def _nadam_momenta(step: int, beta1: float, momentum_decay: float) -> tuple[floa
     return mu, mu_next, product
 
 
-def _nadam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
-                options: Checked) -> Any:
+def _nadam_arguments(step: int, lr: float, betas: tuple[float, float], eps: float, momentum_decay: float,
+                     options: Checked) -> Arguments:
     beta1, beta2 = pair("betas", betas)
     _ranges(step, lr, beta1, beta2, eps)
     _nadam_ranges(momentum_decay)
     momenta = _nadam_momenta(step, beta1, momentum_decay)
-    return dispatch.active.adam.nadam(step, lr, beta1, beta2, eps, *momenta, options)
+    return step, lr, beta1, beta2, eps, *momenta, options
 
 
 def nadam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 2e-3,
@@ -270,10 +274,8 @@ def nadam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float
     -----
     Dozat 2016 in torch.optim's form. Same bits as ``fastopt.reference.nadam``.
     """
-    apply(
-        _nadam_rule(step, lr, betas, eps, momentum_decay, check_options(nadam, options)),
-        param, grad, options.get("average"), m, v,
-    )
+    arguments = _nadam_arguments(step, lr, betas, eps, momentum_decay, check_options(nadam, options))
+    apply(dispatch.active.adam.nadam(*arguments), param, grad, options.get("average"), m, v)
 
 
 class NAdam(Optimizer):
@@ -291,18 +293,13 @@ class NAdam(Optimizer):
     State: m and v. The formula is `fastopt.nadam`'s.
     """
 
-    _rule = staticmethod(_nadam_rule)
+    _rule = ("adam.nadam", _nadam_arguments)
+    _varies = True
     _state_names = ("m", "v")
 
     def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  momentum_decay: float = 4e-3, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
-
-
-def _radam_rule(step: int, lr: float, betas: tuple[float, float], eps: float, options: Checked) -> Any:
-    beta1, beta2 = pair("betas", betas)
-    _ranges(step, lr, beta1, beta2, eps)
-    return dispatch.active.adam.radam(step, lr, beta1, beta2, eps, options)
 
 
 def radam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
@@ -336,10 +333,8 @@ def radam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float
     -----
     Liu et al. 2019, arXiv:1908.03265, in torch.optim's form. Same bits as ``fastopt.reference.radam``.
     """
-    apply(
-        _radam_rule(step, lr, betas, eps, check_options(radam, options)),
-        param, grad, options.get("average"), m, v,
-    )
+    arguments = _arguments(step, lr, betas, eps, check_options(radam, options))
+    apply(dispatch.active.adam.radam(*arguments), param, grad, options.get("average"), m, v)
 
 
 class RAdam(Optimizer):
@@ -357,8 +352,7 @@ class RAdam(Optimizer):
     State: m and v. The formula is `fastopt.radam`'s.
     """
 
-    _rule = staticmethod(_radam_rule)
-    _kernel = ("adam", "radam")
+    _rule = ("adam.radam", _arguments)
     _state_names = ("m", "v")
 
     def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,

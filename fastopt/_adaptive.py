@@ -8,6 +8,7 @@ from fastopt._options import (
     EPS,
     LR,
     STEP,
+    Arguments,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -22,18 +23,19 @@ from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import LearningRate as Rate
 
-_adagrad_ranges = Ranges(step=STEP, lr=LR, lr_decay="double [0, inf)", eps=EPS, eps_inside_sqrt="bool")
+_adagrad_ranges = Ranges(step=STEP, lr=LR, lr_decay="double [0, inf)", eps=EPS, eps_inside_sqrt="bool",
+                         initial_accumulator_value="[0, inf)")
 _adadelta_ranges = Ranges(lr=LR, rho="[0, 1)", eps=EPS)
 _rmsprop_ranges = Ranges(lr=LR, alpha="[0, 1)", eps=EPS, momentum="[0, inf)", centered="bool",
                          eps_inside_sqrt="bool")
 _adan_ranges = Ranges(step=STEP, lr=LR, **{f"betas[{i}]": "[0, 1)" for i in range(3)}, eps=EPS,
                       weight_decay="[0, inf)", no_prox="bool")
-_accumulator_ranges = Ranges(initial_accumulator_value="[0, inf)")
 
 
-def _adagrad_rule(step: int, lr: float, lr_decay: float, eps: float, eps_inside_sqrt: bool, options: Checked) -> Any:
-    _adagrad_ranges(step, lr, lr_decay, eps, eps_inside_sqrt)
-    return dispatch.active.adaptive.adagrad(step, lr, lr_decay, eps, eps_inside_sqrt, options)
+def _adagrad_arguments(step: int, lr: float, lr_decay: float, eps: float, eps_inside_sqrt: bool,
+                       initial_accumulator_value: float, options: Checked) -> Arguments:
+    _adagrad_ranges(step, lr, lr_decay, eps, eps_inside_sqrt, initial_accumulator_value)
+    return step, lr, lr_decay, eps, eps_inside_sqrt, options
 
 
 def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0.01, lr_decay: float = 0.0,
@@ -69,10 +71,8 @@ def adagrad(param: Array, grad: Array, h: Array, *, step: int = 1, lr: float = 0
     -----
     Duchi, Hazan and Singer 2011 in torch.optim's form. Same bits as ``fastopt.reference.adagrad``.
     """
-    apply(
-        _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, check_options(adagrad, options)),
-        param, grad, options.get("average"), h,
-    )
+    arguments = _adagrad_arguments(step, lr, lr_decay, eps, eps_inside_sqrt, 0.0, check_options(adagrad, options))
+    apply(dispatch.active.adaptive.adagrad(*arguments), param, grad, options.get("average"), h)
 
 
 class Adagrad(Optimizer):
@@ -92,6 +92,7 @@ class Adagrad(Optimizer):
     State: h. The formula is `fastopt.adagrad`'s.
     """
 
+    _rule = ("adaptive.adagrad", _adagrad_arguments)
     _state_names = ("h",)
 
     def __init__(self, *, lr: Rate = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, eps_inside_sqrt: bool = False,
@@ -100,19 +101,13 @@ class Adagrad(Optimizer):
                               initial_accumulator_value=initial_accumulator_value), options)
 
     @staticmethod
-    def _rule(step: int, lr: float, lr_decay: float, eps: float, eps_inside_sqrt: bool,
-              initial_accumulator_value: float, options: Checked) -> Any:
-        _accumulator_ranges(initial_accumulator_value)
-        return _adagrad_rule(step, lr, lr_decay, eps, eps_inside_sqrt, options)
-
-    @staticmethod
     def _initial(name: str, hyper: Mapping[str, Any]) -> float:
         return hyper["initial_accumulator_value"]
 
 
-def _adadelta_rule(step: int, lr: float, rho: float, eps: float, options: Checked) -> Any:
+def _adadelta_arguments(step: int, lr: float, rho: float, eps: float, options: Checked) -> Arguments:
     _adadelta_ranges(lr, rho, eps)
-    return dispatch.active.adaptive.adadelta(lr, rho, eps, options)
+    return step, lr, rho, eps, options
 
 
 def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6,
@@ -147,10 +142,8 @@ def adadelta(param: Array, grad: Array, v: Array, u: Array, *, lr: float = 1.0, 
     -----
     Zeiler 2012, arXiv:1212.5701, in torch.optim's form. Same bits as ``fastopt.reference.adadelta``.
     """
-    apply(
-        _adadelta_rule(1, lr, rho, eps, check_options(adadelta, options)),
-        param, grad, options.get("average"), v, u,
-    )
+    arguments = _adadelta_arguments(1, lr, rho, eps, check_options(adadelta, options))
+    apply(dispatch.active.adaptive.adadelta(*arguments), param, grad, options.get("average"), v, u)
 
 
 class Adadelta(Optimizer):
@@ -168,17 +161,17 @@ class Adadelta(Optimizer):
     State: v and u. The formula is `fastopt.adadelta`'s.
     """
 
-    _rule = staticmethod(_adadelta_rule)
+    _rule = ("adaptive.adadelta", _adadelta_arguments)
     _state_names = ("v", "u")
 
     def __init__(self, *, lr: Rate = 1.0, rho: float = 0.9, eps: float = 1e-6, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, rho=rho, eps=eps), options)
 
 
-def _rmsprop_rule(step: int, lr: float, alpha: float, eps: float, momentum: float, centered: bool,
-                  eps_inside_sqrt: bool, options: Checked) -> Any:
+def _rmsprop_arguments(step: int, lr: float, alpha: float, eps: float, momentum: float, centered: bool,
+                       eps_inside_sqrt: bool, options: Checked) -> Arguments:
     _rmsprop_ranges(lr, alpha, eps, momentum, centered, eps_inside_sqrt)
-    return dispatch.active.adaptive.rmsprop(lr, alpha, eps, eps_inside_sqrt, centered, momentum, options)
+    return step, lr, alpha, eps, eps_inside_sqrt, centered, momentum, options
 
 
 def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, buf: Array | None = None, *,
@@ -221,11 +214,9 @@ def rmsprop(param: Array, grad: Array, v: Array, grad_avg: Array | None = None, 
     torch.optim's form. In PyTorch a centred w can be rounded below 0 (with constant gradients, for example), and the
     step becomes NaN; here w is then 0. Same bits as ``fastopt.reference.rmsprop``.
     """
-    apply(
-        _rmsprop_rule(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt,
-                      check_options(rmsprop, options)),
-        param, grad, options.get("average"), v, grad_avg, buf,
-    )
+    arguments = _rmsprop_arguments(1, lr, alpha, eps, momentum, grad_avg is not None, eps_inside_sqrt,
+                                   check_options(rmsprop, options))
+    apply(dispatch.active.adaptive.rmsprop(*arguments), param, grad, options.get("average"), v, grad_avg, buf)
 
 
 class RMSprop(Optimizer):
@@ -245,7 +236,7 @@ class RMSprop(Optimizer):
     State: v; centred grad_avg; with momentum buf. The formula is `fastopt.rmsprop`'s.
     """
 
-    _rule = staticmethod(_rmsprop_rule)
+    _rule = ("adaptive.rmsprop", _rmsprop_arguments)
     _state_names = ("v", "grad_avg", "buf")
 
     def __init__(self, *, lr: Rate = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
@@ -258,11 +249,11 @@ class RMSprop(Optimizer):
         return "v", "grad_avg" if hyper["centered"] else None, "buf" if hyper["momentum"] else None
 
 
-def _adan_rule(step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float, no_prox: bool,
-               options: Checked) -> Any:
+def _adan_arguments(step: int, lr: float, betas: tuple[float, float, float], eps: float, weight_decay: float,
+                    no_prox: bool, options: Checked) -> Arguments:
     beta1, beta2, beta3 = triple("betas", betas)
     _adan_ranges(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox)
-    return dispatch.active.adaptive.adan(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox, options)
+    return step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox, options
 
 
 def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *, step: int, lr: float = 1e-3,
@@ -312,10 +303,8 @@ def adan(param: Array, grad: Array, m: Array, v: Array, n: Array, prev: Array, *
     on the corrected root, and betas that multiply the old average, which are 1 − β of the paper's algorithm 1. Same
     bits as ``fastopt.reference.adan``.
     """
-    apply(
-        _adan_rule(step, lr, betas, eps, weight_decay, no_prox, check_own_decay(adan, options)),
-        param, grad, options.get("average"), m, v, n, prev,
-    )
+    arguments = _adan_arguments(step, lr, betas, eps, weight_decay, no_prox, check_own_decay(adan, options))
+    apply(dispatch.active.adaptive.adan(*arguments), param, grad, options.get("average"), m, v, n, prev)
 
 
 class Adan(Optimizer):
@@ -334,7 +323,7 @@ class Adan(Optimizer):
     State: m, v, n and prev. The formula is `fastopt.adan`'s.
     """
 
-    _rule = staticmethod(_adan_rule)
+    _rule = ("adaptive.adan", _adan_arguments)
     _state_names = ("m", "v", "n", "prev")
     _not_decoupled = "its weight_decay is decoupled"
 

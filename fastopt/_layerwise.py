@@ -1,12 +1,13 @@
 """LARS and LAMB: functions on one parameter and classes for a whole model."""
 
-from typing import Any, Unpack
+from typing import Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import (
     EPS,
     LR,
     STEP,
+    Arguments,
     Checked,
     ModelOptions,
     ModelOptionsWithoutDecay,
@@ -25,10 +26,11 @@ _lamb_ranges = Ranges(step=STEP, lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0
                       weight_decay="[0, inf)")
 
 
-def _lars_rule(step: int, lr: float, momentum: float, trust_coefficient: float, eps: float, options: Checked) -> Any:
+def _lars_arguments(step: int, lr: float, momentum: float, trust_coefficient: float, eps: float,
+                    options: Checked) -> Arguments:
     _lars_ranges(lr, momentum, trust_coefficient, eps)
     weight_decay = options[3]
-    return dispatch.active.layerwise.lars(lr, momentum, trust_coefficient, eps, weight_decay, options)
+    return step, lr, momentum, trust_coefficient, eps, weight_decay, options
 
 
 def lars(param: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.9, trust_coefficient: float = 1e-3,
@@ -62,10 +64,8 @@ def lars(param: Array, grad: Array, v: Array, *, lr: float, momentum: float = 0.
     You, Gitman and Ginsburg 2017, arXiv:1708.03888. Norms are sums in double in a fixed order. Same bits as
     ``fastopt.reference.lars``.
     """
-    apply(
-        _lars_rule(1, lr, momentum, trust_coefficient, eps, check_options(lars, options)),
-        param, grad, options.get("average"), v,
-    )
+    arguments = _lars_arguments(1, lr, momentum, trust_coefficient, eps, check_options(lars, options))
+    apply(dispatch.active.layerwise.lars(*arguments), param, grad, options.get("average"), v)
 
 
 class LARS(Optimizer):
@@ -83,7 +83,7 @@ class LARS(Optimizer):
     State: v. The formula is `fastopt.lars`'s.
     """
 
-    _rule = staticmethod(_lars_rule)
+    _rule = ("layerwise.lars", _lars_arguments)
     _state_names = ("v",)
 
     def __init__(self, *, lr: Rate, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
@@ -91,11 +91,11 @@ class LARS(Optimizer):
         super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), options)
 
 
-def _lamb_rule(step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
-               options: Checked) -> Any:
+def _lamb_arguments(step: int, lr: float, betas: tuple[float, float], eps: float, weight_decay: float,
+                    options: Checked) -> Arguments:
     beta1, beta2 = pair("betas", betas)
     _lamb_ranges(step, lr, beta1, beta2, eps, weight_decay)
-    return dispatch.active.layerwise.lamb(step, lr, beta1, beta2, eps, weight_decay, options)
+    return step, lr, beta1, beta2, eps, weight_decay, options
 
 
 def lamb(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
@@ -133,10 +133,8 @@ def lamb(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     You et al. 2019, arXiv:1904.00962, algorithm 2 with φ the identity. Norms are sums in double in a fixed order.
     Same bits as ``fastopt.reference.lamb``.
     """
-    apply(
-        _lamb_rule(step, lr, betas, eps, weight_decay, check_own_decay(lamb, options)),
-        param, grad, options.get("average"), m, v,
-    )
+    arguments = _lamb_arguments(step, lr, betas, eps, weight_decay, check_own_decay(lamb, options))
+    apply(dispatch.active.layerwise.lamb(*arguments), param, grad, options.get("average"), m, v)
 
 
 class LAMB(Optimizer):
@@ -155,7 +153,7 @@ class LAMB(Optimizer):
     State: m and v. The formula is `fastopt.lamb`'s.
     """
 
-    _rule = staticmethod(_lamb_rule)
+    _rule = ("layerwise.lamb", _lamb_arguments)
     _state_names = ("m", "v")
     _not_decoupled = "its weight_decay is part of the direction"
 

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import operator
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ from fastopt._options import (
     DEFAULTS,
     LR,
     STEP,
+    Arguments,
     ModelOptions,
     UpdateInfo,
     as_numbers,
@@ -42,16 +44,15 @@ apply = driver.apply        # of a kernel's rule to one parameter: every optimiz
 
 
 @functools.cache
-def _own_arguments(rule: Callable[..., Any]) -> list[str]:
-    """The names of a rule's arguments between (step, lr) and (options, …): its class's own hyper-parameters."""
-    names = list(inspect.signature(rule).parameters)
+def _own_names(arguments: Callable[..., Any]) -> list[str]:
+    """The names of its parameters between (step, lr) and (options, …): a class's own hyper-parameters."""
+    names = list(inspect.signature(arguments).parameters)
     return names[2 : names.index("options")]
 
 
-def _constants(values: tuple[Any, ...]) -> tuple[float, ...] | None:
-    """Hyper-parameters as kernels take them, pairs as two numbers; None if one could be changed in place."""
-    numbers = [number for value in values for number in (value if type(value) is tuple else (value,))]
-    return tuple(numbers) if {float, int, bool}.issuperset(map(type, numbers)) else None
+def _constant(*values: Any) -> bool:
+    """Whether none of the numbers, and of the tuples that hold some of them, can be changed in place."""
+    return {float, int, bool, tuple}.issuperset(map(type, values))
 
 
 class Group(NamedTuple):
@@ -131,12 +132,11 @@ class Optimizer:
     until `load_state_dict` restores the optimizer.
     """
 
-    _rule: ClassVar[Callable[..., Any]]
-    """Makes the kernel's rule from (step, lr, the class's own hyper-parameters, options), the shared ones checked."""
-    _kernel: ClassVar[tuple[str, str]] = ("", "")
-    """Module and name of the kernel, if `_rule` calls it with (step, lr, the class's own hyper-parameters, options),
-    pairs as two numbers. Steps after the first call it directly if these are constants: only step and lr are then
-    checked again."""
+    _rule: ClassVar[tuple[str, Callable[..., Arguments]]]
+    """The name in `dispatch.active` of the kernel that makes the rule, and the function that makes its arguments from
+    (step, lr, the class's own hyper-parameters, options), of which the shared ones are checked."""
+    _varies: ClassVar[bool] = False
+    """Whether the own numbers among these arguments depend on the step."""
     _state_names: ClassVar[tuple[str, ...]] = ()
     """Every state array that the optimizer can have, in the rule's order."""
     _not_decoupled: ClassVar[str] = ""
@@ -344,25 +344,24 @@ class Optimizer:
             checked = check_options(type(self), options)
         checked = as_numbers(checked)
         scale = checked[0]
-        rule = self._rule       # not self: the cycle would keep the arrays until the next garbage collection
-        values = tuple(hyper[name] for name in _own_arguments(rule))    # by position, which takes half as long
-        module, name = self._kernel
-        kernel: Any = getattr(getattr(dispatch.active, module), name) if name else None
-        numbers: Any = _constants(values) if name else None
-        is_checked = False
+        name, arguments = self._rule    # not self: the cycle would keep the arrays until the next garbage collection
+        kernel, varies = operator.attrgetter(name)(dispatch.active), self._varies
+        values = tuple(hyper[name] for name in _own_names(arguments))   # by position, which takes half as long
+        numbers: Arguments | None = None    # constants, once checked: further steps check step and lr only
 
         def make(step: int, lr: float, grad_scale: float) -> Any:
-            nonlocal is_checked
+            nonlocal numbers
             if has_lr:
                 lr = own_lr(step) if callable(own_lr) else own_lr
             same = type(grad_scale) is float and grad_scale == scale
             options = checked if same else with_grad_scale(checked, grad_scale)
-            if is_checked:
+            if numbers is not None:
                 _step_ranges(step - late, lr)
                 return kernel(step - late, lr, *numbers, options)
-            made = rule(step - late, lr, *values, options)
-            is_checked = numbers is not None
-            return made
+            made = arguments(step - late, lr, *values, options)
+            if not varies and _constant(*values, *made[2:-1]):
+                numbers = made[2:-1]
+            return kernel(*made)
 
         return make
 

@@ -12,6 +12,8 @@ from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array, PerParam
 
 Checked = tuple[float, bool, float, float, float, float, float, bool]
+Arguments = tuple[Any, ...]
+"""What a kernel makes a rule from: step, lr, the optimizer's own numbers, the shared options; all of them checked."""
 
 
 class _Shared(TypedDict, total=False):

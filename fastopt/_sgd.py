@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
-from fastopt._options import LR, STEP, Checked, ModelOptions, Options, check_options
+from fastopt._options import LR, STEP, Arguments, Checked, ModelOptions, Options, check_options
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array as Array
@@ -16,12 +16,13 @@ _sgdm_ranges = Ranges(lr=LR, beta="[0, 1)")
 _asgd_ranges = Ranges(step=STEP, lr=LR, lambd="[0, inf)", alpha="double [0, inf)", t0="double [0, inf)")
 
 
-def _sgd_rule(step: int, lr: float, momentum: float, dampening: float, nesterov: bool, options: Checked) -> Any:
+def _sgd_arguments(step: int, lr: float, momentum: float, dampening: float, nesterov: bool,
+                   options: Checked) -> Arguments:
     _sgd_ranges(step, lr, momentum, dampening, nesterov)
     if nesterov and (momentum == 0.0 or dampening != 0.0):
         raise ValueError("nesterov: expected momentum > 0 and dampening = 0 with it, got "
                          f"momentum {momentum!r} and dampening {dampening!r}")
-    return dispatch.active.sgd.sgd(step, lr, momentum, dampening, nesterov, options)
+    return step, lr, momentum, dampening, nesterov, options
 
 
 def sgd(param: Array, grad: Array, buf: Array | None = None, *, lr: float, momentum: float = 0.0,
@@ -62,10 +63,8 @@ def sgd(param: Array, grad: Array, buf: Array | None = None, *, lr: float, momen
     scikit-learn). The two take the same steps only while lr is constant, and their states are not interchangeable.
     Same bits as ``fastopt.reference.sgd``.
     """
-    apply(
-        _sgd_rule(step, lr, momentum, dampening, nesterov, check_options(sgd, options)),
-        param, grad, options.get("average"), buf,
-    )
+    arguments = _sgd_arguments(step, lr, momentum, dampening, nesterov, check_options(sgd, options))
+    apply(dispatch.active.sgd.sgd(*arguments), param, grad, options.get("average"), buf)
 
 
 class SGD(Optimizer):
@@ -83,8 +82,7 @@ class SGD(Optimizer):
     State: with momentum buf. The formula is `fastopt.sgd`'s.
     """
 
-    _rule = staticmethod(_sgd_rule)
-    _kernel = ("sgd", "sgd")
+    _rule = ("sgd.sgd", _sgd_arguments)
     _state_names = ("buf",)
 
     def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
@@ -96,9 +94,9 @@ class SGD(Optimizer):
         return ("buf" if hyper["momentum"] else None,)
 
 
-def _momentum_rule(step: int, lr: float, momentum: float, nesterov: bool, options: Checked) -> Any:
+def _momentum_arguments(step: int, lr: float, momentum: float, nesterov: bool, options: Checked) -> Arguments:
     _momentum_ranges(lr, momentum, nesterov)
-    return dispatch.active.sgd.momentum(lr, momentum, nesterov, options)
+    return step, lr, momentum, nesterov, options
 
 
 def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum: float = 0.9, nesterov: bool = False,
@@ -131,10 +129,8 @@ def momentum(param: Array, grad: Array, v: Array, *, lr: float = 0.01, momentum:
     The form of Keras, scikit-learn and the textbooks; `fastopt.sgd` is PyTorch's. Same bits as
     ``fastopt.reference.momentum``.
     """
-    apply(
-        _momentum_rule(1, lr, momentum, nesterov, check_options(_momentum, options)),
-        param, grad, options.get("average"), v,
-    )
+    arguments = _momentum_arguments(1, lr, momentum, nesterov, check_options(_momentum, options))
+    apply(dispatch.active.sgd.momentum(*arguments), param, grad, options.get("average"), v)
 
 
 _momentum = momentum    # inside the function, its argument of the same name hides it
@@ -155,7 +151,7 @@ class Momentum(Optimizer):
     State: v. The formula is `fastopt.momentum`'s.
     """
 
-    _rule = staticmethod(_momentum_rule)
+    _rule = ("sgd.momentum", _momentum_arguments)
     _state_names = ("v",)
 
     def __init__(self, *, lr: Rate = 0.01, momentum: float = 0.9, nesterov: bool = False,
@@ -163,9 +159,9 @@ class Momentum(Optimizer):
         super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
 
-def _sgdm_rule(step: int, lr: float, beta: float, options: Checked) -> Any:
+def _sgdm_arguments(step: int, lr: float, beta: float, options: Checked) -> Arguments:
     _sgdm_ranges(lr, beta)
-    return dispatch.active.sgd.sgdm(lr, beta, options)
+    return step, lr, beta, options
 
 
 def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float = 0.9,
@@ -198,10 +194,8 @@ def sgdm(param: Array, grad: Array, m: Array, *, lr: float = 0.01, beta: float =
     The form of courses that teach momentum as an exponentially weighted average. With lr / (1 − β) in place of lr
     `fastopt.momentum` takes the same steps while lr is constant. Same bits as ``fastopt.reference.sgdm``.
     """
-    apply(
-        _sgdm_rule(1, lr, beta, check_options(sgdm, options)),
-        param, grad, options.get("average"), m,
-    )
+    arguments = _sgdm_arguments(1, lr, beta, check_options(sgdm, options))
+    apply(dispatch.active.sgd.sgdm(*arguments), param, grad, options.get("average"), m)
 
 
 class SGDM(Optimizer):
@@ -219,16 +213,16 @@ class SGDM(Optimizer):
     State: m. The formula is `fastopt.sgdm`'s.
     """
 
-    _rule = staticmethod(_sgdm_rule)
+    _rule = ("sgd.sgdm", _sgdm_arguments)
     _state_names = ("m",)
 
     def __init__(self, *, lr: Rate = 0.01, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, beta=beta), options)
 
 
-def _asgd_rule(step: int, lr: float, lambd: float, alpha: float, t0: float, options: Checked) -> Any:
+def _asgd_arguments(step: int, lr: float, lambd: float, alpha: float, t0: float, options: Checked) -> Arguments:
     _asgd_ranges(step, lr, lambd, alpha, t0)
-    return dispatch.active.sgd.asgd(step, lr, lambd, alpha, t0, options)
+    return step, lr, lambd, alpha, t0, options
 
 
 def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, lambd: float = 1e-4, alpha: float = 0.75,
@@ -264,10 +258,8 @@ def asgd(param: Array, grad: Array, ax: Array, *, step: int, lr: float = 0.01, l
     Polyak and Juditsky 1992 in torch.optim's form. ax is the method's own running mean; the option `average` is the
     exponential moving average that every optimizer offers. Same bits as ``fastopt.reference.asgd``.
     """
-    apply(
-        _asgd_rule(step, lr, lambd, alpha, t0, check_options(asgd, options)),
-        param, grad, options.get("average"), ax,
-    )
+    arguments = _asgd_arguments(step, lr, lambd, alpha, t0, check_options(asgd, options))
+    apply(dispatch.active.sgd.asgd(*arguments), param, grad, options.get("average"), ax)
 
 
 class ASGD(Optimizer):
@@ -285,7 +277,7 @@ class ASGD(Optimizer):
     State: ax. The formula is `fastopt.asgd`'s.
     """
 
-    _rule = staticmethod(_asgd_rule)
+    _rule = ("sgd.asgd", _asgd_arguments)
     _state_names = ("ax",)
 
     def __init__(self, *, lr: Rate = 0.01, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,

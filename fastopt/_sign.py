@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, Snapshot, apply
-from fastopt._options import LR, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
+from fastopt._options import LR, Arguments, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
@@ -12,16 +12,15 @@ from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
 
 _lion_ranges = Ranges(lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"})
-_rprop_ranges = Ranges(**{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",
-                          "step_sizes[1]": "[0, inf)"})
+_rprop_ranges = Ranges(lr=LR, **{"etas[0]": "(0, 1)", "etas[1]": "(1, inf)", "step_sizes[0]": "[0, inf)",
+                                 "step_sizes[1]": "[0, inf)"})
 _sophia_ranges = Ranges(lr=LR, **{"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}, rho="[0, inf)", eps="(0, inf)")
-_lr_range = Ranges(lr=LR)
 
 
-def _lion_rule(step: int, lr: float, betas: tuple[float, float], options: Checked) -> Any:
+def _lion_arguments(step: int, lr: float, betas: tuple[float, float], options: Checked) -> Arguments:
     beta1, beta2 = pair("betas", betas)
     _lion_ranges(lr, beta1, beta2)
-    return dispatch.active.sign.lion(lr, beta1, beta2, options)
+    return step, lr, beta1, beta2, options
 
 
 def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
@@ -56,10 +55,8 @@ def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[
     -----
     Chen et al. 2023, arXiv:2302.06675. Same bits as ``fastopt.reference.lion``.
     """
-    apply(
-        _lion_rule(1, lr, betas, check_own_decay(lion, options, weight_decay, "decoupled_weight_decay")),
-        param, grad, options.get("average"), m,
-    )
+    arguments = _lion_arguments(1, lr, betas, check_own_decay(lion, options, weight_decay, "decoupled_weight_decay"))
+    apply(dispatch.active.sign.lion(*arguments), param, grad, options.get("average"), m)
 
 
 class Lion(Optimizer):
@@ -78,7 +75,7 @@ class Lion(Optimizer):
     State: m. The formula is `fastopt.lion`'s.
     """
 
-    _rule = staticmethod(_lion_rule)
+    _rule = ("sign.lion", _lion_arguments)
     _state_names = ("m",)
     _decay = "decoupled_weight_decay"
     _not_decoupled = "its weight_decay is decoupled"
@@ -88,13 +85,14 @@ class Lion(Optimizer):
         super().__init__(dict(lr=lr, betas=betas), dict(options, weight_decay=weight_decay))
 
 
-def _rprop_rule(etas: tuple[float, float], step_sizes: tuple[float, float], options: Checked) -> Any:
+def _rprop_arguments(step: int, lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
+                     options: Checked) -> Arguments:
     eta_minus, eta_plus = pair("etas", etas)
     least, most = pair("step_sizes", step_sizes)
-    _rprop_ranges(eta_minus, eta_plus, least, most)
+    _rprop_ranges(lr, eta_minus, eta_plus, least, most)
     if least > most:
         raise ValueError(f"step_sizes: expected the smaller one first, got {step_sizes!r}")
-    return dispatch.active.sign.rprop(eta_minus, eta_plus, least, most, options)
+    return step, lr, eta_minus, eta_plus, least, most, options
 
 
 def rprop(param: Array, grad: Array, prev: Array, step_size: Array, *, etas: tuple[float, float] = (0.5, 1.2),
@@ -134,10 +132,8 @@ def rprop(param: Array, grad: Array, prev: Array, step_size: Array, *, etas: tup
     -----
     Riedmiller and Braun 1993 in torch.optim's form. Same bits as ``fastopt.reference.rprop``.
     """
-    apply(
-        _rprop_rule(etas, step_sizes, check_own_decay(rprop, options, weight_decay)),
-        param, grad, options.get("average"), prev, step_size,
-    )
+    arguments = _rprop_arguments(1, 0.0, etas, step_sizes, check_own_decay(rprop, options, weight_decay))
+    apply(dispatch.active.sign.rprop(*arguments), param, grad, options.get("average"), prev, step_size)
 
 
 class Rprop(Optimizer):
@@ -158,6 +154,7 @@ class Rprop(Optimizer):
     State: prev and step_size. The formula is `fastopt.rprop`'s.
     """
 
+    _rule = ("sign.rprop", _rprop_arguments)
     _state_names = ("prev", "step_size")
     _not_decoupled = "no learning rate multiplies its step"
 
@@ -166,22 +163,16 @@ class Rprop(Optimizer):
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), dict(options, weight_decay=weight_decay))
 
-    @staticmethod
-    def _rule(step: int, lr: float, etas: tuple[float, float], step_sizes: tuple[float, float],
-              options: Checked) -> Any:
-        _lr_range(lr)
-        return _rprop_rule(etas, step_sizes, options)
-
     @classmethod
     def _initial(cls, name: str, hyper: Mapping[str, Any]) -> float:
         return hyper["lr"] if name == "step_size" else 0.0
 
 
-def _sophia_rule(step: int, lr: float, betas: tuple[float, float], rho: float, eps: float, options: Checked,
-                 estimated: bool = False) -> Any:
+def _sophia_arguments(step: int, lr: float, betas: tuple[float, float], rho: float, eps: float, options: Checked,
+                      estimated: bool = False) -> Arguments:
     beta1, beta2 = pair("betas", betas)
     _sophia_ranges(lr, beta1, beta2, rho, eps)
-    return dispatch.active.sign.sophia(lr, beta1, beta2, rho, eps, estimated, options)
+    return step, lr, beta1, beta2, rho, eps, estimated, options
 
 
 def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None = None, *, lr: float = 1e-4,
@@ -230,10 +221,8 @@ def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None 
     ``fastopt.reference.sophia``.
     """
     checked = check_own_decay(sophia, options, weight_decay, "decoupled_weight_decay")
-    apply(
-        _sophia_rule(1, lr, betas, rho, eps, checked, hessian is not None),
-        param, grad, options.get("average"), m, h, hessian,
-    )
+    arguments = _sophia_arguments(1, lr, betas, rho, eps, checked, hessian is not None)
+    apply(dispatch.active.sign.sophia(*arguments), param, grad, options.get("average"), m, h, hessian)
 
 
 class Sophia(Optimizer):
@@ -254,7 +243,7 @@ class Sophia(Optimizer):
     State: m and h. The formula is `fastopt.sophia`'s.
     """
 
-    _rule = staticmethod(_sophia_rule)
+    _rule = ("sign.sophia", _sophia_arguments)
     _state_names = ("m", "h")
     _decay = "decoupled_weight_decay"
     _not_decoupled = "its weight_decay is decoupled"

@@ -82,7 +82,7 @@ cdef void adadelta_rule(const void* scalars, float* const* x, Py_ssize_t n) noex
     specialise(adadelta_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-def adadelta(double lr, double rho, double eps, object common):
+def adadelta(long long step, double lr, double rho, double eps, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adaptive* s = <Adaptive*> rule.block
@@ -125,7 +125,8 @@ cdef void rmsprop_rule(const void* scalars, float* const* x, Py_ssize_t n) noexc
         specialise(rmsprop_element, &s, x, n, CENTERED | BUFFERED, FIRST | SECOND | THIRD, FIRST | SECOND | THIRD)
 
 
-def rmsprop(double lr, double alpha, double eps, bint eps_inside_sqrt, bint centered, double momentum, object common):
+def rmsprop(long long step, double lr, double alpha, double eps, bint eps_inside_sqrt, bint centered, double momentum,
+            object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adaptive* s = <Adaptive*> rule.block

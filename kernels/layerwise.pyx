@@ -89,7 +89,8 @@ cdef void lars_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept
     specialise(lars_element, &s, x, n, 0, FIRST, FIRST)
 
 
-def lars(double lr, double momentum, double trust_coefficient, double eps, double weight_decay, object common):
+def lars(long long step, double lr, double momentum, double trust_coefficient, double eps, double weight_decay,
+         object common):
     """The rule of any step; `weight_decay` is the one in `common`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Lars* s = <Lars*> rule.block

@@ -84,7 +84,7 @@ cdef void momentum_rule(const void* scalars, float* const* x, Py_ssize_t n) noex
         specialise(momentum_element, &s, x, n, 0, FIRST, FIRST)
 
 
-def momentum(double lr, double momentum, bint nesterov, object common):
+def momentum(long long step, double lr, double momentum, bint nesterov, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Sgd* s = <Sgd*> rule.block
@@ -111,7 +111,7 @@ cdef void sgdm_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept
     specialise(sgdm_element, &s, x, n, 0, FIRST, FIRST)
 
 
-def sgdm(double lr, double beta, object common):
+def sgdm(long long step, double lr, double beta, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Sgd* s = <Sgd*> rule.block

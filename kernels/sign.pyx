@@ -40,7 +40,7 @@ cdef void lion_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept
     specialise(lion_element, &s, x, n, 0, FIRST, FIRST)
 
 
-def lion(double lr, double beta1, double beta2, object common):
+def lion(long long step, double lr, double beta1, double beta2, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Lion* s = <Lion*> rule.block
@@ -85,7 +85,7 @@ cdef void rprop_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcep
     specialise(rprop_element, &s, x, n, 0, FIRST | SECOND, FIRST | SECOND)
 
 
-def rprop(double eta_minus, double eta_plus, double least, double most, object common):
+def rprop(long long step, double lr, double eta_minus, double eta_plus, double least, double most, object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Rprop* s = <Rprop*> rule.block
@@ -130,7 +130,8 @@ cdef void sophia_rule(const void* scalars, float* const* x, Py_ssize_t n) noexce
         specialise(sophia_element, &s, x, n, 0, FIRST | SECOND, FIRST)
 
 
-def sophia(double lr, double beta1, double beta2, double rho, double eps, bint estimated, object common):
+def sophia(long long step, double lr, double beta1, double beta2, double rho, double eps, bint estimated,
+           object common):
     """The rule of any step."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Sophia* s = <Sophia*> rule.block

@@ -24,7 +24,7 @@ def read_only():
 
 
 def test_an_average_that_the_rule_needs():
-    rule, param = dispatch.active.sgd.sgdm(0.1, 0.9, AVERAGING), ones()
+    rule, param = dispatch.active.sgd.sgdm(1, 0.1, 0.9, AVERAGING), ones()
     with pytest.raises(TypeError, match=r"^average: expected writable .* got None$"):
         driver.apply(rule, param, ones(), None, ones())
     with pytest.raises(TypeError, match=r"^state average\[0\]: expected an array, got None when the model was bound"):
@@ -37,7 +37,7 @@ def test_an_average_that_the_rule_needs():
 def test_any_sequence_of_the_shared_arguments():
     arrays = [(ones(), ones(), ones(), ones()) for _ in range(2)]
     for given, shared in zip(arrays, (AVERAGING, list(AVERAGING)), strict=True):
-        driver.apply(dispatch.active.sgd.sgdm(0.1, 0.9, shared), *given)
+        driver.apply(dispatch.active.sgd.sgdm(1, 0.1, 0.9, shared), *given)
     for one, other in zip(*arrays, strict=True):
         assert_same_bits(one, other)
 
@@ -45,7 +45,7 @@ def test_any_sequence_of_the_shared_arguments():
 def test_a_stream_bound_as_read_only():
     binding = Binding([0], [(ones(), None, ones(), read_only())], ("m",), [0], READ)
     with pytest.raises(ValueError, match="^rules: expected rules that only read"):
-        binding.apply([dispatch.active.sgd.sgdm(0.1, 0.9, AVERAGING)], [ones()])
+        binding.apply([dispatch.active.sgd.sgdm(1, 0.1, 0.9, AVERAGING)], [ones()])
     assert binding.measure(dispatch.active.layerwise.squares(), [ones()]) == 40.0
     with pytest.raises(ValueError, match=r"^state m\[0\]: expected writable"):
         Binding([0], [(ones(), None, ones(), read_only())], ("m",), [0])
@@ -61,9 +61,9 @@ def test_a_read_only_stream_overlaps_nothing_that_is_written():
 
 @pytest.mark.parametrize(("family", "function", "numbers", "missing"), [
     ("adam", "adam", (1, 0.1, 0.9, 0.99, 1e-8, True, False), "vmax"),
-    ("adaptive", "rmsprop", (0.1, 0.9, 1e-8, False, True, 0.0), "grad_avg"),
-    ("adaptive", "rmsprop", (0.1, 0.9, 1e-8, False, False, 0.9), "buf"),
-    ("sign", "sophia", (0.1, 0.9, 0.99, 0.1, 1e-8, True), "hessian"),
+    ("adaptive", "rmsprop", (1, 0.1, 0.9, 1e-8, False, True, 0.0), "grad_avg"),
+    ("adaptive", "rmsprop", (1, 0.1, 0.9, 1e-8, False, False, 0.9), "buf"),
+    ("sign", "sophia", (1, 0.1, 0.9, 0.99, 0.1, 1e-8, True), "hessian"),
 ])
 def test_a_state_that_only_some_options_need(family, function, numbers, missing):
     """The functions decide by the array itself, so that only a rule can be asked for one that is not there."""
