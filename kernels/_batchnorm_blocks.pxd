@@ -130,7 +130,7 @@ cdef inline void sum_backward(const Backward* g, Py_ssize_t tile, Py_ssize_t ind
 
 
 cdef inline void write_forward_wide(const Forward* f, const Block* b, Py_ssize_t c, int flags) noexcept nogil:
-    """A block's channel c, in double."""
+    """Write y again, of a block's channel c, in double."""
     cdef Py_ssize_t i, at, run, k = b.channel + c
     for i in range(b.outer):
         run = b.run if i > 0 else b.first_run
@@ -168,7 +168,7 @@ cdef inline void write_forward_block(const Forward* f, Py_ssize_t tile, Py_ssize
 
 
 cdef inline void write_backward_channel(const Backward* g, const Block* b, Py_ssize_t c) noexcept nogil:
-    """A block's channel c, element by element, in float32 or in double."""
+    """Write dx of a block's channel c, element by element, in float32 or in double."""
     cdef Py_ssize_t i, at, run, start, k = b.channel + c
     cdef double slope = slope_of(g.scale[k], g.invstd[k], g.sums[g.tiling.padded + k], g.count)
     cdef double shift = shift_of(g.scale[k], g.sums[k], g.count)
@@ -185,11 +185,9 @@ cdef inline void write_backward_channel(const Backward* g, const Block* b, Py_ss
                 g.dx[at] = gradient(dy, g.x[at], g.y32.center[k], g.y32.factor[k], g.slope[k], g.shift[k], g.flags)
 
 
-cdef inline void write_backward_wide(const Backward* g, const Block* b, bint finite) noexcept nogil:
-    """Write dx again, unless all slopes are `finite`, for the channels where it is computed in double."""
+cdef inline void write_backward_wide(const Backward* g, const Block* b) noexcept nogil:
+    """Write dx again of the channels where it is computed in double."""
     cdef Py_ssize_t c
-    if finite:
-        return
     for c in range(b.channels):
         if g.slope[b.channel + c] == <float> INFINITY:
             write_backward_channel(g, b, c)
@@ -219,7 +217,8 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
                 at = i * b.outer_stride + c * run
                 write_backward(x + at, dy + at, dx + at, run, center + c, factor + c, offset + c, slope + c, shift + c,
                                0, flags, ahead(&b, at))
-        write_backward_wide(g, &b, finite)
+        if not finite:
+            write_backward_wide(g, &b)
         return
     factor = spread(&b, factor, lanes[0].v)
     offset = spread(&b, offset, lanes[1].v) if flags & RELU else factor
@@ -231,7 +230,8 @@ cdef inline void write_backward_block(const Backward* g, Py_ssize_t tile, Py_ssi
         write_backward(x + at, dy + at, dx + at, b.lanes, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
     at = b.rows * b.stride
     write_backward(x + at, dy + at, dx + at, b.tail, center, factor, offset, slope, shift, 1, flags, ahead(&b, at))
-    write_backward_wide(g, &b, finite)
+    if not finite:
+        write_backward_wide(g, &b)
 
 
 cdef inline void write_backward_by_flags(const Backward* g, Py_ssize_t tile, Py_ssize_t index) noexcept nogil:

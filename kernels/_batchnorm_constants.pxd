@@ -8,6 +8,11 @@ from _math cimport LARGEST
 from _memory cimport IN, IN64, INOUT, INOUT64
 
 
+cdef inline double y_center(double mean) noexcept nogil:
+    """The mean, with −0 for 0: then x − center is +0 whether x is 0 or −0."""
+    return -0.0 if mean == 0.0 else mean
+
+
 cdef inline void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, double eps, INOUT64 invstd,
                            INOUT64 scale, INOUT64 center, INOUT64 factor, INOUT64 shift,
                            Py_ssize_t channels) noexcept nogil:
@@ -19,7 +24,7 @@ cdef inline void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, 
         a = <double> gamma[c] * inverse
         invstd[c] = inverse
         scale[c] = a
-        center[c] = -0.0 if mean[c] == 0.0 else mean[c]
+        center[c] = y_center(mean[c])
         factor[c] = -0.0 * fabs(a) if m2[c] == 0.0 else a
         shift[c] = beta[c]
 
@@ -27,10 +32,6 @@ cdef inline void constants(IN64 mean, IN64 m2, IN gamma, IN beta, double count, 
 cdef inline double least_invstd(double count) noexcept nogil:
     """|x − mean| is at most √count / invstd, |x − center| at most twice that: up to 2¹²⁶ if invstd is not smaller."""
     return 2.0 * sqrt(count) / LARGEST_TERM
-
-
-cdef inline double y_center(double mean) noexcept nogil:
-    return -0.0 if mean == 0.0 else mean
 
 
 cdef inline double y_shift(double mean, double scale, double beta, float center) noexcept nogil:
@@ -47,7 +48,7 @@ cdef inline double if_y_fits(double value, float center, double invstd, double s
 
 cdef inline void constants32(IN64 mean, IN64 invstd, IN64 scale, IN64 beta, IN64 factor, double count, INOUT center32,
                              INOUT factor32, INOUT shift32, Py_ssize_t channels) noexcept nogil:
-    """The same in float32. Where they do not fit, the center is infinite."""
+    """The constants of y in float32. Where they do not fit, the center is infinite."""
     cdef Py_ssize_t c
     cdef double least = least_invstd(count), m, shift
     for c in range(channels):

@@ -17,22 +17,19 @@
 #                       block is a run or BLOCK_VALUES elements of it.
 #
 # The last row may be incomplete (`tail`). Within a block every lane adds its values row by row. The lanes of one
-# channel are then added: first those of different outer indices in order, then adjacent ones by `fold`. The sums of
-# blocks are merged in order. All of this follows from outer, channels and inner alone: neither the number of channels
-# in a tile nor the assignment of tasks to threads changes a bit. fastopt/reference/_batchnorm.py has the same order in
-# NumPy.
+# channel are then added: first those of different outer indices in order, then adjacent ones by `fold`
+# (_batchnorm.h). The sums of blocks are merged in order. All of this follows from outer, channels and inner alone:
+# neither the number of channels in a tile nor the assignment of tasks to threads changes a bit.
+# fastopt/reference/_batchnorm.py has the same order in NumPy.
 
 from _memory cimport IN64, INOUT64
 
-cdef extern from *:
-    """
-    typedef FASTOPT_LINE struct { double v[1024 + 8]; } fastopt_lanes;      /* MAX_LANES; `spread` writes 7 more */
-    typedef FASTOPT_LINE struct { float v[1024 + 16]; } fastopt_lanes32;
-    """
+cdef extern from "_batchnorm.h":
     ctypedef struct Lanes "fastopt_lanes":
         double v[1032]
     ctypedef struct Lanes32 "fastopt_lanes32":
         float v[1040]
+    double fold "fastopt_fold"(const double* lane, Py_ssize_t n) noexcept nogil
 
 ctypedef fused Number:
     float
@@ -233,39 +230,6 @@ cdef inline void add_to(INOUT64 total, IN64 values, Py_ssize_t n) noexcept nogil
     cdef Py_ssize_t i
     for i in range(n):
         total[i] = total[i] + values[i]
-
-
-cdef extern from *:
-    """
-    /* The sum of n lanes: eight sums of every eighth lane, then halves are added. Reads (but does not use) up to 7
-       lanes more. With plain arrays gcc takes vectors apart for the last n % 8 lanes. */
-    static CYTHON_INLINE double fastopt_fold(const double* lane, Py_ssize_t n) {
-        Py_ssize_t j;
-    #ifdef __GNUC__
-        static const long long masks[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
-        const long long* mask = masks + 8 - n % 8;
-        typedef double four __attribute__((vector_size(32), aligned(8), may_alias));
-        typedef long long bits __attribute__((vector_size(32), aligned(8), may_alias));
-        four low = {0.0, 0.0, 0.0, 0.0}, high = {0.0, 0.0, 0.0, 0.0};
-        for (j = 0; j + 8 <= n; j += 8) {
-            low += *(const four*) (lane + j);
-            high += *(const four*) (lane + j + 4);
-        }
-        if (j < n) {
-            low += (four) (*(const bits*) (lane + j) & *(const bits*) mask);
-            high += (four) (*(const bits*) (lane + j + 4) & *(const bits*) (mask + 4));
-        }
-        low += high;
-        return (low[0] + low[2]) + (low[1] + low[3]);
-    #else
-        double f[8] = {0.0};
-        for (j = 0; j < n; j++)
-            f[j % 8] += lane[j];
-        return ((f[0] + f[4]) + (f[2] + f[6])) + ((f[1] + f[5]) + (f[3] + f[7]));
-    #endif
-    }
-    """
-    double fold "fastopt_fold"(const double* lane, Py_ssize_t n) noexcept nogil
 
 
 cdef inline void fold_lanes(const Block* b, double* lane, double* total) noexcept nogil:
