@@ -6,11 +6,12 @@ from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from fastopt._integers import described, element, int64_copy, is_integer_array
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import (
     Array,
     array_like,
-    copied_labels,
+    copied_int64,
     is_masked,
     require_disjoint,
     require_disjoint_from_copied,
@@ -35,28 +36,23 @@ def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: 
 def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_index: int, *,
                    or_distributions: bool = False) -> tuple[Any, Any]:
     """A validated C-contiguous int64 copy of labels and its Array; (None, None) if they may be distributions."""
-    masked = is_masked(labels)
-    if not isinstance(labels, np.ndarray) or masked or labels.dtype.kind not in "iu" or labels.shape != rows:
-        if (or_distributions and isinstance(labels, np.ndarray) and not masked and labels.dtype.kind not in "iu"
+    integers = is_integer_array(labels)
+    if not integers or labels.shape != rows:
+        if (or_distributions and isinstance(labels, np.ndarray) and not is_masked(labels) and not integers
                 and labels.shape != rows):
             return None, None
         raise _refusal(labels, rows, classes, or_distributions)
-    given = labels
-    if labels.dtype.kind == "u" and labels.dtype.itemsize == 8:
-        labels = np.minimum(labels, 2**63 - 1)      # the cast to int64 must not wrap around to a valid label
-    labels = np.array(labels, np.int64, order="C")  # a copy, which no other thread can change after validation
-    array = Array(labels, "labels", kind="q")
-    _require_classes(array, given, classes, ignore_index)
-    return labels, array
+    copy, array = int64_copy(labels, "labels")
+    _require_classes(array, labels, classes, ignore_index)
+    return copy, array
 
 
 def _require_classes(array: Array, given: NDArray[Any], classes: int, ignore_index: int) -> None:
     """Refuse `array`, a copy of the labels `given`, if one of them is neither a class nor ignore_index."""
     wrong = dispatch.active.cross_entropy.first_wrong_label(array, classes, ignore_index)
     if wrong >= 0:
-        index = ", ".join(str(i) for i in np.unravel_index(wrong, given.shape))
         raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
-                         f"labels[{index}] = {given.flat[wrong]}")
+                         f"{element(given, 'labels', wrong)}")
 
 
 def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions: bool) -> Exception:
@@ -64,10 +60,8 @@ def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions:
     wanted = f"integers of shape {rows}"
     if or_distributions:
         wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
-    if not isinstance(labels, np.ndarray) or is_masked(labels):
-        return TypeError(f"labels: expected {wanted}, got {type(labels).__name__}")
-    integers = labels.dtype.kind in "iu" and not (or_distributions and labels.ndim > len(rows))
-    return (ValueError if integers else TypeError)(f"labels: expected {wanted}, got {labels.dtype} {labels.shape}")
+    right_type = is_integer_array(labels) and not (or_distributions and labels.ndim > len(rows))
+    return (ValueError if right_type else TypeError)(f"labels: expected {wanted}, got {described(labels)}")
 
 
 def check_weight(class_weight: Any, classes: int) -> Array | None:
@@ -93,7 +87,7 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
         raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     rows, classes = shape[:-1], shape[-1]
-    label = copied_labels(labels, "labels", x)
+    label = copied_int64(labels, "labels", x)
     if label is not None:
         _require_classes(label, labels, classes, ignore_index)
     else:

@@ -302,8 +302,8 @@ def array_like(source, name, bint writable, Array like not None):
     return array_of(source, name, c"f", writable, &like.view)
 
 
-def copied_labels(source, name, Array logits not None):
-    """An Array of a copy of an int64 array with one element for each row of the logits.
+def copied_int64(source, name, Array logits=None):
+    """An Array of a copy of an int64 array; with one element for each row of the logits, if they are given.
 
     None for any other source, and perhaps for some that could be copied. The memory is that of a bytes object, which
     takes a tenth of the time of a new ndarray.
@@ -311,9 +311,9 @@ def copied_labels(source, name, Array logits not None):
     cdef const Head* head = usable_head(source, c"q", False)
     cdef Array made = Array.__new__(Array)
     cdef Py_ssize_t i
-    if head == NULL or head.nd > AXES or head.nd != logits.view.ndim - 1:
+    if head == NULL or head.nd > AXES or (logits is not None and head.nd != logits.view.ndim - 1):
         return None
-    for i in range(head.nd):
+    for i in range(0 if logits is None else head.nd):
         if head.dimensions[i] != logits.view.shape[i]:
             return None
     made.hold(None, head, 8, NULL)
