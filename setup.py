@@ -32,6 +32,7 @@ KERNELS = {
     "cross_entropy": ("baseline", "v3", "v4"),
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
+    "embedding": ("baseline", "v3"),
     "roof": ("baseline", "v3"),
 }
 

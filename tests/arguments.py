@@ -60,6 +60,10 @@ def optimizer(row):
     )
 
 
+INDICES_REFUSED = tuple(("indices", value) for value in (
+    np.array([0, 1, 3]), np.array([0, -1, 2]), np.array([0, 1, 2**64 - 1], np.uint64), np.zeros(3, bool), np.zeros(3),
+    [0, 1, 2], None, 1, np.ma.masked_array([0, 1, 2], np.zeros(3, bool))))
+
 BATCH_NORM_REFUSED = (
     ("momentum", -0.1), ("momentum", 1.1), ("momentum", float("nan")), ("momentum", None), ("momentum", True),
     ("eps", 0.0), ("eps", -1e-5), ("eps", float("inf")), ("eps", "small"), ("channel_axis", 2), ("channel_axis", -3),
@@ -93,6 +97,15 @@ FUNCTIONS = [
                           "class_weight": positive(rng, 5)},
              written=(), options={"labels": np.arange(6) % 5},
              refused=(*CROSS_ENTROPY_REFUSED[:-1], ("chunk", 0), ("chunk", -1), ("chunk", 2.0), ("chunk", True))),
+    Function("embedding_forward",
+             lambda rng: {"weight": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+             written=("out",), options={"indices": np.array([2, 0, 2])}, refused=INDICES_REFUSED),
+    Function("embedding_backward",
+             lambda rng: {"dy": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+             written=("out",), options={"indices": np.array([2, 0, 2]), "num_embeddings": 3, "padding_idx": 0},
+             refused=(*INDICES_REFUSED, ("num_embeddings", -1), ("num_embeddings", 3.0), ("num_embeddings", None),
+                      ("num_embeddings", True), ("num_embeddings", 2**63), ("padding_idx", -1), ("padding_idx", 3),
+                      ("padding_idx", 0.5), ("padding_idx", False))),
     Function(
         "batch_norm_forward",
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "running_mean": f32(rng, 3),

@@ -28,6 +28,7 @@ def test_public_names():
     """The optimizers' are those of test_completeness.py."""
     names = """BatchNorm
         batch_norm_forward batch_norm_backward batch_norm_inference log_softmax softmax_cross_entropy
+        embedding_forward embedding_backward
         set_num_threads get_num_threads num_threads show_config schedules init reference""".split()
     assert set(names) <= set(fastopt.__all__)
     assert all(hasattr(fastopt, name) for name in fastopt.__all__)

@@ -32,6 +32,9 @@ def exercise(seed):
                 fastopt.log_softmax_backward(x, fastopt.log_softmax(x, axis), axis)
                 fastopt.softmax_backward(x, fastopt.softmax(x, axis), axis)
             fastopt.softmax_cross_entropy(x.reshape(-1, 33), rng.integers(0, 33, 640))
+            words = rng.integers(0, 500, 3000)
+            words[::2] = 7
+            fastopt.embedding_backward(fastopt.embedding_forward(x.reshape(640, 33), words), words, 640)
 
 
 parallel.swap_serial_below(0.0)
