@@ -40,6 +40,11 @@ def workloads():
         yield "softmax", f"log_softmax {shape}", partial(fastopt.log_softmax, logits, out=out), logits.size
         yield ("cross_entropy", f"softmax_cross_entropy {shape}",
                partial(fastopt.softmax_cross_entropy, logits, labels, out=out), logits.size)
+    weight, indices = rng.standard_normal((300, 128), dtype=np.float32), rng.integers(300, size=700)
+    dy, total = rng.standard_normal((700, 128), dtype=np.float32), np.zeros_like(weight)
+    yield "embedding", "embedding_forward", partial(fastopt.embedding_forward, weight, indices, out=dy.copy()), dy.size
+    yield ("embedding", "embedding_backward", partial(fastopt.embedding_backward, dy, indices, 300, out=total),
+           dy.size)
 
 
 @contextlib.contextmanager

@@ -214,3 +214,36 @@ def jax_cross_entropy(problem):
 
     function, wait = jax().jit(jax().value_and_grad(loss)), jax().block_until_ready
     return Contender(lambda: wait(function(given)), allocates=True)
+
+
+# Embedding
+
+
+@contender("jax", "embedding_forward")
+def jax_embedding(problem):
+    jnp = jax().numpy
+    function = jax().jit(lambda weight, indices: jnp.take(weight, indices, axis=0))
+    weight, indices = jnp.array(problem.weight), jnp.array(problem.indices)
+    return Contender(lambda: function(weight, indices).block_until_ready(), allocates=True)
+
+
+@contender("jax", "embedding_backward")
+def jax_embedding_backward(problem):
+    jnp, shape = jax().numpy, problem.weight.shape
+    function = jax().jit(lambda dy, indices: jnp.zeros(shape, f32).at[indices].add(dy))
+    dy, indices = jnp.array(problem.dy), jnp.array(problem.indices)
+    return Contender(lambda: function(dy, indices).block_until_ready(), allocates=True)
+
+
+@contender("tensorflow", "embedding_forward")
+def tensorflow_embedding(problem):
+    op = tensorflow().raw_ops.ResourceGather
+    table, indices = tensorflow().Variable(problem.weight), tensorflow().constant(problem.indices)
+    return Contender(lambda: op(resource=table.handle, indices=indices, dtype=f32), allocates=True)
+
+
+@contender("tensorflow", "embedding_backward")
+def tensorflow_embedding_backward(problem):
+    op = tensorflow().raw_ops.UnsortedSegmentSum
+    dy, indices = tensorflow().constant(problem.dy), tensorflow().constant(problem.indices)
+    return Contender(lambda: op(data=dy, segment_ids=indices, num_segments=problem.rows), allocates=True)
