@@ -32,6 +32,7 @@ KERNELS = {
     "cross_entropy": ("baseline", "v3", "v4"),
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
+    "dropout": ("baseline", "v3", "v4"),
     "embedding": ("baseline", "v3"),
     "roof": ("baseline", "v3"),
 }
@@ -40,6 +41,7 @@ KERNELS = {
 TESTS = {
     "regions": ("baseline",),
     "elementary": ("baseline", "v3", "v4"),
+    "philox": ("baseline", "v3", "v4"),
 }
 
 # fastopt/_runtime/<name>.pyx, compiled once, at baseline. Only "parallel" is linked with OpenMP.

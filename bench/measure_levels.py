@@ -45,6 +45,8 @@ def workloads():
     yield "embedding", "embedding_forward", partial(fastopt.embedding_forward, weight, indices, out=dy.copy()), dy.size
     yield ("embedding", "embedding_backward", partial(fastopt.embedding_backward, dy, indices, 300, out=total),
            dy.size)
+    x, out = rng.standard_normal(N, dtype=np.float32), np.empty(N, np.float32)
+    yield "dropout", "dropout_forward", partial(fastopt.dropout_forward, x, 0.5, 1, out=out), N
 
 
 @contextlib.contextmanager

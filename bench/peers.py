@@ -14,6 +14,7 @@ import numpy as np
 import fastopt
 from fastopt.bench.batchnorm import Torch, batch_norm
 from fastopt.bench.contenders import Contender, UnavailableError, contender, load, torch
+from fastopt.bench.dropout import P
 from fastopt.bench.optimizers import torch_parameter
 
 f32 = np.float32
@@ -214,6 +215,28 @@ def jax_cross_entropy(problem):
 
     function, wait = jax().jit(jax().value_and_grad(loss)), jax().block_until_ready
     return Contender(lambda: wait(function(given)), allocates=True)
+
+
+# Dropout
+
+
+@contender("jax", "dropout_forward")
+def jax_dropout(problem):
+    """As flax has it: a new key from a counter in each call. Its backward is the multiplication by a stored mask."""
+    jax_, jnp = jax(), jax().numpy
+    given, t = jnp.array(problem.x), 0
+
+    @jax_.jit
+    def function(x, step):
+        mask = jax_.random.bernoulli(jax_.random.fold_in(jax_.random.key(0), step), 1.0 - P, x.shape)
+        return jnp.where(mask, x / (1.0 - P), 0.0)
+
+    def run():
+        nonlocal t
+        t += 1
+        return function(given, t).block_until_ready()
+
+    return Contender(run, allocates=True)
 
 
 # Embedding

@@ -1,4 +1,4 @@
-"""Fused optimizer, BatchNorm and softmax kernels for networks trained in plain NumPy."""
+"""Fused optimizer, BatchNorm, softmax and dropout kernels for networks trained in plain NumPy."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from fastopt._batchnorm_statistics import (
     batch_norm_statistics,
 )
 from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
+from fastopt._dropout import dropout_backward, dropout_forward
 from fastopt._embedding import embedding_backward, embedding_forward
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._linear_cross_entropy import linear_cross_entropy
@@ -41,11 +42,12 @@ __all__ = [
     "BatchGradientSums", "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam",
     "RMSprop", "Rprop", "Sophia", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
-    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "embedding_backward",
-    "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap", "lamb", "lars", "linear_cross_entropy",
-    "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam",
-    "reference", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd", "sgdm", "show_config",
-    "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss", "sophia",
+    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward",
+    "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap",
+    "lamb", "lars", "linear_cross_entropy", "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum",
+    "nadam", "num_threads", "radam", "reference", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads",
+    "sgd", "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "sophia",
 ]
 
 

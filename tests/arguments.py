@@ -76,6 +76,10 @@ def batch_norm_cache():
     return fastopt.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
 
 
+def dropout_cache():
+    return fastopt.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
+
+
 FUNCTIONS = [
     *(optimizer(row) for row in ROWS if row.calls),
     *(Function(name, lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)}, written=("out",),
@@ -141,5 +145,23 @@ FUNCTIONS = [
         written=("out",),
         refused=(*BATCH_NORM_REFUSED[5:], ("relu", "yes")),
         overlap=(("x", "out"),),
+    ),
+    Function(
+        "dropout_forward",
+        lambda rng: {"x": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+        written=("out",),
+        options={"p": 0.5, "rng": 7},
+        refused=(("p", -0.1), ("p", 1.1), ("p", float("nan")), ("p", float("inf")), ("p", None), ("p", True),
+                 ("p", "0.5"), ("p", np.ones(1)), ("p", 10**5000), ("rng", None), ("rng", False), ("rng", -1),
+                 ("rng", 2**64), ("rng", 0.5), ("rng", np.random), ("training", 1), ("training", None)),
+        overlap=(("x", "out"),),
+    ),
+    Function(
+        "dropout_backward",
+        lambda rng: {"dy": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+        written=("out",),
+        options={"cache": dropout_cache()},
+        refused=(("cache", None), ("cache", 1.0), ("cache", batch_norm_cache())),
+        overlap=(("dy", "out"),),
     ),
 ]

@@ -26,7 +26,7 @@ NOT_IN_REFERENCE = {
 
 def test_public_names():
     """The optimizers' are those of test_completeness.py."""
-    names = """BatchNorm
+    names = """BatchNorm dropout_forward dropout_backward
         batch_norm_forward batch_norm_backward batch_norm_inference log_softmax softmax_cross_entropy
         embedding_forward embedding_backward
         set_num_threads get_num_threads num_threads show_config schedules init reference""".split()

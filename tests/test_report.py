@@ -11,6 +11,7 @@ from pathlib import Path
 import bench_adam
 import bench_adaptive
 import bench_batchnorm
+import bench_dropout
 import bench_layerwise
 import bench_sgd
 import bench_sign
@@ -21,7 +22,8 @@ import report
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_layerwise, bench_sgd, bench_sign, bench_softmax)
+FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_layerwise, bench_sgd, bench_sign,
+            bench_softmax)
 
 
 def benchmark(kernel, shape, elements, contender, median, *, threads=2, level=None, allocates=False):

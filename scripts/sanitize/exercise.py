@@ -31,6 +31,8 @@ def exercise(seed):
                 x = rng.standard_normal(shape, dtype=np.float32)
                 fastopt.log_softmax_backward(x, fastopt.log_softmax(x, axis), axis)
                 fastopt.softmax_backward(x, fastopt.softmax(x, axis), axis)
+            y, cache = fastopt.dropout_forward(rng.standard_normal(70_001, dtype=np.float32), 0.5, rng)
+            fastopt.dropout_backward(y, cache, out=y)
             fastopt.softmax_cross_entropy(x.reshape(-1, 33), rng.integers(0, 33, 640))
             words = rng.integers(0, 500, 3000)
             words[::2] = 7

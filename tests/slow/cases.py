@@ -16,8 +16,9 @@ from optimizer_cases import taken_by
 
 import fastopt
 from fastopt._batchnorm import BatchNormCache
+from fastopt._dropout import DropoutCache
 
-RETURNED = (BatchNormCache,)
+RETURNED = (BatchNormCache, DropoutCache)
 """Classes that users get from public functions, though their names are not public."""
 
 WITHOUT_CHECKS = {

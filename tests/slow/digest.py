@@ -8,6 +8,7 @@ from slow.cases import Folder, Threads
 
 import fastopt
 from fastopt._batchnorm import BatchNormCache
+from fastopt._dropout import DropoutCache
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -32,6 +33,8 @@ def digest(value):
     if isinstance(value, (BatchNormCache, ReferenceCache)):
         return (digest(value.mean), digest(value.invstd), digest(value.scale), digest(value.beta), digest(value.x),
                 value.training, value.relu, value.count)
+    if isinstance(value, DropoutCache):
+        return (value.key, value.p, value.shape, value.training)
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)
     if isinstance(value, Folder):

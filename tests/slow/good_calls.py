@@ -19,7 +19,8 @@ def of_function(function):
     def maker(rng, module):
         arrays = function.arrays(rng)
         if "cache" in function.options:
-            options = {"cache": batch_norm_cache(module)} if module is fastopt.reference else function.options
+            make = dropout_cache if function.name == "dropout_backward" else batch_norm_cache
+            options = {"cache": make(module)} if module is fastopt.reference else function.options
         else:
             options = function.options
         called = getattr(module, function.name)
@@ -30,6 +31,10 @@ def of_function(function):
 def batch_norm_cache(module):
     x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
     return module.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
+
+
+def dropout_cache(module):
+    return module.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
 
 
 for function in FUNCTIONS:
@@ -108,6 +113,19 @@ def merge(rng, module):
 def merge_sums(rng, module):
     parts = {f"parts[{i}]": tuple(rng.standard_normal((2, 4))) for i in range(3)}
     return Case(call_by_position(module.batch_norm_merge_sums, 3), parts)
+
+
+@case("dropout_forward")
+def dropout_from_a_generator(rng, module):
+    generator = np.random.default_rng(rng.integers(2**32))
+    return Case(module.dropout_forward, completed(module.dropout_forward, {
+        "x": f32(rng, 5, 13), "p": rng.random(), "rng": generator, "out": f32(rng, 5, 13)}))
+
+
+@case("dropout_forward")
+def dropout_without_training(rng, module):
+    return Case(module.dropout_forward, completed(module.dropout_forward, {
+        "x": f32(rng, 5, 13), "p": 0.5, "rng": 3, "training": False}))
 
 
 # The layer.

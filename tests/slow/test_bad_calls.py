@@ -23,6 +23,7 @@ from slow.spoiled import LyingArray, LyingBuffer, OtherBuffer, Planted, all_arra
 
 import fastopt
 from fastopt._batchnorm import BatchNormCache
+from fastopt._dropout import DropoutCache
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -169,6 +170,8 @@ def comparable(result):
     """What two calls must have in common: the numbers in objects instead of the objects."""
     if isinstance(result, (BatchNormCache, ReferenceCache)):
         return (result.mean, result.invstd, result.scale, result.beta)
+    if isinstance(result, DropoutCache):
+        return (result.key, result.p, result.shape, result.training)
     if isinstance(result, (fastopt.Optimizer, ReferenceOptimizer)):
         return (result.step_count, dict(result.steps), contents(result.state))
     if isinstance(result, (fastopt.BatchNorm, fastopt.reference.BatchNorm)):
