@@ -103,7 +103,7 @@ cdef Array output(object out, Array x):
     return y
 
 
-# The arrays are validated here: one call from Python instead of four takes a third of the time for few elements.
+# The arrays are validated here: one call from Python instead of four (backward of one element: 1.7 in place of 2.9 µs).
 
 def forward(x, out, key, uint64_t t, float s):
     """`out` or a new array, the key and the shape.
