@@ -3,8 +3,9 @@
 For each kernel `--count` workloads are drawn (draws.py); another seed gives others: tune on some, report on others.
 Every contender's result is checked, then they are timed in turn, each after 100 ms of calls. A ratio is the median time
 of the fastest peer in the same layout over ours: where our result is a new array in each call, so is the peer's; where
-it goes into a given array, a peer counts with its fastest form. A row in which some round of ours took longer than some
-round of a peer is not decided by a few rounds: it gets four times as many, of the contenders that could be the fastest.
+it goes into a given array, a peer counts with its fastest form. A row in which a round of ours took longer than a
+round of the fastest peer is not decided: it gets four times as many rounds (fewer of slow calls), of the contenders
+that could be the fastest.
 
 FASTOPT_ISA limits the peers as well: FASTOPT_ISA=v3 compares AVX2 with AVX2 on any machine (DeepSpeed, which is
 compiled for the processor that it runs on, then takes no part). FASTOPT_NUM_THREADS sets everyone's threads.
@@ -31,9 +32,9 @@ TURN = 0.002
 SECONDS, LEAST_ROUNDS = 3.0, 3
 """A row takes about so long at most, unless that would be fewer rounds."""
 MORE_ROUNDS = 3
-"""Times `--rounds` more of a row that is not decided,"""
+"""Further rounds of a row that is not decided, as a multiple of `--rounds`."""
 NEAR = 1.5
-"""of the peers that take at most so many times the fastest peer's time."""
+"""A peer takes part in them if its time is below this multiple of the fastest peer's."""
 LIMITS = {"v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
                  "NUMBA_CPU_NAME": "x86-64-v3", "NUMBA_CPU_FEATURES": ""},
           "baseline": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",

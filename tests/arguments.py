@@ -71,13 +71,13 @@ BATCH_NORM_REFUSED = (
 )
 
 
-def batch_norm_cache():
+def batch_norm_cache(module=fastopt):
     x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
-    return fastopt.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
+    return module.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
 
 
-def dropout_cache():
-    return fastopt.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
+def dropout_cache(module=fastopt):
+    return module.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
 
 
 FUNCTIONS = [

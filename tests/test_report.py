@@ -12,6 +12,7 @@ import bench_adam
 import bench_adaptive
 import bench_batchnorm
 import bench_dropout
+import bench_embedding
 import bench_layerwise
 import bench_sgd
 import bench_sign
@@ -22,8 +23,8 @@ import report
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_layerwise, bench_sgd, bench_sign,
-            bench_softmax)
+FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_embedding, bench_layerwise, bench_sgd,
+            bench_sign, bench_softmax)
 
 
 def benchmark(kernel, shape, elements, contender, median, *, threads=2, level=None, allocates=False):

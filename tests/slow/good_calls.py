@@ -4,7 +4,7 @@ The functions in tests/arguments.py and the optimizers in tests/optimizer_cases.
 """
 
 import numpy as np
-from arguments import FUNCTIONS, f32, positive
+from arguments import FUNCTIONS, batch_norm_cache, dropout_cache, f32, positive
 from optimizer_cases import ROWS, SETTINGS, make
 from slow.cases import CALLS, Case, Folder, Threads, call_by_position, case, completed
 
@@ -26,15 +26,6 @@ def of_function(function):
         called = getattr(module, function.name)
         return Case(called, completed(called, {**arrays, **options}))
     return maker
-
-
-def batch_norm_cache(module):
-    x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
-    return module.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
-
-
-def dropout_cache(module):
-    return module.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
 
 
 for function in FUNCTIONS:
