@@ -71,6 +71,9 @@ BATCH_NORM_REFUSED = (
 )
 
 
+LAYER_NORM_REFUSED = (("eps", 0.0), ("eps", -1e-5), ("eps", float("inf")), ("eps", float("nan")), ("eps", None))
+
+
 def batch_norm_cache(module=fastopt):
     x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
     return module.batch_norm_forward(x, np.ones(3, np.float32), np.zeros(3, np.float32))[1]
@@ -78,6 +81,22 @@ def batch_norm_cache(module=fastopt):
 
 def dropout_cache(module=fastopt):
     return module.dropout_forward(np.ones((3, 40), np.float32), 0.5, 7)[1]
+
+
+def layer_norm_cache(module=fastopt):
+    x, one = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3), np.ones(3, np.float32)
+    return module.layer_norm_forward(x, one, one)[1]
+
+
+def rms_norm_cache(module=fastopt):
+    return module.rms_norm_forward(np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3), np.ones(3, np.float32))[1]
+
+
+CACHES = {
+    "batch_norm_backward": batch_norm_cache, "batch_norm_backward_sums": batch_norm_cache,
+    "dropout_backward": dropout_cache, "layer_norm_backward": layer_norm_cache, "rms_norm_backward": rms_norm_cache,
+}
+"""What makes the cache that a backward function takes."""
 
 
 FUNCTIONS = [
@@ -164,4 +183,19 @@ FUNCTIONS = [
         refused=(("cache", None), ("cache", 1.0), ("cache", batch_norm_cache())),
         overlap=(("dy", "out"),),
     ),
+        "layer_norm_forward",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        refused=LAYER_NORM_REFUSED,
+    ),
+    Function(
+        "rms_norm_forward",
+        lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "out": f32(rng, 8, 3)},
+        written=("out",),
+        refused=LAYER_NORM_REFUSED,
+    ),
+    *(Function(name, lambda rng: {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)}, written=("out",),
+               options={"cache": CACHES[name]()},
+               refused=(("cache", None), ("cache", 1.0), ("cache", batch_norm_cache())), overlap=(("dy", "out"),))
+      for name in ("layer_norm_backward", "rms_norm_backward")),
 ]

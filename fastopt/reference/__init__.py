@@ -16,6 +16,12 @@ from fastopt.reference._batchnorm import (
 from fastopt.reference._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
 from fastopt.reference._dropout import dropout_backward, dropout_forward
 from fastopt.reference._embedding import embedding_backward, embedding_forward
+from fastopt.reference._layernorm import (
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from fastopt.reference._layerwise import LAMB, LARS, lamb, lars
 from fastopt.reference._linear_cross_entropy import linear_cross_entropy
 from fastopt.reference._sgd import ASGD, SGD, SGDM, Momentum, asgd, momentum, sgd, sgdm
@@ -27,7 +33,8 @@ __all__ = [
     "Lion", "Momentum", "NAdam", "RAdam", "RMSprop", "Rprop", "Sophia", "adadelta", "adagrad", "adam", "adamax", "adan",
     "asgd", "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward",
     "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "dropout_backward",
-    "dropout_forward", "embedding_backward", "embedding_forward", "hardmax", "lamb", "lars", "linear_cross_entropy",
-    "lion", "log_softmax", "log_softmax_backward", "momentum", "nadam", "radam", "rmsprop", "rprop", "sgd", "sgdm",
-    "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss", "sophia",
+    "dropout_forward", "embedding_backward", "embedding_forward", "hardmax", "lamb", "lars", "layer_norm_backward",
+    "layer_norm_forward", "linear_cross_entropy", "lion", "log_softmax", "log_softmax_backward", "momentum", "nadam",
+    "radam", "rms_norm_backward", "rms_norm_forward", "rmsprop", "rprop", "sgd", "sgdm", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "softmax_cross_entropy_loss", "sophia",
 ]

@@ -4,7 +4,7 @@ The functions in tests/arguments.py and the optimizers in tests/optimizer_cases.
 """
 
 import numpy as np
-from arguments import FUNCTIONS, batch_norm_cache, dropout_cache, f32, positive
+from arguments import CACHES, FUNCTIONS, batch_norm_cache, f32, positive
 from optimizer_cases import ROWS, SETTINGS, make
 from slow.cases import CALLS, Case, Folder, Threads, call_by_position, case, completed
 
@@ -19,8 +19,7 @@ def of_function(function):
     def maker(rng, module):
         arrays = function.arrays(rng)
         if "cache" in function.options:
-            make = dropout_cache if function.name == "dropout_backward" else batch_norm_cache
-            options = {"cache": make(module)} if module is fastopt.reference else function.options
+            options = {"cache": CACHES[function.name](module)} if module is fastopt.reference else function.options
         else:
             options = function.options
         called = getattr(module, function.name)
