@@ -12,12 +12,13 @@
 
 from libc.math cimport fabs, sqrt
 
-from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines
+from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines, unknown
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 cdef enum:
-    LANES = 16
+    LANES = 32
+    STEPS = 4                   # values of each lane that are added at once
     GROUP = 4                   # rows whose steps are done in turn, so that their latencies overlap
     FORWARD_ELEMENTS = 8192     # of a forward task, at least
     BLOCK_ELEMENTS = 8192       # of a block of rows in backward, at least
@@ -26,6 +27,7 @@ cdef enum:
     RMS = 1
     IN_PLACE = 2                # dx is dy: read through the pointer that is written
     CONSTANT = 4                # all elements of the row are equal
+    SQUARES = 8
 
 
 cdef struct Forward:
@@ -66,67 +68,79 @@ cdef inline double fold(double* lane) noexcept nogil:
         lane[i] += lane[i + LANES // 4]
     for i in range(LANES // 8):
         lane[i] += lane[i + LANES // 8]
+    for i in range(LANES // 16):
+        lane[i] += lane[i + LANES // 16]
     return lane[0] + lane[1]
 
 
-cdef inline double row_sum(IN x, Py_ssize_t n) noexcept nogil:
-    """Σ x"""
-    cdef double lane[LANES]
-    cdef Py_ssize_t b, i = n // LANES * LANES
-    cdef int l
+cdef inline void add_values(IN x, int steps, int lanes, double mean, INOUT64 s, int flags) noexcept nogil:
+    """Add `steps` (a literal) times LANES values of a row, or with SQUARES the squares of x − mean."""
+    cdef int l, k
+    cdef double total, d
+    for l in range(lanes):
+        total = s[l]
+        for k in range(steps):
+            if flags & SQUARES:
+                d = <double> x[LANES * k + l] - mean
+                total = total + d * d
+            else:
+                total = total + <double> x[LANES * k + l]
+        s[l] = total
+
+
+cdef inline double row_sum(const float* x, Py_ssize_t n, double mean, int flags) noexcept nogil:
+    """Σ x, or with SQUARES Σ (x − mean)²"""
+    cdef double s[LANES]
+    cdef int lanes = unknown(LANES), l
+    cdef Py_ssize_t b, i = n // (STEPS * LANES) * STEPS
     for l in range(LANES):
-        lane[l] = 0.0
-    for b in range(n // LANES):
-        for l in range(LANES):
-            lane[l] += <double> x[LANES * b + l]
-    for l in range(<int> (n - i)):
-        lane[l] += <double> x[i + l]
-    return fold(lane)
+        s[l] = 0.0
+    for b in range(n // (STEPS * LANES)):
+        add_values(x + b * STEPS * LANES, STEPS, lanes, mean, s, flags)
+    for b in range(i, n // LANES):
+        add_values(x + b * LANES, 1, lanes, mean, s, flags)
+    i = n // LANES * LANES
+    add_values(x + i, 1, <int> (n - i), mean, s, flags)
+    return fold(s)
 
 
-cdef inline double row_squares(IN x, Py_ssize_t n, double mean) noexcept nogil:
-    """Σ (x − mean)²"""
-    cdef double lane[LANES]
-    cdef double d
-    cdef Py_ssize_t b, i = n // LANES * LANES
-    cdef int l
-    for l in range(LANES):
-        lane[l] = 0.0
-    for b in range(n // LANES):
-        for l in range(LANES):
-            d = <double> x[LANES * b + l] - mean
-            lane[l] += d * d
-    for l in range(<int> (n - i)):
-        d = <double> x[i + l] - mean
-        lane[l] += d * d
-    return fold(lane)
-
-
-cdef inline void gradient_sums(IN x, IN dy, IN gamma, Py_ssize_t n, double mean, double* sum_g, double* sum_g_d,
+cdef inline void add_gradients(IN x, IN dy, IN gamma, int steps, int lanes, double mean, INOUT64 s, INOUT64 q,
                                int flags) noexcept nogil:
-    """Σ g, unless RMS, and Σ g · (x − mean)."""
-    cdef double lane[LANES]
-    cdef double product[LANES]
-    cdef double g
-    cdef Py_ssize_t b, i = n // LANES * LANES
-    cdef int l
-    for l in range(LANES):
-        lane[l] = 0.0
-        product[l] = 0.0
-    for b in range(n // LANES):
-        for l in range(LANES):
-            g = <double> dy[LANES * b + l] * <double> gamma[LANES * b + l]
+    """Add `steps` (a literal) times LANES values of g, unless RMS, and of g · (x − mean)."""
+    cdef int l, k
+    cdef double total, product, g
+    for l in range(lanes):
+        total = s[l]
+        product = q[l]
+        for k in range(steps):
+            g = <double> dy[LANES * k + l] * <double> gamma[LANES * k + l]
             if not flags & RMS:
-                lane[l] += g
-            product[l] += g * (<double> x[LANES * b + l] - mean)
-    for l in range(<int> (n - i)):
-        g = <double> dy[i + l] * <double> gamma[i + l]
-        if not flags & RMS:
-            lane[l] += g
-        product[l] += g * (<double> x[i + l] - mean)
-    if not flags & RMS:
-        sum_g[0] = fold(lane)
-    sum_g_d[0] = fold(product)
+                total = total + g
+            product = product + g * (<double> x[LANES * k + l] - mean)
+        s[l] = total
+        q[l] = product
+
+
+cdef inline void gradient_sums(const float* x, const float* dy, const float* gamma, Py_ssize_t n, double mean,
+                               double* sum_g, double* sum_g_d, int flags) noexcept nogil:
+    """Σ g, which is 0 with RMS, and Σ g · (x − mean)."""
+    cdef double s[LANES]
+    cdef double q[LANES]
+    cdef int lanes = unknown(LANES), l
+    cdef Py_ssize_t b, i
+    for l in range(LANES):
+        s[l] = 0.0
+        q[l] = 0.0
+    for b in range(n // (STEPS * LANES)):
+        i = b * STEPS * LANES
+        add_gradients(x + i, dy + i, gamma + i, STEPS, lanes, mean, s, q, flags)
+    for b in range(n // (STEPS * LANES) * STEPS, n // LANES):
+        i = b * LANES
+        add_gradients(x + i, dy + i, gamma + i, 1, lanes, mean, s, q, flags)
+    i = n // LANES * LANES
+    add_gradients(x + i, dy + i, gamma + i, 1, <int> (n - i), mean, s, q, flags)
+    sum_g[0] = 0.0 if flags & RMS else fold(s)
+    sum_g_d[0] = fold(q)
 
 
 cdef inline void write_forward(IN x, INOUT y, IN gamma, IN beta, Py_ssize_t n, double center, double invstd,
@@ -151,9 +165,9 @@ cdef inline void forward_rows(const Forward* f, Py_ssize_t first, int rows, int 
     cdef float* y = f.y + first * n
     cdef int r
     for r in range(rows):
-        mean[r] = 0.0 if flags & RMS else row_sum(x + r * n, n) / <double> n
+        mean[r] = 0.0 if flags & RMS else row_sum(x + r * n, n, 0.0, 0) / <double> n
     for r in range(rows):
-        m2[r] = row_squares(x + r * n, n, mean[r])
+        m2[r] = row_sum(x + r * n, n, mean[r], SQUARES)
     for r in range(rows):
         f.invstd[first + r] = 1.0 / sqrt(m2[r] / <double> n + f.eps)
         if not flags & RMS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from fastopt.reference._formula import Array
 
-LANES, GROUP, BLOCK_ELEMENTS, MAX_BLOCKS = 16, 4, 8192, 32
+LANES, GROUP, BLOCK_ELEMENTS, MAX_BLOCKS = 32, 4, 8192, 32
 
 quiet = np.errstate(all="ignore")  # inf and NaN pass through as in the kernels
 
