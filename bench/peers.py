@@ -15,6 +15,7 @@ import fastopt
 from fastopt.bench.batchnorm import Torch, batch_norm
 from fastopt.bench.contenders import Contender, UnavailableError, contender, load, torch
 from fastopt.bench.dropout import P
+from fastopt.bench.layernorm import layer_norm
 from fastopt.bench.optimizers import torch_parameter
 
 f32 = np.float32
@@ -172,6 +173,41 @@ class TensorFlowBatchNorm:
     def inference(self):
         return [self.ops.FusedBatchNormV3(x=self.x, scale=self.gamma, offset=self.beta, mean=self.mean,
                                           variance=self.var, epsilon=self.d.eps, is_training=False)[0]]
+
+
+# Layer and RMS normalisation: a class over fastopt.bench.layernorm.Data.
+
+
+@layer_norm("jax", allocates=True)
+class JaxLayerNorm:
+    """Compiled; the backward functions compute the statistics of x again."""
+
+    def __init__(self, d):
+        jnp = jax().numpy
+
+        def layer(x, gamma, beta):
+            centred = x - x.mean(1, keepdims=True)
+            return centred * jax().lax.rsqrt((centred * centred).mean(1, keepdims=True) + d.eps) * gamma + beta
+
+        def rms(x, gamma):
+            return x * jax().lax.rsqrt((x * x).mean(1, keepdims=True) + d.eps) * gamma
+
+        self.x, self.dy, self.gamma, self.beta = map(jnp.array, (d.x, d.dy, d.gamma, d.beta))
+        self.layer, self.rms = jax().jit(layer), jax().jit(rms)
+        self.layer_vjp = jax().jit(lambda dy, *given: jax().vjp(layer, *given)[1](dy))
+        self.rms_vjp = jax().jit(lambda dy, *given: jax().vjp(rms, *given)[1](dy))
+
+    def layer_norm_forward(self):
+        return [self.layer(self.x, self.gamma, self.beta).block_until_ready()]
+
+    def layer_norm_backward(self):
+        return jax().block_until_ready(self.layer_vjp(self.dy, self.x, self.gamma, self.beta))
+
+    def rms_norm_forward(self):
+        return [self.rms(self.x, self.gamma).block_until_ready()]
+
+    def rms_norm_backward(self):
+        return jax().block_until_ready(self.rms_vjp(self.dy, self.x, self.gamma))
 
 
 # Softmax and cross-entropy

@@ -7,8 +7,8 @@
 #                                             dx = i · ((g − Σ g / D) − x̂ · (Σ g · x̂ / D)); RMS norm's without Σ g / D
 #
 # An array is (rows, D). Arithmetic is double, and a result is rounded once to float32. Sums along a row are kept in
-# LANES lanes: element j is added to lane j % LANES, then halves are added. For the sums over rows, the rows are cut into
-# blocks by their sizes alone: a block's rows are added in order, then the blocks.
+# LANES lanes: element j is added to lane j % LANES, then halves are added. For the sums over rows, the rows are cut
+# into blocks by their sizes alone: a block's rows are added in order, then the blocks.
 
 from libc.math cimport fabs, sqrt
 

@@ -140,7 +140,7 @@ FUNCTIONS = [
         "batch_norm_backward",
         lambda rng: {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)},
         written=("out",),
-        options={"cache": batch_norm_cache()},
+        options={"cache": cache_for("batch_norm_backward")},
         refused=(("cache", None), ("cache", 1.0)),
         overlap=(("dy", "out"),),
     ),
@@ -148,7 +148,7 @@ FUNCTIONS = [
         "batch_norm_backward_sums",
         lambda rng: {"dy": f32(rng, 8, 3)},
         written=(),
-        options={"cache": batch_norm_cache()},
+        options={"cache": cache_for("batch_norm_backward")},
         refused=(("cache", None), ("cache", 1.0)),
     ),
     Function(
@@ -183,6 +183,7 @@ FUNCTIONS = [
         refused=(("cache", None), ("cache", 1.0), ("cache", batch_norm_cache())),
         overlap=(("dy", "out"),),
     ),
+    Function(
         "layer_norm_forward",
         lambda rng: {"x": f32(rng, 8, 3), "gamma": f32(rng, 3), "beta": f32(rng, 3), "out": f32(rng, 8, 3)},
         written=("out",),
