@@ -33,8 +33,8 @@ cdef enum:
 cdef struct Forward:
     const float* x
     float* y
-    const float* gamma
-    const float* beta
+    const double* gamma         # copies: a conversion takes longer than twice the bytes
+    const double* beta
     double* mean                # of each row; NULL for RMS norm
     double* invstd
     Py_ssize_t rows
@@ -49,7 +49,7 @@ cdef struct Backward:
     float* dx
     float* dgamma
     float* dbeta
-    const float* gamma
+    const double* gamma         # a copy, as in Forward
     const double* mean
     const double* invstd
     double* sums                # Σ dy · x̂ and Σ dy of each block: n doubles each
@@ -104,7 +104,7 @@ cdef inline double row_sum(const float* x, Py_ssize_t n, double mean, int flags)
     return fold(s)
 
 
-cdef inline void add_gradients(IN x, IN dy, IN gamma, int steps, int lanes, double mean, INOUT64 s, INOUT64 q,
+cdef inline void add_gradients(IN x, IN dy, IN64 gamma, int steps, int lanes, double mean, INOUT64 s, INOUT64 q,
                                int flags) noexcept nogil:
     """Add `steps` (a literal) times LANES values of g, unless RMS, and of g · (x − mean)."""
     cdef int l, k
@@ -113,7 +113,7 @@ cdef inline void add_gradients(IN x, IN dy, IN gamma, int steps, int lanes, doub
         total = s[l]
         product = q[l]
         for k in range(steps):
-            g = <double> dy[LANES * k + l] * <double> gamma[LANES * k + l]
+            g = <double> dy[LANES * k + l] * gamma[LANES * k + l]
             if not flags & RMS:
                 total = total + g
             product = product + g * (<double> x[LANES * k + l] - mean)
@@ -121,7 +121,7 @@ cdef inline void add_gradients(IN x, IN dy, IN gamma, int steps, int lanes, doub
         q[l] = product
 
 
-cdef inline void gradient_sums(const float* x, const float* dy, const float* gamma, Py_ssize_t n, double mean,
+cdef inline void gradient_sums(const float* x, const float* dy, const double* gamma, Py_ssize_t n, double mean,
                                double* sum_g, double* sum_g_d, int flags) noexcept nogil:
     """Σ g, which is 0 with RMS, and Σ g · (x − mean)."""
     cdef double s[LANES]
@@ -143,17 +143,17 @@ cdef inline void gradient_sums(const float* x, const float* dy, const float* gam
     sum_g_d[0] = fold(q)
 
 
-cdef inline void write_forward(IN x, INOUT y, IN gamma, IN beta, Py_ssize_t n, double center, double invstd,
+cdef inline void write_forward(IN x, INOUT y, IN64 gamma, IN64 beta, Py_ssize_t n, double center, double invstd,
                                int flags) noexcept nogil:
     """y; with CONSTANT (x − center = 0) that is 0 · −|γ| + β = β, even if β is −0."""
     cdef Py_ssize_t i
     cdef double g
     for i in range(n):
-        g = -fabs(<double> gamma[i]) if flags & CONSTANT else <double> gamma[i]
+        g = -fabs(gamma[i]) if flags & CONSTANT else gamma[i]
         if flags & RMS:
             y[i] = <float> (<double> x[i] * invstd * g)
         else:
-            y[i] = <float> ((<double> x[i] - center) * invstd * g + <double> beta[i])
+            y[i] = <float> ((<double> x[i] - center) * invstd * g + beta[i])
 
 
 cdef inline void forward_rows(const Forward* f, Py_ssize_t first, int rows, int flags) noexcept nogil:
@@ -204,12 +204,12 @@ cdef void rms_norm_task(void* f, Py_ssize_t index) noexcept nogil:
 
 # Backward.
 
-cdef inline void write_backward(IN x, IN dy, INOUT dx, IN gamma, Py_ssize_t n, double mean, double invstd,
+cdef inline void write_backward(IN x, IN dy, INOUT dx, IN64 gamma, Py_ssize_t n, double mean, double invstd,
                                 double mean_g, double mean_g_xhat, int flags) noexcept nogil:
     cdef Py_ssize_t i
     cdef double g, xhat
     for i in range(n):
-        g = <double> (dx[i] if flags & IN_PLACE else dy[i]) * <double> gamma[i]
+        g = <double> (dx[i] if flags & IN_PLACE else dy[i]) * gamma[i]
         xhat = (<double> x[i] - mean) * invstd
         dx[i] = <float> (invstd * ((g if flags & RMS else g - mean_g) - xhat * mean_g_xhat))
 
@@ -304,12 +304,18 @@ cdef void merge_task(void* context, Py_ssize_t index) noexcept nogil:
         round_sums(b.sums + n + first, b.dbeta + first, columns)
 
 
+cdef inline void widen(IN x, INOUT64 copy, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        copy[i] = x[i]
+
+
 # What Python calls. n and rows are at least 1.
 
-cdef Forward forward_of(Array x, Array gamma, Array y, Array saved, double eps):
+cdef Forward forward_of(Array x, Array y, Array gamma, Array saved, double eps):
     cdef Forward f
-    f.x, f.y, f.gamma, f.eps = <const float*> x.data, <float*> y.data, <const float*> gamma.data, eps
-    f.beta, f.mean, f.invstd = NULL, NULL, <double*> saved.data
+    f.x, f.y, f.eps = <const float*> x.data, <float*> y.data, eps
+    f.gamma, f.beta, f.mean, f.invstd = NULL, NULL, NULL, <double*> saved.data
     f.n = gamma.size
     f.rows = x.size // f.n
     f.task = max(FORWARD_ELEMENTS // f.n // GROUP * GROUP, 1)
@@ -319,18 +325,30 @@ cdef Forward forward_of(Array x, Array gamma, Array y, Array saved, double eps):
 def layer_norm(Array x not None, Array gamma not None, Array beta not None, Array y not None, Array saved not None,
                double eps):
     """Write y; `saved` (2 × rows, float64) receives mean and invstd."""
-    cdef Forward f = forward_of(x, gamma, y, saved, eps)
-    f.beta, f.mean = <const float*> beta.data, f.invstd
+    cdef Forward f = forward_of(x, y, gamma, saved, eps)
+    cdef double* copies = allocate_lines(2 * f.n)
+    if copies == NULL:
+        raise MemoryError
+    f.gamma, f.beta, f.mean = copies, copies + f.n, f.invstd
     f.invstd += f.rows
     with nogil:
+        widen(<const float*> gamma.data, copies, f.n)
+        widen(<const float*> beta.data, copies + f.n, f.n)
         parallel_for(layer_norm_task, &f, (f.rows + f.task - 1) // f.task, threads_for(0.4 * <double> x.size))
+        free_lines(copies)
 
 
 def rms_norm(Array x not None, Array gamma not None, Array y not None, Array saved not None, double eps):
     """Write y; `saved` (rows, float64) receives 1 / √(Σ x² / D + eps)."""
-    cdef Forward f = forward_of(x, gamma, y, saved, eps)
+    cdef Forward f = forward_of(x, y, gamma, saved, eps)
+    cdef double* copy = allocate_lines(f.n)
+    if copy == NULL:
+        raise MemoryError
+    f.gamma = copy
     with nogil:
+        widen(<const float*> gamma.data, copy, f.n)
         parallel_for(rms_norm_task, &f, (f.rows + f.task - 1) // f.task, threads_for(0.3 * <double> x.size))
+        free_lines(copy)
 
 
 def backward(Array dy not None, Array x not None, Array gamma not None, Array saved not None, Array dx not None,
@@ -340,7 +358,6 @@ def backward(Array dy not None, Array x not None, Array gamma not None, Array sa
     cdef Py_ssize_t n = gamma.size, rows = x.size // n, least
     cdef int threads
     b.x, b.dy, b.dx = <const float*> x.data, <const float*> dy.data, <float*> dx.data
-    b.gamma = <const float*> gamma.data
     b.dgamma, b.dbeta = <float*> dgamma.data, <float*> dbeta.data if dbeta is not None else NULL
     b.mean = <const double*> saved.data if dbeta is not None else NULL
     b.invstd = <const double*> saved.data + (rows if dbeta is not None else 0)
@@ -348,10 +365,12 @@ def backward(Array dy not None, Array x not None, Array gamma not None, Array sa
     least = max((rows + MAX_BLOCKS - 1) // MAX_BLOCKS, (BLOCK_ELEMENTS + n - 1) // n)
     b.task = (least + GROUP - 1) // GROUP * GROUP
     b.blocks = (rows + b.task - 1) // b.task
-    b.sums = allocate_lines(2 * b.blocks * n)
+    b.sums = allocate_lines((2 * b.blocks + 1) * n)
     if b.sums == NULL:
         raise MemoryError
+    b.gamma = b.sums + 2 * b.blocks * n
     with nogil:
+        widen(<const float*> gamma.data, b.sums + 2 * b.blocks * n, n)
         threads = threads_for(0.6 * <double> x.size)
         if b.dbeta == NULL:
             parallel_for(rms_norm_backward_task, &b, b.blocks, threads)

@@ -140,7 +140,7 @@ FUNCTIONS = [
         "batch_norm_backward",
         lambda rng: {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)},
         written=("out",),
-        options={"cache": cache_for("batch_norm_backward")},
+        options={"cache": batch_norm_cache()},
         refused=(("cache", None), ("cache", 1.0)),
         overlap=(("dy", "out"),),
     ),
@@ -148,7 +148,7 @@ FUNCTIONS = [
         "batch_norm_backward_sums",
         lambda rng: {"dy": f32(rng, 8, 3)},
         written=(),
-        options={"cache": cache_for("batch_norm_backward")},
+        options={"cache": batch_norm_cache()},
         refused=(("cache", None), ("cache", 1.0)),
     ),
     Function(

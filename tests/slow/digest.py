@@ -9,6 +9,8 @@ from slow.cases import Folder, Threads
 import fastopt
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
+from fastopt._layernorm import LayerNormCache, RMSNormCache
+from fastopt.reference import _layernorm as reference_layernorm
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -35,6 +37,10 @@ def digest(value):
                 value.training, value.relu, value.count)
     if isinstance(value, DropoutCache):
         return (value.key, value.p, value.shape, value.training)
+    if isinstance(value, (LayerNormCache, reference_layernorm.LayerNormCache)):
+        return tuple(map(digest, (value.gamma, value.mean, value.invstd, value.x)))
+    if isinstance(value, (RMSNormCache, reference_layernorm.RMSNormCache)):
+        return tuple(map(digest, (value.gamma, value.invrms, value.x)))
     if isinstance(value, np.random.Generator):
         return repr(value.bit_generator.state)
     if isinstance(value, Folder):

@@ -162,7 +162,7 @@ def layer_load(rng, module):
 
 @case("BatchNormCache.release")
 def release(rng, module):
-    cache = cache_for("batch_norm_backward", module)
+    cache = batch_norm_cache(module)
     return Case(cache.release, {}, (cache,))
 
 

@@ -24,6 +24,8 @@ from slow.spoiled import LyingArray, LyingBuffer, OtherBuffer, Planted, all_arra
 import fastopt
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
+from fastopt._layernorm import LayerNormCache, RMSNormCache
+from fastopt.reference import _layernorm as reference_layernorm
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -172,6 +174,10 @@ def comparable(result):
         return (result.mean, result.invstd, result.scale, result.beta)
     if isinstance(result, DropoutCache):
         return (result.key, result.p, result.shape, result.training)
+    if isinstance(result, (LayerNormCache, reference_layernorm.LayerNormCache)):
+        return (result.gamma, result.mean, result.invstd)
+    if isinstance(result, (RMSNormCache, reference_layernorm.RMSNormCache)):
+        return (result.gamma, result.invrms)
     if isinstance(result, (fastopt.Optimizer, ReferenceOptimizer)):
         return (result.step_count, dict(result.steps), contents(result.state))
     if isinstance(result, (fastopt.BatchNorm, fastopt.reference.BatchNorm)):
