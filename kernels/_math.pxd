@@ -24,6 +24,8 @@ cdef extern from "_math.h":
     float LOG2E "FASTOPT_LOG2E"
     float LN2_HI "FASTOPT_LN2_HI"
     float LN2_LO "FASTOPT_LN2_LO"
+    float TWO64 "FASTOPT_TWO64"
+    float TWO_64 "FASTOPT_TWO_64"
     uint64_t ROOT_HALF "FASTOPT_ROOT_HALF"
     uint64_t TWO52 "FASTOPT_TWO52"
 
