@@ -33,6 +33,7 @@ KERNELS = {
     "softmax": ("baseline", "v3", "v4"),
     "batchnorm": ("baseline", "v3", "v4"),
     "dropout": ("baseline", "v3", "v4"),
+    "activation": ("baseline", "v3", "v4"),
     "layernorm": ("baseline", "v3", "v4"),
     "embedding": ("baseline", "v3"),
     "roof": ("baseline", "v3"),

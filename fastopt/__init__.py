@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from fastopt import convert, init, schedules
+from fastopt._activation import activation_backward, activation_forward
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, Adan, RMSprop, adadelta, adagrad, adan, rmsprop
 from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, batch_norm_inference
@@ -41,15 +42,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
     "BatchGradientSums", "BatchNorm", "BatchStatistics", "Lion", "Momentum", "NAdam", "Optimizer", "Options", "RAdam",
-    "RMSprop", "Rprop", "Sophia", "UpdateInfo", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
-    "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
-    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward",
-    "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap",
-    "lamb", "lars", "layer_norm_backward", "layer_norm_forward", "linear_cross_entropy", "lion", "load_state",
-    "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference",
-    "rms_norm_backward", "rms_norm_forward", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd",
-    "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
-    "sophia",
+    "RMSprop", "Rprop", "Sophia", "UpdateInfo", "activation_backward", "activation_forward", "adadelta", "adagrad",
+    "adam", "adamax", "adan", "asgd", "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold",
+    "batch_norm_forward", "batch_norm_inference", "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics",
+    "convert", "dropout_backward", "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads",
+    "hardmax", "init", "keep_heap", "lamb", "lars", "layer_norm_backward", "layer_norm_forward", "linear_cross_entropy",
+    "lion", "load_state", "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam",
+    "reference", "rms_norm_backward", "rms_norm_forward", "rmsprop", "rprop", "save_state", "schedules",
+    "set_num_threads", "sgd", "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_loss", "sophia",
 ]
 
 

@@ -4,13 +4,11 @@
 #
 # w is an element's word of Philox (_philox.pxd), a function of the key and the element's index. So no mask is stored:
 # backward is the same function of dy.
-#
-# A dropped element is +0 whatever x is, inf and NaN too: the product's bits are masked, which is also what gcc
-# vectorises without a branch (a conditional expression is compiled to one, mispredicted for every other element).
 
 from libc.string cimport memcpy, memset
 
-from _math cimport as_bits, as_float, uint32_t, uint64_t
+from _dropout cimport kept
+from _math cimport uint32_t, uint64_t
 from _memory cimport IN, INOUT
 from _philox cimport GROUP, PhiloxWords, philox
 from fastopt._runtime.arrays cimport Array, array_of, require_disjoint_or_same, shape_of
@@ -31,10 +29,6 @@ cdef struct Dropout:
     uint64_t key
     uint32_t t
     float s
-
-
-cdef inline float kept(float x, uint32_t w, uint32_t t, float s) noexcept nogil:
-    return as_float(as_bits(x * s) & (<uint32_t> 0 - <uint32_t> (w >= t)))
 
 
 cdef inline void drop(IN x, INOUT y, const uint32_t* w, Py_ssize_t n, uint32_t t, float s,

@@ -92,9 +92,15 @@ def rms_norm_cache(module=fastopt):
     return module.rms_norm_forward(np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3), np.ones(3, np.float32))[1]
 
 
+def activation_cache(module=fastopt):
+    return module.activation_forward(np.ones((3, 40), np.float32), "tanh", np.ones(40, np.float32), dropout=0.5,
+                                     rng=7)[1]
+
+
 CACHES = {
-    "batch_norm_backward": batch_norm_cache, "batch_norm_backward_sums": batch_norm_cache,
-    "dropout_backward": dropout_cache, "layer_norm_backward": layer_norm_cache, "rms_norm_backward": rms_norm_cache,
+    "activation_backward": activation_cache, "batch_norm_backward": batch_norm_cache,
+    "batch_norm_backward_sums": batch_norm_cache, "dropout_backward": dropout_cache,
+    "layer_norm_backward": layer_norm_cache, "rms_norm_backward": rms_norm_cache,
 }
 """What makes the cache that a backward function takes."""
 
@@ -181,6 +187,26 @@ FUNCTIONS = [
         written=("out",),
         options={"cache": dropout_cache()},
         refused=(("cache", None), ("cache", 1.0), ("cache", batch_norm_cache())),
+        overlap=(("dy", "out"),),
+    ),
+    Function(
+        "activation_forward",
+        lambda rng: {"x": f32(rng, 3, 40), "bias": f32(rng, 40), "out": f32(rng, 3, 40)},
+        written=("out",),
+        options={"activation": "tanh", "dropout": 0.5, "rng": 7},
+        refused=(("activation", "Tanh"), ("activation", None), ("activation", 4), ("activation", ["tanh"]),
+                 ("dropout", -0.1), ("dropout", 1.1), ("dropout", float("nan")), ("dropout", None), ("dropout", True),
+                 ("dropout", "0.5"), ("dropout", 10**5000), ("rng", None), ("rng", False), ("rng", -1), ("rng", 2**64),
+                 ("rng", 0.5), ("rng", np.random), ("negative_slope", -0.1), ("negative_slope", float("inf")),
+                 ("negative_slope", float("nan")), ("negative_slope", None), *BATCH_NORM_REFUSED[9:]),
+        overlap=(("x", "out"),),
+    ),
+    Function(
+        "activation_backward",
+        lambda rng: {"dy": f32(rng, 3, 40), "out": f32(rng, 3, 40)},
+        written=("out",),
+        options={"cache": activation_cache()},
+        refused=(("cache", None), ("cache", 1.0), ("cache", dropout_cache())),
         overlap=(("dy", "out"),),
     ),
     Function(

@@ -65,13 +65,15 @@ def drop(x: Array, cache: DropoutCache, out: Array | None) -> Array:
     return out
 
 
+def draw_key(rng: np.random.Generator | SupportsIndex) -> int:
+    """One key from a Generator, or the int itself."""
+    return int(rng.integers(2**64, dtype=np.uint64) if isinstance(rng, np.random.Generator) else rng)
+
+
 def dropout_forward(x: Array, p: float, rng: np.random.Generator | SupportsIndex, *, training: bool = True,
                     out: Array | None = None) -> tuple[Array, DropoutCache]:
     """See `fastopt.dropout_forward`."""
-    key = 0
-    if training:
-        key = int(rng.integers(2**64, dtype=np.uint64) if isinstance(rng, np.random.Generator) else rng)
-    cache = DropoutCache(key, float(p), x.shape, bool(training))
+    cache = DropoutCache(draw_key(rng) if training else 0, float(p), x.shape, bool(training))
     return drop(x, cache, out), cache
 
 

@@ -15,10 +15,11 @@ import numpy as np
 from optimizer_cases import taken_by
 
 import fastopt
+from fastopt._activation import ActivationCache
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
 
-RETURNED = (BatchNormCache, DropoutCache)
+RETURNED = (ActivationCache, BatchNormCache, DropoutCache)
 """Classes that users get from public functions, though their names are not public."""
 
 WITHOUT_CHECKS = {

@@ -7,10 +7,12 @@ import numpy as np
 from slow.cases import Folder, Threads
 
 import fastopt
+from fastopt._activation import ActivationCache
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
 from fastopt._layernorm import LayerNormCache, RMSNormCache
 from fastopt.reference import _layernorm as reference_layernorm
+from fastopt.reference._activation import ActivationCache as ReferenceActivationCache
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -37,6 +39,11 @@ def digest(value):
                 value.training, value.relu, value.count)
     if isinstance(value, DropoutCache):
         return (value.key, value.p, value.shape, value.training)
+    if isinstance(value, ActivationCache):
+        return (value.activation, value.dropout, value.key, value.negative_slope, value.shape, value.channels,
+                digest(value.saved), digest(value.bias))
+    if isinstance(value, ReferenceActivationCache):
+        return tuple(map(digest, (value.activation, value.negative_slope, value.saved, value.channels, value.dropout)))
     if isinstance(value, (LayerNormCache, reference_layernorm.LayerNormCache)):
         return tuple(map(digest, (value.gamma, value.mean, value.invstd, value.x)))
     if isinstance(value, (RMSNormCache, reference_layernorm.RMSNormCache)):

@@ -4,7 +4,7 @@ The functions in tests/arguments.py and the optimizers in tests/optimizer_cases.
 """
 
 import numpy as np
-from arguments import CACHES, FUNCTIONS, batch_norm_cache, f32, positive
+from arguments import CACHES, FUNCTIONS, activation_cache, batch_norm_cache, f32, positive
 from optimizer_cases import ROWS, SETTINGS, make
 from slow.cases import CALLS, Case, Folder, Threads, call_by_position, case, completed
 
@@ -118,6 +118,21 @@ def dropout_without_training(rng, module):
         "x": f32(rng, 5, 13), "p": 0.5, "rng": 3, "training": False}))
 
 
+@case("activation_forward")
+def activation_without_dropout(rng, module):
+    return Case(module.activation_forward, completed(module.activation_forward, {
+        "x": f32(rng, 5, 2, 13), "activation": "leaky_relu", "bias": f32(rng, 2), "rng": np.random.default_rng(1),
+        "channel_axis": 1, "negative_slope": 0.2}))
+
+
+@case("activation_backward")
+def activation_backward_from_x(rng, module):
+    x = f32(rng, 5, 13)
+    cache = module.activation_forward(x, "leaky_relu", f32(rng, 13))[1]
+    return Case(module.activation_backward, completed(module.activation_backward, {
+        "dy": f32(rng, 5, 13), "cache": cache, "out": (f32(rng, 5, 13), f32(rng, 13))}))
+
+
 # The layer.
 
 def layer(rng, module):
@@ -163,6 +178,12 @@ def layer_load(rng, module):
 @case("BatchNormCache.release")
 def release(rng, module):
     cache = batch_norm_cache(module)
+    return Case(cache.release, {}, (cache,))
+
+
+@case("ActivationCache.release")
+def release_activation(rng, module):
+    cache = activation_cache(module)
     return Case(cache.release, {}, (cache,))
 
 

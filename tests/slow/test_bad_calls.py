@@ -22,10 +22,12 @@ from slow.good_calls import CALLS
 from slow.spoiled import LyingArray, LyingBuffer, OtherBuffer, Planted, all_arrays, spoil
 
 import fastopt
+from fastopt._activation import ActivationCache
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
 from fastopt._layernorm import LayerNormCache, RMSNormCache
 from fastopt.reference import _layernorm as reference_layernorm
+from fastopt.reference._activation import ActivationCache as ReferenceActivationCache
 from fastopt.reference._batchnorm import BatchNormCache as ReferenceCache
 from fastopt.reference._optimizer import Optimizer as ReferenceOptimizer
 
@@ -45,14 +47,14 @@ ERRORS = {"load_state": (TypeError, ValueError, OSError), "save_state": (TypeErr
 
 CALLED_OTHERWISE = {
     "state_dict": ("state", "steps", "step_count"), "state": ("state",), "cache": ("cache", "dy"),
-    "out": ("dgamma", "dbeta", "out"), "average": ("average_decay",), "path": ("path",),
+    "out": ("dgamma", "dbeta", "dbias", "out"), "average": ("average_decay",), "path": ("path",),
 }
 """What a message may call an argument, or the part of it that is wrong."""
 
 TAKE_FUNCTIONS = {"lr", "per_param"}
 
 APPROXIMATE = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward", "softmax_cross_entropy",
-               "softmax_cross_entropy_loss", "linear_cross_entropy")
+               "softmax_cross_entropy_loss", "linear_cross_entropy", "activation_forward", "activation_backward")
 """Functions whose bits may differ from the reference's: their own tests bound the errors."""
 
 
@@ -174,6 +176,10 @@ def comparable(result):
         return (result.mean, result.invstd, result.scale, result.beta)
     if isinstance(result, DropoutCache):
         return (result.key, result.p, result.shape, result.training)
+    if isinstance(result, ActivationCache):
+        return (result.activation, result.negative_slope, result.key, result.dropout, result.shape)
+    if isinstance(result, ReferenceActivationCache):
+        return (result.activation, result.negative_slope, *result.dropout[:3])
     if isinstance(result, (LayerNormCache, reference_layernorm.LayerNormCache)):
         return (result.gamma, result.mean, result.invstd)
     if isinstance(result, (RMSNormCache, reference_layernorm.RMSNormCache)):
