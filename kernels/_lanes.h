@@ -9,9 +9,6 @@
     #define FASTOPT_PART 8
 typedef double fastopt_part;
 #else
-    #if defined(__FMA__)
-        #include <immintrin.h>
-    #endif
     #if defined(__AVX512F__)
         #define FASTOPT_PART 64
     #elif defined(__AVX__)
@@ -53,19 +50,6 @@ static CYTHON_INLINE fastopt_lanes8 fastopt_lanes8_sub(fastopt_lanes8 a, fastopt
 static CYTHON_INLINE fastopt_lanes8 fastopt_lanes8_mul(fastopt_lanes8 a, fastopt_lanes8 b) {
     int i;
     FASTOPT_EACH a.v[i] *= b.v[i];
-    return a;
-}
-
-/* a + b · c, where b · c is exact: a fused multiply-add has the same bits then. */
-static CYTHON_INLINE fastopt_lanes8 fastopt_lanes8_add_exact(fastopt_lanes8 a, fastopt_lanes8 b, fastopt_lanes8 c) {
-#if FASTOPT_PART == 64 && defined(__FMA__)
-    a.v[0] = (fastopt_part) _mm512_fmadd_pd((__m512d) b.v[0], (__m512d) c.v[0], (__m512d) a.v[0]);
-#elif FASTOPT_PART == 32 && defined(__FMA__)
-    int i;
-    FASTOPT_EACH a.v[i] = (fastopt_part) _mm256_fmadd_pd((__m256d) b.v[i], (__m256d) c.v[i], (__m256d) a.v[i]);
-#else
-    a = fastopt_lanes8_add(a, fastopt_lanes8_mul(b, c));
-#endif
     return a;
 }
 
@@ -126,10 +110,19 @@ static CYTHON_INLINE fastopt_lanes8 fastopt_lanes8_keep_last(fastopt_lanes8 a, i
 
 #endif
 
+/* Halves are added. */
 static CYTHON_INLINE double fastopt_lanes8_sum(fastopt_lanes8 a) {
     FASTOPT_LINE double v[8];
     fastopt_lanes8_store(a, v);
+#ifdef __GNUC__
+    {
+        typedef double four __attribute__((vector_size(32), may_alias));
+        four half = *(const four*) v + *(const four*) (v + 4);
+        return (half[0] + half[2]) + (half[1] + half[3]);
+    }
+#else
     return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+#endif
 }
 
 #endif

@@ -11,6 +11,5 @@ cdef extern from "_lanes.h":
     Lanes add "fastopt_lanes8_add"(Lanes a, Lanes b) noexcept nogil
     Lanes sub "fastopt_lanes8_sub"(Lanes a, Lanes b) noexcept nogil
     Lanes mul "fastopt_lanes8_mul"(Lanes a, Lanes b) noexcept nogil
-    Lanes add_exact "fastopt_lanes8_add_exact"(Lanes a, Lanes b, Lanes c) noexcept nogil    # a + b · c, exact products
     Lanes keep_last "fastopt_lanes8_keep_last"(Lanes a, int n) noexcept nogil      # 0 in the others of the 8 lanes
     double lanes_sum "fastopt_lanes8_sum"(Lanes a) noexcept nogil                  # halves are added
