@@ -10,6 +10,7 @@ import bench_adam
 import bench_adaptive
 import bench_batchnorm
 import bench_dropout
+import bench_layernorm
 import bench_layerwise
 import bench_sgd
 import bench_sign
@@ -22,13 +23,15 @@ from fastopt._runtime import dispatch
 from fastopt.bench.contenders import ROOF
 
 BY_NAME = {str(workload): workload for family in (bench_adam, bench_adaptive, bench_layerwise, bench_sgd, bench_sign,
-                                                  bench_batchnorm, bench_softmax, bench_dropout)
+                                                  bench_batchnorm, bench_layernorm, bench_softmax,
+                                                  bench_dropout)
            for workload in family.WORKLOADS}
 NAMES = [
     "adam 100k", "adam 50M", "sgd 100k", "sgd 50M", "sgd (momentum) 100k", "adagrad 100k", "rmsprop 100k", "lion 100k",
     "rprop 100k", "lamb 100k",
     *(f"batch_norm_{which} {shape}" for shape in ("(64, 256)", "(32, 64, 56, 56)")
       for which in ("forward", "backward", "inference")),
+    *(f"layer_norm_{which} {shape}" for shape in ("(64, 512)", "(4096, 768)") for which in ("forward", "backward")),
     *(f"{kernel} {shape}" for shape in ("(1024, 10)", "(1024, 1000)", "(512, 32000)")
       for kernel in ("log_softmax", "softmax_cross_entropy")),
     "dropout_forward 100k", "dropout_forward 10M",

@@ -34,6 +34,14 @@ def workloads():
     _, cache = fastopt.batch_norm_forward(x, one, one)
     yield "batchnorm", "batch_norm_forward", partial(fastopt.batch_norm_forward, x, one, one, out=out), x.size
     yield "batchnorm", "batch_norm_backward", partial(fastopt.batch_norm_backward, x, cache, out=out), x.size
+    x = rng.standard_normal((64, 512), dtype=np.float32)
+    one, out = np.ones(512, np.float32), np.empty_like(x)
+    _, cache = fastopt.layer_norm_forward(x, one, one)
+    _, rms_cache = fastopt.rms_norm_forward(x, one)
+    yield "layernorm", "layer_norm_forward", partial(fastopt.layer_norm_forward, x, one, one, out=out), x.size
+    yield "layernorm", "layer_norm_backward", partial(fastopt.layer_norm_backward, x, cache, out=out), x.size
+    yield "layernorm", "rms_norm_forward", partial(fastopt.rms_norm_forward, x, one, out=out), x.size
+    yield "layernorm", "rms_norm_backward", partial(fastopt.rms_norm_backward, x, rms_cache, out=out), x.size
     for shape in ((3277, 10), (328, 100), (32, 1024)):
         logits = rng.standard_normal(shape, dtype=np.float32)
         labels, out = rng.integers(0, shape[1], shape[0]), np.empty_like(logits)

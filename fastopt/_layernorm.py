@@ -97,6 +97,38 @@ def check_cache(cache: Any, kind: type[NormCache], forward: str) -> tuple[Array,
     return x, gamma, saved
 
 
+def check_out(out: Float32Array | None, x: Array, *others: Array) -> tuple[Float32Array, Array]:
+    """`out`, or a new array of x's shape, and the same validated."""
+    y = np.empty(x.shape, float32) if out is None else out
+    array = array_like(y, "out", True, x)
+    if out is not None:
+        require_disjoint(x, *others, array)
+    return y, array
+
+
+def backward(dy: Float32Array, cache: Any, kind: type[NormCache], forward: str, names: tuple[str, ...],
+             out: Any) -> list[Float32Array]:
+    """dx and the gradients of these names, gamma's first."""
+    x, gamma, saved = check_cache(cache, kind, forward)
+    given = out if isinstance(out, tuple) and len(out) == 1 + len(names) else (out, *[None] * len(names))
+    d = array_like(dy, "dy", False, x)
+    shapes = (x, *[gamma] * len(names))
+    results = [np.empty(like.shape, float32) if array is None else array
+               for array, like in zip(given, shapes, strict=True)]
+    arrays = [array_like(array, name, True, like)
+              for array, name, like in zip(results, ("out", *names), shapes, strict=True)]
+    if any(array is not None for array in given):
+        require_disjoint_or_same(arrays[0], d)
+        require_disjoint(x, gamma, None if same_memory(arrays[0], d) else d, *arrays)
+    if x.size:
+        dx, dgamma, *dbeta = arrays
+        dispatch.active.layernorm.backward(d, x, gamma, saved, dx, dgamma, dbeta[0] if dbeta else None)
+    else:
+        for gradient in results[1:]:
+            np.asarray(gradient)[...] = 0.0
+    return results
+
+
 def layer_norm_forward(x: Float32Array, gamma: Float32Array, beta: Float32Array, *, eps: float = 1e-5,
                        out: Float32Array | None = None) -> tuple[Float32Array, LayerNormCache]:
     """Normalise every row of x by its own mean and variance; return y and what backward needs.
@@ -130,18 +162,17 @@ def layer_norm_forward(x: Float32Array, gamma: Float32Array, beta: Float32Array,
 
     Notes
     -----
-    Ba, Kiros and Hinton 2016, in torch.nn.functional.layer_norm's form. The arithmetic is double and y is rounded once;
-    a row of equal elements gives beta bit for bit (up to 2²⁹ elements). A NaN or an infinity makes its own row NaN. The
-    bits are those of ``fastopt.reference.layer_norm_forward``, whatever the threads and the processor.
+    Ba, Kiros and Hinton 2016, in torch.nn.functional.layer_norm's form. Sums and statistics are double. y is computed in
+    float32 from constants in double, within 5 ULP of the larger of (x − mean) / √(var + eps) · γ and β, however large
+    the mean is beside the deviation; rows whose constants are not in float32's range are computed in double. A row of
+    equal elements gives beta bit for bit. A NaN or an infinity makes its own row NaN. The bits are those of
+    ``fastopt.reference.layer_norm_forward``, whatever the threads and the processor.
     """
     ranges(eps)
     source = Array(x, "x")
     g, leading = check_gamma(source, gamma)
     b = array_like(beta, "beta", False, g)
-    y = np.empty(source.shape, float32) if out is None else out
-    o = array_like(y, "out", True, source)
-    if out is not None:
-        require_disjoint(source, g, b, o)
+    y, o = check_out(out, source, g, b)
     saved = np.empty((2, *leading))
     if source.size:
         dispatch.active.layernorm.layer_norm(source, g, b, o, Array(saved, "cache.saved", kind="d"), eps)
@@ -183,27 +214,12 @@ def layer_norm_backward(
 
     Notes
     -----
-    The arithmetic is double, and each result is rounded once. The bits are those of
-    ``fastopt.reference.layer_norm_backward``. Rows without elements have no gradients; without rows, those of gamma and
+    Sums are double; dgamma and dbeta are rounded once. dx is computed in float32 from constants in double, as in
+    `layer_norm_forward`: dy · γ is rounded to float32, and the error of dx is at most 12 · 2⁻²⁴ of the largest of its
+    three terms. The bits are those of ``fastopt.reference.layer_norm_backward``. Rows without elements have no gradients; without rows, those of gamma and
     beta are 0.
     """
-    x, gamma, saved = check_cache(cache, LayerNormCache, "layer_norm_forward")
-    dx, dgamma, dbeta = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
-    d = array_like(dy, "dy", False, x)
-    given = dx is not None or dgamma is not None or dbeta is not None
-    dx = np.empty(x.shape, float32) if dx is None else dx
-    dgamma = np.empty(gamma.shape, float32) if dgamma is None else dgamma
-    dbeta = np.empty(gamma.shape, float32) if dbeta is None else dbeta
-    o = array_like(dx, "out", True, x)
-    g, b = array_like(dgamma, "dgamma", True, gamma), array_like(dbeta, "dbeta", True, gamma)
-    if given:
-        require_disjoint_or_same(o, d)
-        require_disjoint(x, gamma, None if same_memory(o, d) else d, o, g, b)
-    if x.size:
-        dispatch.active.layernorm.backward(d, x, gamma, saved, o, g, b)
-    else:
-        for gradient in (dgamma, dbeta):
-            np.asarray(gradient)[...] = 0.0
+    dx, dgamma, dbeta = backward(dy, cache, LayerNormCache, "layer_norm_forward", ("dgamma", "dbeta"), out)
     return dx, dgamma, dbeta
 
 
@@ -235,16 +251,14 @@ def rms_norm_forward(x: Float32Array, gamma: Float32Array, *, eps: float = 1e-5,
 
     Notes
     -----
-    Zhang and Sennrich 2019, in torch.nn.functional.rms_norm's form. The arithmetic is double and y is rounded once. The
-    bits are those of ``fastopt.reference.rms_norm_forward``.
+    Zhang and Sennrich 2019, in torch.nn.functional.rms_norm's form. The sum is double and y is computed in float32
+    from a constant in double, within 3 ULP. A NaN or an infinity makes its own row NaN or 0. The bits are those of
+    ``fastopt.reference.rms_norm_forward``.
     """
     ranges(eps)
     source = Array(x, "x")
     g, leading = check_gamma(source, gamma)
-    y = np.empty(source.shape, float32) if out is None else out
-    o = array_like(y, "out", True, source)
-    if out is not None:
-        require_disjoint(source, g, o)
+    y, o = check_out(out, source, g)
     saved = np.empty((1, *leading))
     if source.size:
         dispatch.active.layernorm.rms_norm(source, g, o, Array(saved, "cache.saved", kind="d"), eps)
@@ -285,21 +299,8 @@ def rms_norm_backward(
 
     Notes
     -----
-    The arithmetic is double, and each result is rounded once. The bits are those of
-    ``fastopt.reference.rms_norm_backward``.
+    As in `layer_norm_backward`; the error of dx is at most 7 · 2⁻²⁴ of the larger of its two terms. The bits are those
+    of ``fastopt.reference.rms_norm_backward``.
     """
-    x, gamma, saved = check_cache(cache, RMSNormCache, "rms_norm_forward")
-    dx, dgamma = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
-    d = array_like(dy, "dy", False, x)
-    given = dx is not None or dgamma is not None
-    dx = np.empty(x.shape, float32) if dx is None else dx
-    dgamma = np.empty(gamma.shape, float32) if dgamma is None else dgamma
-    o, g = array_like(dx, "out", True, x), array_like(dgamma, "dgamma", True, gamma)
-    if given:
-        require_disjoint_or_same(o, d)
-        require_disjoint(x, gamma, None if same_memory(o, d) else d, o, g)
-    if x.size:
-        dispatch.active.layernorm.backward(d, x, gamma, saved, o, g, None)
-    else:
-        np.asarray(dgamma)[...] = 0.0
+    dx, dgamma = backward(dy, cache, RMSNormCache, "rms_norm_forward", ("dgamma",), out)
     return dx, dgamma

@@ -8,7 +8,9 @@
 #                                                           shift = −invstd · Σg / D + (center − mean) · slope
 #
 # where center − mean is what rounding changed. Where the mean is large beside the deviation, x − center is exact
-# (Sterbenz). So the errors do not depend on the mean. RMS norm has neither center nor shift.
+# (Sterbenz). So the errors do not depend on the mean: at most 5 ULP of the larger of y's terms (x − mean) · invstd · γ
+# and β, and 12 · 2⁻²⁴ of dx's largest. (Roundings counted; a search for large errors found 4.5 and 6.9.) RMS norm has
+# neither center nor shift, and errors of 3 ULP and 7 · 2⁻²⁴ (2.4 and 5.4 found).
 #
 # The exception are rows with constants that are no normal numbers of float32, or with terms that might overflow by what
 # the constants say: the same in double. In such a row `center` of y, or `slope` of dx, is +inf in float32.

@@ -143,14 +143,14 @@ wide = pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="long doubl
 
 
 def check_accuracy(x, gamma, beta, dy, eps=1e-5):
-    """4 ULP of the larger of y's terms, 11 · 2⁻²⁴ of the largest of dx's; the other results are rounded once."""
+    """5 ULP of the larger of y's terms, 11 · 2⁻²⁴ of the largest of dx's; the other results are rounded once."""
     got = everything(fastopt, x, gamma, beta, dy, eps=eps)
     y, mean, invstd, dx, dgamma, dbeta, terms = exact(x, gamma, beta, dy, eps)
     ratio = abs(mean * invstd[:, 0].mean()).max()
     larger = np.maximum(abs(y - beta), abs(beta)).astype(f32)
     assert abs(got["mean"] - mean[:, 0]).max() <= 2.0**-50 * abs(x.astype(np.longdouble)).max()
     assert (abs(got["invstd"] / invstd[:, 0] - 1)).max() <= 2.0**-40
-    assert (abs(got["y"] - y) <= 4 * np.spacing(larger)).all()
+    assert (abs(got["y"] - y) <= 5 * np.spacing(larger)).all()
     assert (abs(got["dx"] - dx) <= 11 * 2.0**-24 * terms).all()
     assert ulps(got["dgamma"], dgamma).max() < 0.51 + 2.0**-10 * ratio
     assert ulps(got["dbeta"], dbeta).max() < 0.51

@@ -120,7 +120,7 @@ def test_levels(capsys, monkeypatch):
     assert dispatch.active is before
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert {"| sgd", "| adaptive", "| adam", "| sign", "| layerwise", "| batchnorm", "| softmax",
-            "| cross_entropy", "| dropout", "| embedding"} == {row[0] for row in rows}
+            "| cross_entropy", "| dropout", "| embedding", "| layernorm"} == {row[0] for row in rows}
     assert all(len(row) == 3 + len(dispatch.available()) for row in rows)
 
 

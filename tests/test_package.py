@@ -27,7 +27,8 @@ NOT_IN_REFERENCE = {
 def test_public_names():
     """The optimizers' are those of test_completeness.py."""
     names = """BatchNorm dropout_forward dropout_backward
-        batch_norm_forward batch_norm_backward batch_norm_inference log_softmax softmax_cross_entropy
+        batch_norm_forward batch_norm_backward batch_norm_inference layer_norm_forward layer_norm_backward
+        rms_norm_forward rms_norm_backward log_softmax softmax_cross_entropy
         embedding_forward embedding_backward
         set_num_threads get_num_threads num_threads show_config schedules init reference""".split()
     assert set(names) <= set(fastopt.__all__)

@@ -13,6 +13,7 @@ import bench_adaptive
 import bench_batchnorm
 import bench_dropout
 import bench_embedding
+import bench_layernorm
 import bench_layerwise
 import bench_sgd
 import bench_sign
@@ -23,8 +24,8 @@ import report
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_embedding, bench_layerwise, bench_sgd,
-            bench_sign, bench_softmax)
+FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_embedding, bench_layernorm,
+            bench_layerwise, bench_sgd, bench_sign, bench_softmax)
 
 
 def benchmark(kernel, shape, elements, contender, median, *, threads=2, level=None, allocates=False):

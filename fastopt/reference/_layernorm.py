@@ -50,8 +50,7 @@ def in_order(values: Array) -> Array:
 
 
 def row_sums(values: Array) -> Array:
-    """Σ of each row, of shape (rows, 1): whole groups of LANES elements, those of the rest in the last lanes; then halves
-    are added."""
+    """Σ of each row, of shape (rows, 1), in LANES lanes, the rest in the last ones; then halves are added."""
     rows, n = values.shape
     rest = np.zeros((rows, -n % LANES))
     whole = n // LANES * LANES
@@ -73,8 +72,7 @@ def column_sums(values: Array) -> Array:
 
 
 def statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and Σ (x − mean)² of each row, from sums around its first element, or where that is far from the mean, around
-    the mean."""
+    """Mean and Σ (x − mean)² of each row, from sums around its first element, or around the mean if that is far."""
     n = x.shape[1]
     values = x.astype(np.float64)
     k = values[:, :1]

@@ -27,6 +27,12 @@ def exercise(seed):
                 y, cache = fastopt.batch_norm_forward(x, gamma, mean.copy(), mean, gamma.copy(), relu=True)
                 fastopt.batch_norm_backward(y, cache)
                 fastopt.batch_norm_inference(x, gamma, mean, mean, gamma, out=x)
+            for shape in ((500, 100), (40, 3000), (3000, 5)):
+                x, one = rng.standard_normal(shape, dtype=np.float32), np.ones(shape[1], np.float32)
+                y, cache = fastopt.layer_norm_forward(x, one, one)
+                fastopt.layer_norm_backward(y, cache)
+                y, cache = fastopt.rms_norm_forward(x, one, out=y)
+                fastopt.rms_norm_backward(y, cache, out=y)
             for shape, axis in (((500, 100), -1), ((40, 3000), 1), ((64, 10, 33), 1)):
                 x = rng.standard_normal(shape, dtype=np.float32)
                 fastopt.log_softmax_backward(x, fastopt.log_softmax(x, axis), axis)

@@ -18,8 +18,9 @@ import fastopt
 from fastopt._activation import ActivationCache
 from fastopt._batchnorm import BatchNormCache
 from fastopt._dropout import DropoutCache
+from fastopt._layernorm import LayerNormCache, RMSNormCache
 
-RETURNED = (ActivationCache, BatchNormCache, DropoutCache)
+RETURNED = (ActivationCache, BatchNormCache, DropoutCache, LayerNormCache, RMSNormCache)
 """Classes that users get from public functions, though their names are not public."""
 
 WITHOUT_CHECKS = {

@@ -4,7 +4,16 @@ The functions in tests/arguments.py and the optimizers in tests/optimizer_cases.
 """
 
 import numpy as np
-from arguments import CACHES, FUNCTIONS, activation_cache, batch_norm_cache, f32, positive
+from arguments import (
+    CACHES,
+    FUNCTIONS,
+    activation_cache,
+    batch_norm_cache,
+    f32,
+    layer_norm_cache,
+    positive,
+    rms_norm_cache,
+)
 from optimizer_cases import ROWS, SETTINGS, make
 from slow.cases import CALLS, Case, Folder, Threads, call_by_position, case, completed
 
@@ -175,16 +184,17 @@ def layer_load(rng, module):
     return Case(made.load_state_dict, {"state": state}, (made,))
 
 
-@case("BatchNormCache.release")
-def release(rng, module):
-    cache = batch_norm_cache(module)
-    return Case(cache.release, {}, (cache,))
+def release_case(name, make):
+    @case(f"{name}.release")
+    def release(rng, module):
+        cache = make(module)
+        return Case(cache.release, {}, (cache,))
 
 
-@case("ActivationCache.release")
-def release_activation(rng, module):
-    cache = activation_cache(module)
-    return Case(cache.release, {}, (cache,))
+release_case("ActivationCache", activation_cache)
+release_case("BatchNormCache", batch_norm_cache)
+release_case("LayerNormCache", layer_norm_cache)
+release_case("RMSNormCache", rms_norm_cache)
 
 
 # The optimizer classes.
