@@ -162,10 +162,10 @@ def layer_norm_forward(x: Float32Array, gamma: Float32Array, beta: Float32Array,
 
     Notes
     -----
-    Ba, Kiros and Hinton 2016, in torch.nn.functional.layer_norm's form. Sums and statistics are double. y is computed in
-    float32 from constants in double, within 5 ULP of the larger of (x − mean) / √(var + eps) · γ and β, however large
-    the mean is beside the deviation; rows whose constants are not in float32's range are computed in double. A row of
-    equal elements gives beta bit for bit. A NaN or an infinity makes its own row NaN. The bits are those of
+    Ba, Kiros and Hinton 2016, in torch.nn.functional.layer_norm's form. Sums and statistics are double. y is computed
+    in float32 from constants in double, within 5 ULP of the larger of (x − mean) / √(var + eps) · γ and β, however
+    large the mean is beside the deviation; rows whose constants are not in float32's range are computed in double. A
+    row of equal elements gives beta bit for bit. A NaN or an infinity makes its own row NaN. The bits are those of
     ``fastopt.reference.layer_norm_forward``, whatever the threads and the processor.
     """
     ranges(eps)
@@ -216,8 +216,8 @@ def layer_norm_backward(
     -----
     Sums are double; dgamma and dbeta are rounded once. dx is computed in float32 from constants in double, as in
     `layer_norm_forward`: dy · γ is rounded to float32, and the error of dx is at most 12 · 2⁻²⁴ of the largest of its
-    three terms. The bits are those of ``fastopt.reference.layer_norm_backward``. Rows without elements have no gradients; without rows, those of gamma and
-    beta are 0.
+    three terms. The bits are those of ``fastopt.reference.layer_norm_backward``. Rows without elements have no
+    gradients; without rows, those of gamma and beta are 0.
     """
     dx, dgamma, dbeta = backward(dy, cache, LayerNormCache, "layer_norm_forward", ("dgamma", "dbeta"), out)
     return dx, dgamma, dbeta

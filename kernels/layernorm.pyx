@@ -7,7 +7,7 @@
 #                                             dx = i · ((g − Σ g / D) − x̂ · (Σ g · x̂ / D)); RMS norm's without Σ g / D
 #
 # An array is (rows, D). Sums are double; y and dx are written as _layernorm_elements.pxd says. Sums along a row are in
-# LANES lanes: element j is added to lane j % LANES, but the last D % LANES elements to the last lanes. For the sums over
+# LANES lanes: element j is added to lane j % LANES, but the last D % LANES elements to the last lanes. For sums over
 # rows, the rows are cut into blocks by their sizes alone: a block's rows are added in order, then the blocks.
 
 from libc.math cimport INFINITY
