@@ -97,36 +97,25 @@ def check_cache(cache: Any, kind: type[NormCache], forward: str) -> tuple[Array,
     return x, gamma, saved
 
 
-def check_out(out: Float32Array | None, x: Array, *others: Array) -> tuple[Float32Array, Array]:
-    """`out`, or a new array of x's shape, and the same validated."""
-    y = np.empty(x.shape, float32) if out is None else out
-    array = array_like(y, "out", True, x)
-    if out is not None:
-        require_disjoint(x, *others, array)
-    return y, array
+def new_if_none(array: Float32Array | None, like: Array) -> Float32Array:
+    return np.empty(like.shape, float32) if array is None else array
 
 
-def backward(dy: Float32Array, cache: Any, kind: type[NormCache], forward: str, names: tuple[str, ...],
-             out: Any) -> list[Float32Array]:
-    """dx and the gradients of these names, gamma's first."""
-    x, gamma, saved = check_cache(cache, kind, forward)
-    given = out if isinstance(out, tuple) and len(out) == 1 + len(names) else (out, *[None] * len(names))
-    d = array_like(dy, "dy", False, x)
-    shapes = (x, *[gamma] * len(names))
-    results = [np.empty(like.shape, float32) if array is None else array
-               for array, like in zip(given, shapes, strict=True)]
-    arrays = [array_like(array, name, True, like)
-              for array, name, like in zip(results, ("out", *names), shapes, strict=True)]
-    if any(array is not None for array in given):
-        require_disjoint_or_same(arrays[0], d)
-        require_disjoint(x, gamma, None if same_memory(arrays[0], d) else d, *arrays)
+def backward(dy: Float32Array, x: Array, gamma: Array, saved: Array, dx: Float32Array, dgamma: Float32Array,
+             dbeta: Float32Array | None, given: bool) -> None:
+    """Write the gradients; without dbeta those of RMS normalisation. Given: some of them are the caller's arrays."""
+    d, o = array_like(dy, "dy", False, x), array_like(dx, "out", True, x)
+    g = array_like(dgamma, "dgamma", True, gamma)
+    b = None if dbeta is None else array_like(dbeta, "dbeta", True, gamma)
+    if given:
+        require_disjoint_or_same(o, d)
+        require_disjoint(x, gamma, None if same_memory(o, d) else d, o, g, b)
     if x.size:
-        dx, dgamma, *dbeta = arrays
-        dispatch.active.layernorm.backward(d, x, gamma, saved, dx, dgamma, dbeta[0] if dbeta else None)
+        dispatch.active.layernorm.backward(d, x, gamma, saved, o, g, b)
     else:
-        for gradient in results[1:]:
-            np.asarray(gradient)[...] = 0.0
-    return results
+        for gradient in (dgamma, dbeta):
+            if gradient is not None:
+                np.asarray(gradient)[...] = 0.0
 
 
 def layer_norm_forward(x: Float32Array, gamma: Float32Array, beta: Float32Array, *, eps: float = 1e-5,
@@ -172,7 +161,10 @@ def layer_norm_forward(x: Float32Array, gamma: Float32Array, beta: Float32Array,
     source = Array(x, "x")
     g, leading = check_gamma(source, gamma)
     b = array_like(beta, "beta", False, g)
-    y, o = check_out(out, source, g, b)
+    y = new_if_none(out, source)
+    o = array_like(y, "out", True, source)
+    if out is not None:
+        require_disjoint(source, g, b, o)
     saved = np.empty((2, *leading))
     if source.size:
         dispatch.active.layernorm.layer_norm(source, g, b, o, Array(saved, "cache.saved", kind="d"), eps)
@@ -219,7 +211,11 @@ def layer_norm_backward(
     three terms. The bits are those of ``fastopt.reference.layer_norm_backward``. Rows without elements have no
     gradients; without rows, those of gamma and beta are 0.
     """
-    dx, dgamma, dbeta = backward(dy, cache, LayerNormCache, "layer_norm_forward", ("dgamma", "dbeta"), out)
+    x, gamma, saved = check_cache(cache, LayerNormCache, "layer_norm_forward")
+    dx, dgamma, dbeta = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
+    given = dx is not None or dgamma is not None or dbeta is not None
+    dx, dgamma, dbeta = new_if_none(dx, x), new_if_none(dgamma, gamma), new_if_none(dbeta, gamma)
+    backward(dy, x, gamma, saved, dx, dgamma, dbeta, given)
     return dx, dgamma, dbeta
 
 
@@ -258,7 +254,10 @@ def rms_norm_forward(x: Float32Array, gamma: Float32Array, *, eps: float = 1e-5,
     ranges(eps)
     source = Array(x, "x")
     g, leading = check_gamma(source, gamma)
-    y, o = check_out(out, source, g)
+    y = new_if_none(out, source)
+    o = array_like(y, "out", True, source)
+    if out is not None:
+        require_disjoint(source, g, o)
     saved = np.empty((1, *leading))
     if source.size:
         dispatch.active.layernorm.rms_norm(source, g, o, Array(saved, "cache.saved", kind="d"), eps)
@@ -302,5 +301,9 @@ def rms_norm_backward(
     As in `layer_norm_backward`; the error of dx is at most 7 · 2⁻²⁴ of the larger of its two terms. The bits are those
     of ``fastopt.reference.rms_norm_backward``.
     """
-    dx, dgamma = backward(dy, cache, RMSNormCache, "rms_norm_forward", ("dgamma",), out)
+    x, gamma, saved = check_cache(cache, RMSNormCache, "rms_norm_forward")
+    dx, dgamma = out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+    given = dx is not None or dgamma is not None
+    dx, dgamma = new_if_none(dx, x), new_if_none(dgamma, gamma)
+    backward(dy, x, gamma, saved, dx, dgamma, None, given)
     return dx, dgamma
