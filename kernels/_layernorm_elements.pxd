@@ -17,7 +17,7 @@
 
 from libc.math cimport INFINITY, fabs, fabsf, sqrt
 
-from _batchnorm_constants cimport least_invstd, y_center
+from _batchnorm_constants cimport least_invstd
 from _batchnorm_elements cimport LARGEST_TERM, if_normal, unless_larger
 from _math cimport LARGEST
 from _memory cimport IN, IN64, INOUT, INOUT64
@@ -46,7 +46,7 @@ cdef inline void forward_constants(IN64 mean, IN64 invstd, Py_ssize_t n, int row
     cdef float c
     cdef int r
     for r in range(rows):
-        m = 0.0 if flags & RMS else y_center(mean[r])
+        m = 0.0 if flags & RMS else mean[r]
         c = <float> m
         center[r] = <float> if_terms_fit(m, c, invstd[r], least)
         factor[r] = <float> invstd[r]
@@ -55,7 +55,7 @@ cdef inline void forward_constants(IN64 mean, IN64 invstd, Py_ssize_t n, int row
 
 cdef inline void write_forward(IN x, INOUT y, IN gamma, IN beta, Py_ssize_t n, float center, float factor, float shift,
                                int flags) noexcept nogil:
-    """y; with CONSTANT (x − center = 0) that is 0 · −|γ| + β = β, even if β is −0."""
+    """y; with CONSTANT (x − center is 0 or −0) that is (±0 + 0) · −|γ| + β = β, even if β is −0."""
     cdef Py_ssize_t i
     for i in range(n):
         if flags & RMS:

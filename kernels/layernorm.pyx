@@ -12,10 +12,11 @@
 
 from libc.math cimport INFINITY
 
+from _batchnorm_constants cimport y_center
 from _lanes cimport ROWS
 from _layernorm_elements cimport (
-    CONSTANT, IN_PLACE, RMS, backward_constants, forward_constants, inverse_root, y_center, write_backward,
-    write_backward64, write_forward, write_forward64,
+    CONSTANT, IN_PLACE, RMS, backward_constants, forward_constants, inverse_root, write_backward, write_backward64,
+    write_forward, write_forward64,
 )
 from _layernorm_sums cimport LANES, Backward, backward_sums, forward_sums
 from _memory cimport IN64, INOUT, INOUT64, allocate_lines, free_lines

@@ -327,10 +327,15 @@ def test_an_x_that_was_changed_is_refused():
     for which in (0, 1):
         cache, backward = caches()[which]
         dy = np.ones((6, 5), f32)
+        address = cache.x.ctypes.data
         cache.x.resize((6, 500), refcheck=False)
         with pytest.raises(ValueError, match="^x: expected"):
             backward(dy, cache)
+        cache.x.resize((6, 10**6), refcheck=False)
         cache.x.resize((6, 5), refcheck=False)
+        assert cache.x.ctypes.data != address
+        with pytest.raises(ValueError, match="^x: expected the memory that the forward pass saw"):
+            backward(dy, cache)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (6, 4), (5, 6), (1, 6, 5), (0,)])

@@ -112,7 +112,6 @@ def least_invstd(n: int, kind: np.dtype) -> float:
 
 def normalised(x: Array, mean: Array, invstd: Array) -> tuple[Array, Array]:
     """((x − center) · invstd + (center − mean) · invstd) in the type of x, and which rows fit."""
-    mean = np.where(mean == 0, -0.0, mean)      # then x − center is +0 whether x is 0 or −0
     center = mean.astype(x.dtype)
     shift = ((center - mean) * invstd).astype(x.dtype)
     return (x - center) * invstd.astype(x.dtype) + shift, fits(center, invstd, x.shape[1])
@@ -148,7 +147,7 @@ def layer_norm_forward(x: Array, gamma: Array, beta: Array, *, eps: float = 1e-5
     if x.size:
         mean, squares = statistics(values)
         invstd = inverse_root(squares, n, eps)
-        # In a constant row x − center is +0, and +0 · −|γ| + β = −0 + β = β, even if β is −0.
+        # In a constant row x̂ is +0, and +0 · −|γ| + β = −0 + β = β, even if β is −0.
         g, b = gamma.ravel(), beta.ravel()
         factor = np.where(squares == 0, -abs(g), g)
         xhat, fit = normalised(values, mean, invstd)
