@@ -1,7 +1,7 @@
 # Activation functions and their derivatives in branch-free float32 arithmetic, so that gcc vectorises the loops that use
 # them: no call of libm, no table, no fused multiply-add, and the same bits at every level. exp is that of _math.pxd.
 
-from _math cimport LN2_HI, LN2_LO, LOG2E, MAGIC, TWO64, TWO_64, as_bits, as_float, exp_reduced, exp_scaled, expm1_near
+from _math cimport LN2_HI, LN2_LO, LOG2E, MAGIC, TWO64, TWO_64, as_bits, as_float, exp_curve, exp_scaled
 
 
 cdef inline float magnitude(float x) noexcept nogil:
@@ -29,30 +29,39 @@ cdef inline float at_least(float a, float bound) noexcept nogil:
     return bound if a < bound else a
 
 
-cdef inline void exp_factors(float x, float low, float magic, float* m, float* power) noexcept nogil:
-    """exp(x + low) = power · (1 + m) / 2ᵉ, where magic = MAGIC + 127 + e and x has at most 24 − 10 bits after its point.
+cdef inline float expm1_parts(float x, float low, float* rest) noexcept nogil:
+    """exp(x + low) − 1 as result + rest, where |low| is small beside |x|, or both are small."""
+    cdef float curve = exp_curve(x + low) + low
+    cdef float m = x + curve
+    rest[0] = (x - m) + curve
+    return m
 
-    low is the part of the exponent that float32's x cannot hold. power · (1 + m) must be in [2⁻¹²⁶, 2¹²⁷].
+
+cdef inline void exp_factors(float x, float low, float magic, float* m, float* rest, float* power) noexcept nogil:
+    """exp(x + low) = power · (1 + m + rest) / 2ᵉ with magic = MAGIC + 127 + e, power a power of 2, |m| < 0.42.
+
+    low is the part of the exponent that x has no bits for. power must be in [2⁻¹²⁶, 2¹²⁷]. NaN gives NaN.
     """
     cdef float z = (x + low) * LOG2E + magic
     cdef float k = z - magic
-    m[0] = expm1_near((x - k * LN2_HI) - (k * LN2_LO - low))
+    m[0] = expm1_parts(x - k * LN2_HI, low - k * LN2_LO, rest)
     power[0] = as_float(as_bits(z) << 23)
 
 
 cdef inline float logistic(float x, float v, float low, bint far) noexcept nogil:
     """x / (1 + exp(v + low)). If far, exp(v + low) > 2⁸⁶: both sides of the fraction are scaled by 2⁻⁶⁰ then."""
-    cdef float m, power
+    cdef float m, rest, power
     cdef float magic = MAGIC + <float> 67.0 if far else MAGIC + <float> 127.0
     cdef float scale = <float> 8.673617379884035e-19 if far else <float> 1.0
-    exp_factors(v, low, magic, &m, &power)
+    exp_factors(v, low, magic, &m, &rest, &power)
     return (x * scale) / (power + (power * m + <float> 1.0))    # 1 is negligible if far
 
 
 cdef inline float sigmoid32(float x) noexcept nogil:
     """σ(x) = 1 / (1 + exp(−x))."""
-    cdef float m, power
-    exp_factors(-at_most(at_least(x, <float> -104.0), <float> 40.0), <float> 0.0, MAGIC + <float> 63.0, &m, &power)
+    cdef float m, rest, power
+    cdef float t = at_most(at_least(x, <float> -104.0), <float> 40.0)
+    exp_factors(-t, <float> 0.0, MAGIC + <float> 63.0, &m, &rest, &power)
     return TWO_64 / (power + (power * m + TWO_64))
 
 
@@ -75,51 +84,61 @@ cdef inline float tanh32(float x) noexcept nogil:
     return with_sign(near if a < <float> 0.625 else far, x)
 
 
-cdef inline float logistic_slope(float x, float scale) noexcept nogil:
-    """e / (1 + e)² · (2⁶⁴ / scale) with e = exp(x), x ≤ 0.
+cdef inline float logistic_slope(float x, float height) noexcept nogil:
+    """4 · height · e / (1 + e)² with e = exp(x), x ≤ 0.
 
-    d is (1 + e)², and its rounding error, which counts twice as much as any other for small e, is taken from m.
+    d is (1 + e)² and lost its rounding error, which for small e would count twice as much as any other; it is taken from
+    the numerator. Near 0 the result is height · (1 − (1 − e)² / (1 + e)²).
     """
-    cdef float m, power, e, q, d, lost
-    exp_factors(x, <float> 0.0, MAGIC + <float> 191.0, &m, &power)
+    cdef float m, rest, power, e, q, d, h, lost, r
+    cdef float scale = TWO64 * <float> 0.25 / height
+    exp_factors(x, <float> 0.0, MAGIC + <float> 191.0, &m, &rest, &power)
     e = (<float> 1.0 + m) * (power * TWO_64)
     q = (e + e) + e * e
     d = <float> 1.0 + q
-    lost = (q - (d - <float> 1.0)) * (<float> 1.0 - <float> 0.75 * e)
-    return (power * (<float> 1.0 + (m - lost))) / (d * scale)
+    h = <float> 1.0 - e
+    lost = q - (d - <float> 1.0)
+    r = power * (<float> 1.0 + (m - lost * h))
+    r = (h * h) * (height * scale) if x > <float> -0.9 else r
+    r = r / (d * scale)
+    return height - r if x > <float> -0.9 else r
 
 
 cdef inline float sigmoid_slope32(float x) noexcept nogil:
     """σ'(x) = e / (1 + e)² with e = exp(−|x|)."""
-    return logistic_slope(-at_most(magnitude(x), <float> 105.0), TWO64)
+    return logistic_slope(-at_most(magnitude(x), <float> 105.0), <float> 0.25)
 
 
 cdef inline float tanh_slope32(float x) noexcept nogil:
     """1 − tanh(x)² = 4e / (1 + e)² with e = exp(−2 |x|)."""
     cdef float a = at_most(magnitude(x), <float> 54.0)
-    return logistic_slope(-(a + a), TWO64 * <float> 0.25)
+    return logistic_slope(-(a + a), <float> 1.0)
 
 
-cdef inline float gate_slope(float x, float w, float v, float low) noexcept nogil:
-    """The derivative of x · σ(v(x)), v odd, from −|v| = v + low and w = |x| · v'(x).
+cdef inline float gate_slope(float x, float w, float w_low, float v, float v_low) noexcept nogil:
+    """The derivative of x · σ(v(x)), v odd, from v + v_low = −|v(x)| and w + w_low = |x| · v'(x).
 
-    For x < 0 it is e · (1 + e − w) / (1 + e)² with e = exp(−|v|), and the derivatives at x and −x add up to 1.
+    For x < 0 it is e · (1 + e − w) / (1 + e)² with e = exp(−|v|), and the derivatives at x and −x add up to 1. t is
+    1 + e − w, and low and lost are the rounding errors of t and of d = (1 + e)².
     """
-    cdef float m, power, e, q, d, lost, r
-    exp_factors(v, low, MAGIC + <float> 191.0, &m, &power)
+    cdef float m, rest, power, e, q, d, lost, s, t, low
+    exp_factors(v, v_low, MAGIC + <float> 191.0, &m, &rest, &power)
     e = (<float> 1.0 + m) * (power * TWO_64)
     q = (e + e) + e * e
     d = <float> 1.0 + q
     lost = (q - (d - <float> 1.0)) * (<float> 1.0 - <float> 0.75 * e)
-    r = (<float> 1.0 + e) - w
-    r = (power * (r + r * (m - lost))) / (d * TWO64)
-    return <float> 1.0 - r if x >= <float> 0.0 else r
+    s = <float> 1.0 - w
+    e = e - w_low
+    t = s + e
+    low = ((s - t) + e) + (<float> 1.0 - (s + w))
+    t = (power * (t + (t * m + (t * (rest - lost) + low)))) / (d * TWO64)
+    return <float> 1.0 - t if x >= <float> 0.0 else t
 
 
 cdef inline float silu_slope32(float x) noexcept nogil:
     """The derivative of silu: σ(x) · (1 + x · (1 − σ(x)))."""
     cdef float a = at_most(magnitude(x), <float> 110.0)
-    return gate_slope(x, a, -a, <float> 0.0)
+    return gate_slope(x, a, <float> 0.0, -a, <float> 0.0)
 
 
 cdef inline void density(float a, float s, float* m, float* power) noexcept nogil:
@@ -131,10 +150,10 @@ cdef inline void density(float a, float s, float* m, float* power) noexcept nogi
     cdef float low = ((a + high) * (a - high)) * <float> 0.5
     cdef float magic = MAGIC + <float> 191.0
     cdef float z = (s * (<float> -0.5 * LOG2E) - <float> 1.3257480647361592) + magic
-    cdef float k = z - magic
+    cdef float k = z - magic, rest
     # 0.9189453125 − 6.7792953e-6 = ln √(2π)
-    m[0] = expm1_near((high * high * <float> -0.5 - (k * LN2_HI + <float> 0.9189453125))
-                      - ((k * LN2_LO + low) - <float> 6.779295327330459e-06))
+    m[0] = expm1_parts(high * high * <float> -0.5 - (k * LN2_HI + <float> 0.9189453125),
+                       <float> 6.779295327330459e-06 - (k * LN2_LO + low), &rest)
     power[0] = as_float(as_bits(z) << 23)
 
 
@@ -148,19 +167,19 @@ cdef inline float gelu32(float x) noexcept nogil:
     cdef float s = a * a, q = s * s
     cdef float m, power, p, n, d, h, t, near, far
     density(a, s, &m, &power)
-    p = (<float> 1.2535395622253418 + <float> 1.2959953546524048 * a)
+    p = <float> 1.2535395622253418 + <float> 1.2959953546524048 * a
     p = p + s * ((<float> 0.6272519826889038 + <float> 0.16444818675518036 * a) + <float> 0.022454267367720604 * s)
-    n = (<float> 1.0 + <float> 0.5793384313583374 * a)
+    n = <float> 1.0 + <float> 0.5793384313583374 * a
     n = n + s * (<float> 0.1646023988723755 + <float> 0.022450923919677734 * a)
     d = n / (a * p + n)
     far = (power * (<float> 1.0 + (m - d * (<float> 1.0 + m)))) * TWO_64
     far = (x if x >= <float> 0.0 else <float> -0.0) - far
-    p = (<float> 1.648774923523888e-05 + <float> -0.06649016588926315 * s)
-    p = p + q * (<float> 0.009972340427339077 + <float> -0.0011842598905786872 * s)
-    p = p + (q * q) * (<float> 0.00011155767424497753 + <float> -6.99563133821357e-06 * s)
-    h = leading(x) * <float> 0.39892578125                  # exact
+    p = <float> 0.05519226938486099 + <float> -0.06649017333984375 * s
+    p = p + q * (<float> 0.009972373023629189 + <float> -0.0011843172833323479 * s)
+    p = p + (q * q) * (<float> 0.00011160223220940679 + <float> -7.008331067481777e-06 * s)
+    h = leading(x) * <float> 0.34375                  # exact
     t = <float> 0.5 + h
-    near = x * (t + (((<float> 0.5 - t) + h) + ((x - leading(x)) * <float> 0.39892578125 + x * p)))
+    near = x * (t + (((<float> 0.5 - t) + h) + ((x - leading(x)) * <float> 0.34375 + x * p)))
     return near if a < <float> 1.125 else far
 
 
@@ -172,51 +191,53 @@ cdef inline float gelu_slope32(float x) noexcept nogil:
     """
     cdef float a = at_most(magnitude(x), <float> 14.75)
     cdef float s = a * a, q = s * s
-    cdef float m, power, p, n, d, near, far
+    cdef float m, power, p, n, d, b, low, near, far
     density(a, s, &m, &power)
-    n = (<float> 0.6670907735824585 + <float> 0.5424352288246155 * a)
+    n = <float> 0.6670907735824585 + <float> 0.5424352288246155 * a
     n = n + s * (<float> 0.1867627203464508 + <float> 0.02737569436430931 * a)
-    d = (<float> 1.0 + <float> 1.4767661094665527 * a)
+    d = <float> 1.0 + <float> 1.4767661094665527 * a
     d = d + s * (<float> 0.893979549407959 + <float> 0.26944220066070557 * a) + <float> 0.03641490638256073 * q
     d = n / d
-    far = (a - <float> 0.7517915368080139) - <float> -1.211444988769017e-08
-    far = ((power * (<float> 1.0 + (m + d * (<float> 1.0 + m)))) * far) * TWO_64
+    d = m + d * (<float> 1.0 + m)
+    b = a - <float> 0.7517915368080139
+    low = ((a - b) - <float> 0.7517915368080139) + <float> 1.211444988769017e-08
+    far = (power * (b + (b * d + low))) * TWO_64
     far = <float> 1.0 + far if x >= <float> 0.0 else -far
-    p = (<float> 0.04788455739617348 + <float> -0.26596128940582275 * s)
+    p = <float> 0.04788455739617348 + <float> -0.26596128940582275 * s
     p = p + q * ((<float> 0.05983718857169151 + <float> -0.009468523785471916 * s) + <float> 0.0010588016593828797 * q)
     near = (<float> 0.5 + leading(x) * <float> 0.75) + ((x - leading(x)) * <float> 0.75 + x * p)
     return near if a < <float> 0.5625 else far
 
 
-cdef inline float cubic(float x, float* low) noexcept nogil:
-    """√(8 / π) · (x + 0.044715 x³) for |x| ≤ 11.25 as result + low, with an absolute error below 1e-7.
+cdef inline float cubic(float x, float head, float tail, float* low) noexcept nogil:
+    """√(8 / π) · x + (head + tail) · x³ as result + low for |x| ≤ 11.25, exact to 1e-7 or 2⁻²⁵ of it; head has 8 bits.
 
     c is x rounded to a multiple of 1/32, so that the leading parts of the terms are exact.
     """
     cdef float c = (x + <float> 393216.0) - <float> 393216.0
     cdef float rest = x - c, s = c * c
-    cdef float p = <float> 0.0712890625 * s + <float> 1.5957689285278320
-    cdef float high = as_float(as_bits(p) & 0xFFFFFE00U)
-    cdef float tail = <float> 6.575377260025e-05 * s + <float> 1.930777898e-07
-    tail = tail + <float> 0.07135481627260025 * (rest * (x + c))
-    low[0] = (rest * p + c * (p - high)) + x * tail
-    return c * high
+    cdef float p = head * s + <float> 1.595768928527832
+    cdef float p_high = as_float(as_bits(p) & 0xFFFFFE00U)
+    low[0] = (rest * p + c * (p - p_high)) + x * (
+        (head + tail) * (rest * (x + c)) + (tail * s + <float> 1.9307789878020287e-07))
+    return c * p_high
 
 
 cdef inline float gelu_tanh32(float x) noexcept nogil:
     """x / 2 · (1 + tanh(v / 2)) = x · σ(v), v = √(8 / π) · (x + 0.044715 x³)."""
     cdef float low
     cdef float t = at_least(x, <float> -11.25)              # the result rounds to −0 below −11.25
-    cdef float v = cubic(at_most(t, <float> 7.0), &low)
+    cdef float v = cubic(at_most(t, <float> 7.0), <float> 0.0712890625, <float> 6.57537726002494e-05, &low)
     return logistic(t, -v, -low, x < <float> -9.0)
 
 
 cdef inline float gelu_tanh_slope32(float x) noexcept nogil:
     """The derivative of gelu_tanh: σ(v) · (1 + x · v' · (1 − σ(v)))."""
-    cdef float low
+    cdef float v_low, w_low
     cdef float a = at_most(magnitude(x), <float> 11.25)
-    cdef float v = cubic(a, &low)
-    return gate_slope(x, a * (<float> 1.5957691216057308 + <float> 0.21406444881780074 * (a * a)), -v, -low)
+    cdef float v = cubic(a, <float> 0.0712890625, <float> 6.57537726002494e-05, &v_low)
+    cdef float w = cubic(a, <float> 0.2138671875, <float> 0.0001972613178007482, &w_low)
+    return gate_slope(x, w, w_low, -v, -v_low)
 
 
 cdef inline float sigmoid_slope_of(float y) noexcept nogil:

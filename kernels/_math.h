@@ -16,7 +16,7 @@ static CYTHON_INLINE uint64_t fastopt_bits64(double x) { uint64_t bits; memcpy(&
 #define FASTOPT_LOG2E 1.44269504f
 #define FASTOPT_LN2_HI 0x1.62e8p-1f             /* 13 bits: its product with an integer below 2^11 is exact */
 #define FASTOPT_LN2_LO -0x1.e8082ep-16f
-#define FASTOPT_TWO64 0x1p64f
+#define FASTOPT_TWO64 0x1p64f                   /* 2^64 and 2^-64 */
 #define FASTOPT_TWO_64 0x1p-64f
 #define FASTOPT_ROOT_HALF 0x3FE6A09E667F3BCDu   /* the bits of the double nearest 1 / sqrt(2) */
 #define FASTOPT_TWO52 0x4330000000000000u       /* the bits of the double 2^52, whose last bit has the value 1 */

@@ -35,13 +35,18 @@ cdef inline float exp_reduced(float x, float k) noexcept nogil:
     return (x - k * LN2_HI) - k * LN2_LO
 
 
-cdef inline float expm1_near(float r) noexcept nogil:
-    """exp(r) − 1 for |r| ≤ 0.3475: r + r² · q(r), evaluated by Estrin's scheme, which shortens the dependency chain."""
+cdef inline float exp_curve(float r) noexcept nogil:
+    """exp(r) − 1 − r = r² · q(r) for |r| ≤ 0.3475, by Estrin's scheme, which shortens the dependency chain."""
     cdef float s = r * r
     cdef float low = <float> 0.4999999403953552 + <float> 0.1666652113199234 * r
     cdef float high = <float> 0.04166829213500023 + <float> 0.008368715643882751 * r
     high = high + <float> 0.0013818698935210705 * s
-    return r + s * (low + s * high)
+    return s * (low + s * high)
+
+
+cdef inline float expm1_near(float r) noexcept nogil:
+    """exp(r) − 1 for |r| ≤ 0.3475."""
+    return r + exp_curve(r)
 
 
 cdef inline float expm1_part(float x, float k) noexcept nogil:
