@@ -6,8 +6,8 @@ Prints, for each function and class of results (normal, subnormal, NaN, …), th
 (ULP) and its input. The error is infinite if just one of result and exact value is NaN or infinite. The exact value is
 computed in float64 with an error below 1e-4 ULP. All 2³² inputs take about ten minutes per function.
 
-A derivative of silu or gelu is the sum of two terms that cancel at its zero. There, the unit is that of the larger term,
-which lies in [1/8, 1/2].
+A derivative of silu or gelu is the sum of two terms that cancel at its zero. Near it, the unit is that of the larger
+term, which lies in [1/8, 1/4].
 """
 
 import argparse
