@@ -3,7 +3,7 @@
 from __future__ import annotations  # numpy.random, which the signature names, is loaded by those who draw from it
 
 import reprlib
-from typing import SupportsIndex
+from typing import Literal, SupportsIndex, get_args
 
 import numpy as np
 
@@ -14,10 +14,12 @@ from fastopt._typing import Float32Array
 
 ranges = Ranges(dropout="double [0, 1]", negative_slope="[0, inf)")
 
-# The order is that of kernels/_activation_blocks.pxd.
-KINDS = {name: i for i, name in enumerate(
-    ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"))}
+Activation = Literal["identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"]
+
+KINDS = {name: i for i, name in enumerate(get_args(Activation))}
+"""The numbers that kernels/_activation_elements.pxd has for them."""
 KEEP_X = frozenset({"gelu", "gelu_tanh", "silu"})
+"""Those whose derivative is computed from x."""
 
 
 class ActivationCache:
@@ -31,8 +33,8 @@ class ActivationCache:
     __slots__ = ("_activation", "_bias", "_channels", "_dropout", "_held", "_key", "_negative_slope", "_saved",
                  "_shape")
 
-    def __init__(self, activation: str, saved: Float32Array | None, bias: Float32Array | None, dropout: float, key: int,
-                 negative_slope: float, shape: tuple[int, ...], channels: tuple[int, int] | None) -> None:
+    def __init__(self, activation: Activation, saved: Float32Array | None, bias: Float32Array | None, dropout: float,
+                 key: int, negative_slope: float, shape: tuple[int, ...], channels: tuple[int, int] | None) -> None:
         self._activation = activation
         self._saved = saved
         self._held = True
@@ -44,7 +46,7 @@ class ActivationCache:
         self._channels = channels
 
     @property
-    def activation(self) -> str:
+    def activation(self) -> Activation:
         return self._activation
 
     @property
@@ -81,7 +83,7 @@ class ActivationCache:
 
 
 def activation_forward(
-    x: Float32Array, activation: str, bias: Float32Array | None = None, *, dropout: float = 0.0,
+    x: Float32Array, activation: Activation, bias: Float32Array | None = None, *, dropout: float = 0.0,
     rng: np.random.Generator | SupportsIndex | None = None, channel_axis: int = -1, negative_slope: float = 0.01,
     out: Float32Array | None = None,
 ) -> tuple[Float32Array, ActivationCache]:

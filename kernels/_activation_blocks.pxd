@@ -1,46 +1,35 @@
-# Blocks of elements of activation.pyx: bias, activation function and dropout of consecutive elements, and their gradients.
+# Blocks of activation.pyx: what consecutive elements need beside x and y, and which loop they are for.
 #
-# A call is one `Activation`. Elements are numbered as they stand in memory. A block has at most BLOCK of them, which
-# leaves what it needs beside x and y, the biases and the random words, in the first-level cache.
+# A call is one `Activation`. Elements are numbered as they stand in memory. A block has at most BLOCK of them, so that
+# their biases and random words stay in the first-level cache.
 #
 # Without a bias the biases are −0: x + −0 is x, bit for bit, for every x.
 
 from libc.string cimport memcpy
 
-from _activations cimport (
-    gelu32,
-    gelu_slope32,
-    gelu_tanh32,
-    gelu_tanh_slope32,
-    sigmoid32,
-    sigmoid_slope_of,
-    silu32,
-    silu_slope32,
-    tanh32,
-    tanh_slope_of,
+from _activation_elements cimport (
+    DROP,
+    GELU,
+    GELU_TANH,
+    IDENTITY,
+    IN_PLACE,
+    LEAKY_RELU,
+    RELU,
+    SIGMOID,
+    SILU,
+    TANH,
+    backward_add_loop,
+    backward_loop,
+    forward_loop,
+    keeps_x,
 )
-from _dropout cimport kept
-from _math cimport as_bits, as_float, uint32_t, uint64_t
-from _memory cimport IN, INOUT
+from _math cimport uint32_t, uint64_t
 from _philox cimport GROUP, PhiloxWords, philox
 
 cdef enum:
     BLOCK = 1024                # a multiple of GROUP
     WORDS = BLOCK // GROUP + 2  # groups that a block touches
-
-cdef enum:                      # in the order of KINDS in fastopt/_activation.py
-    IDENTITY
-    RELU
-    LEAKY_RELU
-    SIGMOID
-    TANH
-    GELU
-    GELU_TANH
-    SILU
-
-cdef enum:
-    IN_PLACE = 1                # y is x, or dx is dy: read through the pointer that is written
-    DROP = 2
+    LINE = 16                   # elements of a cache line
 
 cdef struct Activation:
     const float* x              # dy in backward
@@ -58,10 +47,6 @@ cdef struct Activation:
     uint32_t t
     float s
     float keep
-
-
-cdef inline bint keeps_x(int kind) noexcept nogil:
-    return kind >= GELU
 
 
 cdef inline const float* biases(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer) noexcept nogil:
@@ -99,70 +84,6 @@ cdef inline const uint32_t* random_words(uint64_t key, Py_ssize_t start, Py_ssiz
     return buffer[0].v + start % GROUP
 
 
-cdef inline float value(float z, float negative_slope, int kind) noexcept nogil:
-    if kind == RELU:
-        return <float> 0.0 if z < <float> 0.0 else z
-    if kind == LEAKY_RELU:
-        return negative_slope * z if z < <float> 0.0 else z
-    if kind == SIGMOID:
-        return sigmoid32(z)
-    if kind == TANH:
-        return tanh32(z)
-    if kind == GELU:
-        return gelu32(z)
-    if kind == GELU_TANH:
-        return gelu_tanh32(z)
-    if kind == SILU:
-        return silu32(z)
-    return z
-
-
-cdef inline float gradient(float dy, float saved, float bias, float negative_slope, float keep, int kind,
-                           int flags) noexcept nogil:
-    """dy times the derivative. sigmoid and tanh get it from y before dropout: what it is now, times 1 − p."""
-    cdef float h = saved
-    if kind == RELU:            # by a mask, which is +0 even for an infinite dy
-        return as_float(as_bits(dy) & (<uint32_t> 0 - <uint32_t> (not saved <= <float> 0.0)))
-    if kind == LEAKY_RELU:
-        return negative_slope * dy if saved <= <float> 0.0 else dy
-    if kind == SIGMOID or kind == TANH:
-        if flags & DROP:
-            h = saved * keep
-            h = <float> 1.0 if h > <float> 1.0 else h       # what two roundings made of a y near ±1
-            h = <float> -1.0 if h < <float> -1.0 else h
-        return dy * (sigmoid_slope_of(h) if kind == SIGMOID else tanh_slope_of(h))
-    if kind == GELU:
-        return dy * gelu_slope32(saved + bias)
-    if kind == GELU_TANH:
-        return dy * gelu_tanh_slope32(saved + bias)
-    if kind == SILU:
-        return dy * silu_slope32(saved + bias)
-    return dy
-
-
-cdef inline void forward_loop(IN x, INOUT y, IN bias, const uint32_t* words, Py_ssize_t n, float negative_slope,
-                              uint32_t t, float s, int kind, int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float h
-    for i in range(n):
-        h = value((y[i] if flags & IN_PLACE else x[i]) + bias[i], negative_slope, kind)
-        y[i] = kept(h, words[i], t, s) if flags & DROP else h
-
-
-cdef inline void backward_loop(IN dy, INOUT dx, IN saved, IN bias, const uint32_t* words, Py_ssize_t n,
-                               float negative_slope, uint32_t t, float s, float keep, int kind,
-                               int flags) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef float g
-    for i in range(n):
-        g = gradient(dx[i] if flags & IN_PLACE else dy[i], saved[i], bias[i], negative_slope, keep, kind, flags)
-        if kind == RELU and flags & DROP:       # y is 0 where it was dropped
-            g = g * s
-        elif flags & DROP:
-            g = kept(g, words[i], t, s)
-        dx[i] = g
-
-
 cdef inline void forward_flags(const Activation* job, Py_ssize_t start, Py_ssize_t n, const float* bias,
                                const uint32_t* words, int kind) noexcept nogil:
     cdef const float* x = job.x + start
@@ -190,3 +111,123 @@ cdef inline void backward_flags(const Activation* job, Py_ssize_t start, Py_ssiz
         backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind, DROP)
     else:
         backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind, 0)
+
+
+cdef inline void prepare(float* no_bias) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(BLOCK):
+        no_bias[i] = <float> -0.0
+
+
+cdef inline void forward_block(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer,
+                               PhiloxWords* words) noexcept nogil:
+    cdef const float* bias = biases(job, start, n, buffer)
+    cdef const uint32_t* w = words[0].v
+    cdef int kind = job.kind
+    if job.drop:
+        w = random_words(job.key, start, n, words)
+    if kind == RELU:
+        forward_flags(job, start, n, bias, w, RELU)
+    elif kind == LEAKY_RELU:
+        forward_flags(job, start, n, bias, w, LEAKY_RELU)
+    elif kind == SIGMOID:
+        forward_flags(job, start, n, bias, w, SIGMOID)
+    elif kind == TANH:
+        forward_flags(job, start, n, bias, w, TANH)
+    elif kind == GELU:
+        forward_flags(job, start, n, bias, w, GELU)
+    elif kind == GELU_TANH:
+        forward_flags(job, start, n, bias, w, GELU_TANH)
+    elif kind == SILU:
+        forward_flags(job, start, n, bias, w, SILU)
+    else:
+        forward_flags(job, start, n, bias, w, IDENTITY)
+
+
+cdef inline void backward_block(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer,
+                                PhiloxWords* words) noexcept nogil:
+    cdef int kind = job.kind
+    cdef const float* bias = biases(job, start, n, buffer) if keeps_x(kind) else buffer
+    cdef const uint32_t* w = words[0].v
+    if job.drop and kind != RELU:
+        w = random_words(job.key, start, n, words)
+    if kind == RELU:
+        backward_flags(job, start, n, bias, w, RELU)
+    elif kind == LEAKY_RELU:
+        backward_flags(job, start, n, bias, w, LEAKY_RELU)
+    elif kind == SIGMOID:
+        backward_flags(job, start, n, bias, w, SIGMOID)
+    elif kind == TANH:
+        backward_flags(job, start, n, bias, w, TANH)
+    elif kind == GELU:
+        backward_flags(job, start, n, bias, w, GELU)
+    elif kind == GELU_TANH:
+        backward_flags(job, start, n, bias, w, GELU_TANH)
+    elif kind == SILU:
+        backward_flags(job, start, n, bias, w, SILU)
+    else:
+        backward_flags(job, start, n, bias, w, IDENTITY)
+
+
+cdef inline Py_ssize_t first_block(const float* y, Py_ssize_t n) noexcept nogil:
+    """Elements of a first block, so that the next begins at a cache line: large arrays of NumPy's begin 16 bytes behind
+    one, and 512-bit stores across two lines take twice the time."""
+    cdef Py_ssize_t before = (LINE - (<size_t> y // sizeof(float)) % LINE) % LINE
+    return before if before and n >= 16 * LINE else min(<Py_ssize_t> BLOCK, n)
+
+
+cdef inline void forward_range(const Activation* job, Py_ssize_t start, Py_ssize_t end, float* buffer,
+                               PhiloxWords* words) noexcept nogil:
+    cdef Py_ssize_t n = first_block(job.y + start, end - start)
+    while start < end:
+        forward_block(job, start, n, buffer, words)
+        start += n
+        n = min(<Py_ssize_t> BLOCK, end - start)
+
+
+cdef inline void backward_range(const Activation* job, Py_ssize_t start, Py_ssize_t end, float* buffer,
+                                PhiloxWords* words) noexcept nogil:
+    cdef Py_ssize_t n = first_block(job.y + start, end - start)
+    while start < end:
+        backward_block(job, start, n, buffer, words)
+        start += n
+        n = min(<Py_ssize_t> BLOCK, end - start)
+
+
+cdef inline bint adds_at_once(const Activation* job) noexcept nogil:
+    """Whether backward_add is for this call: arithmetic that takes less time than the loads and stores."""
+    return job.kind == RELU or (job.kind <= TANH and not job.drop)
+
+
+cdef inline void backward_add_flags(const Activation* job, Py_ssize_t start, Py_ssize_t stride, int rows, Py_ssize_t n,
+                                    double* sums, int kind) noexcept nogil:
+    cdef const float* dy = job.x + start
+    cdef const float* saved = job.saved + start
+    cdef float* dx = job.y + start
+    if dx == dy and job.drop and kind == RELU:
+        backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
+                          rows, kind, IN_PLACE | DROP)
+    elif dx == dy:
+        backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
+                          rows, kind, IN_PLACE)
+    elif job.drop and kind == RELU:
+        backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
+                          rows, kind, DROP)
+    else:
+        backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
+                          rows, kind, 0)
+
+
+cdef inline void backward_add(const Activation* job, Py_ssize_t start, Py_ssize_t stride, int rows, Py_ssize_t n,
+                              double* sums) noexcept nogil:
+    """dx of n columns of `rows` (a literal) rows, which are added to `sums`."""
+    if job.kind == RELU:
+        backward_add_flags(job, start, stride, rows, n, sums, RELU)
+    elif job.kind == LEAKY_RELU:
+        backward_add_flags(job, start, stride, rows, n, sums, LEAKY_RELU)
+    elif job.kind == SIGMOID:
+        backward_add_flags(job, start, stride, rows, n, sums, SIGMOID)
+    elif job.kind == TANH:
+        backward_add_flags(job, start, stride, rows, n, sums, TANH)
+    else:
+        backward_add_flags(job, start, stride, rows, n, sums, IDENTITY)

@@ -14,25 +14,12 @@
 from libc.string cimport memset
 
 from _activation_blocks cimport (
-    BLOCK,
-    GELU,
-    GELU_TANH,
-    IDENTITY,
-    LEAKY_RELU,
-    RELU,
-    SIGMOID,
-    SILU,
-    TANH,
-    WORDS,
-    Activation,
-    backward_flags,
-    biases,
-    forward_flags,
-    keeps_x,
-    random_words,
+    BLOCK, WORDS, Activation, adds_at_once, backward_add, backward_range, forward_range, prepare,
 )
+from _activation_elements cimport LEAKY_RELU, keeps_x
+from _activation_sums cimport LANES, add_elements, add_rows, add_sums, fold
 from _math cimport uint32_t, uint64_t
-from _memory cimport IN, IN64, INOUT, INOUT64, allocate_lines, free_lines, unknown
+from _memory cimport allocate_lines, free_lines
 from _philox cimport PhiloxWords
 from fastopt._runtime.arrays cimport Array, array_of, require_disjoint_or_same, shape_of, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
@@ -46,14 +33,11 @@ cdef object empty = numpy.empty
 cdef object float32 = numpy.dtype(numpy.float32)
 
 cdef enum:
-    LINE = 16                   # elements of a cache line
     TASK = 8 * BLOCK
     STRIP = 2 * BLOCK           # elements whose dx is computed before they are added, about
     RUN = 64
-    LANES = 32
-    STEPS = 4                   # elements of each lane that are added at once
     CHUNK = 8 * BLOCK           # of a run
-    LEAST_COLUMNS = 64
+    LEAST_COLUMNS = 256
     COLUMNS = 1024               # of a task, at most
     ROWS = 4                    # rows that are added at once
     LEAST_ROWS = 32             # of a block
@@ -73,87 +57,6 @@ cdef struct Gradients:
     Py_ssize_t chunks           # of a run
     Py_ssize_t units            # chunks of all runs
     Py_ssize_t group            # chunks of a task
-
-
-cdef inline void prepare(float* no_bias) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(BLOCK):
-        no_bias[i] = <float> -0.0
-
-
-cdef inline void forward_block(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer,
-                               PhiloxWords* words) noexcept nogil:
-    cdef const float* bias = biases(job, start, n, buffer)
-    cdef const uint32_t* w = words[0].v
-    cdef int kind = job.kind
-    if job.drop:
-        w = random_words(job.key, start, n, words)
-    if kind == RELU:
-        forward_flags(job, start, n, bias, w, RELU)
-    elif kind == LEAKY_RELU:
-        forward_flags(job, start, n, bias, w, LEAKY_RELU)
-    elif kind == SIGMOID:
-        forward_flags(job, start, n, bias, w, SIGMOID)
-    elif kind == TANH:
-        forward_flags(job, start, n, bias, w, TANH)
-    elif kind == GELU:
-        forward_flags(job, start, n, bias, w, GELU)
-    elif kind == GELU_TANH:
-        forward_flags(job, start, n, bias, w, GELU_TANH)
-    elif kind == SILU:
-        forward_flags(job, start, n, bias, w, SILU)
-    else:
-        forward_flags(job, start, n, bias, w, IDENTITY)
-
-
-cdef inline void backward_block(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer,
-                                PhiloxWords* words) noexcept nogil:
-    cdef int kind = job.kind
-    cdef const float* bias = biases(job, start, n, buffer) if keeps_x(kind) else buffer
-    cdef const uint32_t* w = words[0].v
-    if job.drop and kind != RELU:
-        w = random_words(job.key, start, n, words)
-    if kind == RELU:
-        backward_flags(job, start, n, bias, w, RELU)
-    elif kind == LEAKY_RELU:
-        backward_flags(job, start, n, bias, w, LEAKY_RELU)
-    elif kind == SIGMOID:
-        backward_flags(job, start, n, bias, w, SIGMOID)
-    elif kind == TANH:
-        backward_flags(job, start, n, bias, w, TANH)
-    elif kind == GELU:
-        backward_flags(job, start, n, bias, w, GELU)
-    elif kind == GELU_TANH:
-        backward_flags(job, start, n, bias, w, GELU_TANH)
-    elif kind == SILU:
-        backward_flags(job, start, n, bias, w, SILU)
-    else:
-        backward_flags(job, start, n, bias, w, IDENTITY)
-
-
-cdef inline Py_ssize_t first_block(const float* y, Py_ssize_t n) noexcept nogil:
-    """Elements of a first block, so that the next begins at a cache line: large arrays of NumPy's begin 16 bytes behind
-    one, and 512-bit stores across two lines take twice the time."""
-    cdef Py_ssize_t before = (LINE - (<size_t> y // sizeof(float)) % LINE) % LINE
-    return before if before and n >= 16 * LINE else min(<Py_ssize_t> BLOCK, n)
-
-
-cdef inline void forward_range(const Activation* job, Py_ssize_t start, Py_ssize_t end, float* buffer,
-                               PhiloxWords* words) noexcept nogil:
-    cdef Py_ssize_t n = first_block(job.y + start, end - start)
-    while start < end:
-        forward_block(job, start, n, buffer, words)
-        start += n
-        n = min(<Py_ssize_t> BLOCK, end - start)
-
-
-cdef inline void backward_range(const Activation* job, Py_ssize_t start, Py_ssize_t end, float* buffer,
-                                PhiloxWords* words) noexcept nogil:
-    cdef Py_ssize_t n = first_block(job.y + start, end - start)
-    while start < end:
-        backward_block(job, start, n, buffer, words)
-        start += n
-        n = min(<Py_ssize_t> BLOCK, end - start)
 
 
 cdef void forward_task(void* context, Py_ssize_t index) noexcept nogil:
@@ -181,17 +84,6 @@ cdef void clear_task(void* context, Py_ssize_t index) noexcept nogil:
 
 # dx and dbias by columns.
 
-cdef inline void add_rows(IN dx, Py_ssize_t stride, int rows, Py_ssize_t n, INOUT64 sums) noexcept nogil:
-    """Add `rows` (a literal) rows to the sums of their columns, in order."""
-    cdef Py_ssize_t i, r
-    cdef double total
-    for i in range(n):
-        total = sums[i]
-        for r in range(rows):
-            total = total + <double> dx[r * stride + i]
-        sums[i] = total
-
-
 cdef void columns_task(void* context, Py_ssize_t index) noexcept nogil:
     """A tile: some columns of the rows of a block."""
     cdef const Gradients* g = <const Gradients*> context
@@ -205,6 +97,13 @@ cdef void columns_task(void* context, Py_ssize_t index) noexcept nogil:
     cdef double* sums = g.sums + block * g.columns + first
     for i in range(n):
         sums[i] = 0.0
+    if adds_at_once(job):
+        while start + g.columns + n <= end:
+            backward_add(job, start, g.columns, 2, n, sums)
+            start += 2 * g.columns
+        while start < end:
+            backward_add(job, start, 0, 1, min(n, end - start), sums)
+            start += g.columns
     while start < end:          # the last row of the array may be shorter
         rows = min(g.strip, (end - start + g.columns - 1) // g.columns)
         if n == g.columns:
@@ -232,44 +131,7 @@ cdef void merge_task(void* context, Py_ssize_t index) noexcept nogil:
         add_sums(g.sums + first, g.sums + k * g.columns + first, n)
 
 
-cdef inline void add_sums(INOUT64 sums, IN64 other, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        sums[i] += other[i]
-
-
 # dx and dbias by runs.
-
-cdef inline void add_lanes(IN x, int steps, int lanes, INOUT64 sums) noexcept nogil:
-    """Add `steps` (a literal) elements to each lane."""
-    cdef int l, k
-    cdef double total
-    for l in range(lanes):
-        total = sums[l]
-        for k in range(steps):
-            total = total + <double> x[LANES * k + l]
-        sums[l] = total
-
-
-cdef inline void add_elements(const float* x, Py_ssize_t n, double* sums) noexcept nogil:
-    """Add n elements, of which the first belongs to the first lane."""
-    cdef int lanes = unknown(LANES)
-    cdef Py_ssize_t b
-    for b in range(n // (STEPS * LANES)):
-        add_lanes(x + b * STEPS * LANES, STEPS, lanes, sums)
-    for b in range(n // (STEPS * LANES) * STEPS, n // LANES):
-        add_lanes(x + b * LANES, 1, lanes, sums)
-    add_lanes(x + n // LANES * LANES, 1, <int> (n % LANES), sums)
-
-
-cdef inline double fold(double* sums) noexcept nogil:
-    cdef int half = LANES // 2, i
-    while half:
-        for i in range(half):
-            sums[i] += sums[i + half]
-        half //= 2
-    return sums[0]
-
 
 cdef void runs_task(void* context, Py_ssize_t index) noexcept nogil:
     """Some chunks of runs."""

@@ -13,7 +13,7 @@ import numpy as np
 from fastopt.reference._dropout import DropoutCache, draw_key, drop
 from fastopt.reference._formula import Array
 
-LANES, ROWS, LEAST_ROWS, BLOCK_ELEMENTS, MAX_BLOCKS = 64, 4, 32, 32768, 64
+RUN, COLUMNS, ROWS, LEAST_ROWS, BLOCK_ELEMENTS, MAX_BLOCKS = 64, 256, 4, 32, 32768, 64
 RUN_LANES, CHUNK = 32, 8192
 
 quiet = np.errstate(all="ignore")       # inf and NaN pass through as in the kernels
@@ -151,10 +151,10 @@ def channel_sums(values: Array, channels: int, inner: int) -> Array:
     flat, channel = values.astype(np.float64).ravel(), channels * inner
     if flat.size == 0:
         return np.zeros(channels)
-    if inner >= LANES:
+    if inner >= RUN:
         runs = np.array([run_sum(run) for run in flat.reshape(-1, inner)])
         return in_order(runs.reshape(-1, channels))
-    repeats = max(1, -(-LANES // channel))
+    repeats = max(1, -(-COLUMNS // channel))
     rows = padded(flat, channel * repeats)
     block = max(LEAST_ROWS, -(-BLOCK_ELEMENTS // rows.shape[1]), -(-len(rows) // MAX_BLOCKS))
     block = -(-block // ROWS) * ROWS

@@ -39,6 +39,11 @@ def exercise(seed):
                 fastopt.softmax_backward(x, fastopt.softmax(x, axis), axis)
             y, cache = fastopt.dropout_forward(rng.standard_normal(70_001, dtype=np.float32), 0.5, rng)
             fastopt.dropout_backward(y, cache, out=y)
+            for name, p, shape, axis in (("relu", 0.3, (700, 130), 1), ("gelu", 0.3, (9, 1500), 1),
+                                         ("tanh", 0.0, (3, 5, 9000), 1), ("silu", 0.0, (40_000, 2), 1)):
+                z, bias = rng.standard_normal(shape, dtype=np.float32), np.ones(shape[axis], np.float32)
+                y, cache = fastopt.activation_forward(z, name, bias, dropout=p, rng=rng, channel_axis=axis)
+                fastopt.activation_backward(y.copy(), cache)
             fastopt.softmax_cross_entropy(x.reshape(-1, 33), rng.integers(0, 33, 640))
             words = rng.integers(0, 500, 3000)
             words[::2] = 7
