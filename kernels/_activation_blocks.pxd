@@ -39,14 +39,14 @@ cdef struct Activation:
     Py_ssize_t size
     Py_ssize_t channels
     Py_ssize_t inner            # consecutive elements with the same bias
-    float* table                # where inner is 1 and channels ≤ BLOCK: the biases repeated to channels + BLOCK elements
+    float* table                # channels + BLOCK elements: the biases repeated; NULL if inner > 1 or channels > BLOCK
     int kind
     float negative_slope
     bint drop
-    uint64_t key                # of dropout: words below t are dropped, s = 1 / (1 − p) multiplies the rest, keep = 1 − p
-    uint32_t t
-    float s
-    float keep
+    uint64_t key
+    uint32_t t                  # words below it are dropped,
+    float s                     # 1 / (1 − p) multiplies the others
+    float keep                  # 1 − p
 
 
 cdef inline const float* biases(const Activation* job, Py_ssize_t start, Py_ssize_t n, float* buffer) noexcept nogil:

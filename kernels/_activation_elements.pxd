@@ -2,7 +2,7 @@
 #
 # relu, leaky_relu, sigmoid and tanh get the derivative from y, the others from x: `saved` is what backward has.
 
-from _activations cimport (
+from _activation_functions cimport (
     gelu32,
     gelu_slope32,
     gelu_tanh32,

@@ -1,5 +1,5 @@
 # exp and log1p in branch-free arithmetic, so that gcc vectorises the loops that use them: no call of libm, no table, no
-# fused multiply-add, and the same bits at every level. scripts/exp_table.py measures them over all 2³² inputs.
+# fused multiply-add, and the same bits at every level. scripts/elementary_table.py measures them over all 2³² inputs.
 #
 # exp, after Cody and Waite (Software Manual for the Elementary Functions, 1980):
 #     k = round(x / ln 2),  r = x − k · ln 2 with ln 2 in two parts,  exp(x) = 2ᵏ · (1 + r + r² · q(r))

@@ -73,6 +73,6 @@ def test_every_loop_is_vectorised(kernel, level):
 
 @pytest.mark.parametrize("level", ["baseline", *REGISTERS])
 def test_the_loops_of_the_activation_functions_are_vectorised(level):
-    """Each of the ten functions of x divides once; at baseline, packed divisions differ from scalar ones by name."""
+    """Each of the eight functions of x divides once; at baseline, packed divisions differ from scalar ones by name."""
     found = packed(compiled("elementary", level).__file__, REGISTERS.get(level, "%xmm"))
-    assert found["div"] >= 10, f"{level}: {found}"
+    assert found["div"] >= 8, f"{level}: {found}"

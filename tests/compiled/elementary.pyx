@@ -1,10 +1,9 @@
-# The functions of kernels/_math.pxd and kernels/_activations.pxd applied to arrays, for the tests and
-# scripts/exp_table.py.
+# The functions of kernels/_math.pxd and kernels/_activation_functions.pxd applied to arrays, for the tests and
+# scripts/elementary_table.py.
 
-from _activations cimport (
-    gelu32, gelu_slope32, gelu_tanh32, gelu_tanh_slope32, sigmoid32, sigmoid_slope32, silu32,
-    silu_slope32, tanh32, tanh_slope32)
-from _activations cimport sigmoid_slope_of as sigmoid_slope_from_y, tanh_slope_of as tanh_slope_from_y
+from _activation_functions cimport (
+    gelu32, gelu_slope32, gelu_tanh32, gelu_tanh_slope32, sigmoid32, silu32, silu_slope32, tanh32)
+from _activation_functions cimport sigmoid_slope_of as sigmoid_slope_from_y, tanh_slope_of as tanh_slope_from_y
 from _math cimport exp32, expm1_32, log1p32
 from _memory cimport IN, INOUT
 from fastopt._runtime.arrays cimport Array
@@ -57,16 +56,6 @@ def gelu(Array x not None, Array y not None):
 def gelu_tanh(Array x not None, Array y not None):
     with nogil:
         loop(gelu_tanh32, <const float*> x.data, <float*> y.data, x.size)
-
-
-def sigmoid_slope(Array x not None, Array y not None):
-    with nogil:
-        loop(sigmoid_slope32, <const float*> x.data, <float*> y.data, x.size)
-
-
-def tanh_slope(Array x not None, Array y not None):
-    with nogil:
-        loop(tanh_slope32, <const float*> x.data, <float*> y.data, x.size)
 
 
 def silu_slope(Array x not None, Array y not None):

@@ -1,10 +1,10 @@
-# Activation functions and their derivatives in branch-free float32 arithmetic, so that gcc vectorises the loops that use
-# them: no call of libm, no table, no fused multiply-add, and the same bits at every level. exp is that of _math.pxd, and
+# Activation functions and their derivatives in branch-free float32 arithmetic, so that gcc vectorises the loops that
+# use them: no call of libm, no table, no fused multiply-add, and the same bits at every level. exp is _math.pxd's, and
 # the coefficients of the polynomials and rational functions are minimax fits with float32 coefficients.
 #
 # The largest error of a normal result in ULP (that of a subnormal one is at most 1.2 units of 2⁻¹⁴⁹):
-#     sigmoid32           2.00        sigmoid_slope32     1.8         sigmoid_slope_of    1.5
-#     tanh32              1.32        tanh_slope32        1.8         tanh_slope_of       1.5
+#     sigmoid32           2.00        sigmoid_slope_of    1.5
+#     tanh32              1.32        tanh_slope_of       1.5
 #     silu32              2.00        silu_slope32        2.6
 #     gelu32              2.2         gelu_slope32        2.3
 #     gelu_tanh32         2.1         gelu_tanh_slope32   2.8
@@ -94,37 +94,6 @@ cdef inline float tanh32(float x) noexcept nogil:
     cdef float near = low + q * (high + <float> -0.005715498700737953 * q)
     near = a + a * (s * near)
     return with_sign(near if a < <float> 0.625 else far, x)
-
-
-cdef inline float logistic_slope(float x, float height) noexcept nogil:
-    """4 · height · e / (1 + e)² with e = exp(x), x ≤ 0.
-
-    d is (1 + e)² and lost its rounding error, which for small e would count twice as much as any other; the numerator is
-    corrected by it. Near 0 the result is height · (1 − (1 − e)² / (1 + e)²).
-    """
-    cdef float m, rest, power, e, q, d, h, lost, r, top
-    cdef float scale = TWO64 * <float> 0.25 / height
-    exp_factors(x, <float> 0.0, MAGIC + <float> 191.0, &m, &rest, &power)
-    e = (<float> 1.0 + m) * (power * TWO_64)
-    q = (e + e) + e * e
-    d = <float> 1.0 + q
-    h = <float> 1.0 - e
-    lost = q - (d - <float> 1.0)
-    r = power * (<float> 1.0 + (m - lost * h))
-    r = (h * h) * (-height * scale) if x > <float> -0.9 else r
-    top = height if x > <float> -0.9 else <float> 0.0
-    return top + r / (d * scale)
-
-
-cdef inline float sigmoid_slope32(float x) noexcept nogil:
-    """σ'(x) = e / (1 + e)² with e = exp(−|x|)."""
-    return logistic_slope(-at_most(magnitude(x), <float> 105.0), <float> 0.25)
-
-
-cdef inline float tanh_slope32(float x) noexcept nogil:
-    """1 − tanh(x)² = 4e / (1 + e)² with e = exp(−2 |x|)."""
-    cdef float a = at_most(magnitude(x), <float> 54.0)
-    return logistic_slope(-(a + a), <float> 1.0)
 
 
 cdef inline float gate_slope(float x, float w, float w_low, float v, float v_low) noexcept nogil:
