@@ -199,35 +199,35 @@ cdef inline bint adds_at_once(const Activation* job) noexcept nogil:
     return job.kind == RELU or (job.kind <= TANH and not job.drop)
 
 
-cdef inline void backward_add_flags(const Activation* job, Py_ssize_t start, Py_ssize_t stride, int rows, Py_ssize_t n,
+cdef inline void backward_add_flags(const Activation* job, Py_ssize_t start, Py_ssize_t stride, Py_ssize_t n,
                                     double* sums, int kind) noexcept nogil:
     cdef const float* dy = job.x + start
     cdef const float* saved = job.saved + start
     cdef float* dx = job.y + start
     if dx == dy and job.drop and kind == RELU:
         backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
-                          rows, kind, IN_PLACE | DROP)
+                          kind, IN_PLACE | DROP)
     elif dx == dy:
         backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
-                          rows, kind, IN_PLACE)
+                          kind, IN_PLACE)
     elif job.drop and kind == RELU:
         backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
-                          rows, kind, DROP)
+                          kind, DROP)
     else:
         backward_add_loop(dy, dy + stride, dx, dx + stride, saved, saved + stride, sums, n, job.negative_slope, job.s,
-                          rows, kind, 0)
+                          kind, 0)
 
 
-cdef inline void backward_add(const Activation* job, Py_ssize_t start, Py_ssize_t stride, int rows, Py_ssize_t n,
+cdef inline void backward_add(const Activation* job, Py_ssize_t start, Py_ssize_t stride, Py_ssize_t n,
                               double* sums) noexcept nogil:
-    """dx of n columns of `rows` (a literal) rows, which are added to `sums`."""
+    """dx of n columns of two rows, which are added to `sums`."""
     if job.kind == RELU:
-        backward_add_flags(job, start, stride, rows, n, sums, RELU)
+        backward_add_flags(job, start, stride, n, sums, RELU)
     elif job.kind == LEAKY_RELU:
-        backward_add_flags(job, start, stride, rows, n, sums, LEAKY_RELU)
+        backward_add_flags(job, start, stride, n, sums, LEAKY_RELU)
     elif job.kind == SIGMOID:
-        backward_add_flags(job, start, stride, rows, n, sums, SIGMOID)
+        backward_add_flags(job, start, stride, n, sums, SIGMOID)
     elif job.kind == TANH:
-        backward_add_flags(job, start, stride, rows, n, sums, TANH)
+        backward_add_flags(job, start, stride, n, sums, TANH)
     else:
-        backward_add_flags(job, start, stride, rows, n, sums, IDENTITY)
+        backward_add_flags(job, start, stride, n, sums, IDENTITY)

@@ -102,23 +102,19 @@ cdef inline void backward_loop(IN dy, INOUT dx, IN saved, IN bias, const uint32_
 
 
 cdef inline void backward_add_loop(IN dy, IN dy1, INOUT dx, INOUT dx1, IN saved, IN saved1, INOUT64 sums, Py_ssize_t n,
-                                   float negative_slope, float s, int rows, int kind, int flags) noexcept nogil:
-    """backward_loop for one row or two (a literal), which are added to the sums of their columns in order.
+                                   float negative_slope, float s, int kind, int flags) noexcept nogil:
+    """backward_loop for two rows, which are added to the sums of their columns in order.
 
     For functions that need y alone. DROP for relu alone: y is 0 where it was dropped.
     """
     cdef Py_ssize_t i
-    cdef float g
-    cdef double total
+    cdef float g, g1
     for i in range(n):
-        total = sums[i]
         g = gradient(dx[i] if flags & IN_PLACE else dy[i], saved[i], 0.0, negative_slope, 1.0, kind, flags)
-        g = g * s if flags & DROP else g
+        g1 = gradient(dx1[i] if flags & IN_PLACE else dy1[i], saved1[i], 0.0, negative_slope, 1.0, kind, flags)
+        if flags & DROP:
+            g = g * s
+            g1 = g1 * s
         dx[i] = g
-        total = total + <double> g
-        if rows > 1:
-            g = gradient(dx1[i] if flags & IN_PLACE else dy1[i], saved1[i], 0.0, negative_slope, 1.0, kind, flags)
-            g = g * s if flags & DROP else g
-            dx1[i] = g
-            total = total + <double> g
-        sums[i] = total
+        dx1[i] = g1
+        sums[i] = (sums[i] + <double> g) + <double> g1

@@ -99,11 +99,8 @@ cdef void columns_task(void* context, Py_ssize_t index) noexcept nogil:
         sums[i] = 0.0
     if adds_at_once(job):
         while start + g.columns + n <= end:
-            backward_add(job, start, g.columns, 2, n, sums)
+            backward_add(job, start, g.columns, n, sums)
             start += 2 * g.columns
-        while start < end:
-            backward_add(job, start, 0, 1, min(n, end - start), sums)
-            start += g.columns
     while start < end:          # the last row of the array may be shorter
         rows = min(g.strip, (end - start + g.columns - 1) // g.columns)
         if n == g.columns:

@@ -39,6 +39,20 @@ def run(module, x, name, bias, dy, **options):
     return y, *module.activation_backward(dy, cache)
 
 
+def cancelling(rng, shape, axis):
+    """Slopes of about 2⁶⁰ whose sums cancel in each channel: what is left are the roundings, which tell the order."""
+    rows = rng.standard_normal((shape[axis], math.prod(shape) // max(shape[axis], 1)), dtype=f32)
+    half = rows.shape[1] // 2
+    rows[:, :half] *= f32(2.0**60)
+    rows[:, half : 2 * half] = -rows[:, :half]
+    rest = [n for i, n in enumerate(shape) if i != range(len(shape))[axis]]
+    return np.ascontiguousarray(np.moveaxis(rng.permuted(rows, axis=1).reshape(shape[axis], *rest), 0, axis))
+
+
+LINEAR = {name: 0.0 if name in ("sigmoid", "tanh") else 20.0 for name in KINDS}
+"""An x where the derivative is a power of 2."""
+
+
 def exact_z(x, bias, axis):
     """x + bias, rounded to float32, in double."""
     with np.errstate(all="ignore"):
@@ -108,8 +122,9 @@ def test_special_values(name, level):
 @pytest.mark.usefixtures("always_parallel")
 def test_threads(name, p, rng, level):
     for shape, axis in (((1200, 70), 1), ((3, 70_001), 1), ((4, 3, 50, 60), 1), ((40_000, 2), 1)):
-        x, dy = (rng.standard_normal(shape, dtype=f32) for _ in range(2))
-        bias = rng.standard_normal(shape[axis], dtype=f32)
+        x, dy = np.full(shape, LINEAR[name], f32), cancelling(rng, shape, axis)
+        x += f32(p) * rng.standard_normal(shape, dtype=f32)
+        bias = np.zeros(shape[axis], f32)
         results = []
         for threads in THREADS:
             with fastopt.num_threads(threads):
@@ -194,10 +209,11 @@ def test_no_bias_keeps_every_bit_of_x(name, level):
 @NAME
 @pytest.mark.parametrize("p", [0.0, 0.4])
 def test_order_of_the_sums(name, p, rng, level):
-    """dbias is the sum of dx in double, in the stated order, rounded once."""
-    for shape, axis in SHAPES:
-        x, dy = rng.standard_normal(shape, dtype=f32), rng.standard_normal(shape, dtype=f32)
-        bias = rng.standard_normal(shape[axis], dtype=f32)
+    """dbias is the sum of dx in double, in the stated order, rounded once. The last shapes have several blocks."""
+    for shape, axis in [*SHAPES, ((40_000, 3), 1), ((300, 701), 1)]:
+        x, dy = np.full(shape, LINEAR[name], f32), cancelling(rng, shape, axis)
+        x += f32(p) * rng.standard_normal(shape, dtype=f32)
+        bias = np.zeros(shape[axis], f32)
         _, dx, dbias = run(fastopt, x, name, bias, dy, dropout=p, rng=3, channel_axis=axis)
         inner = math.prod(shape[range(len(shape))[axis] + 1 :])
         assert_same_bits(dbias, channel_sums(dx, shape[axis], inner).astype(f32), shape)
@@ -333,3 +349,22 @@ def test_there_is_no_gradient_of_no_bias():
     assert fastopt.activation_backward(dy, cache)[1] is None
     with pytest.raises(ValueError, match="^dbias: expected None after a forward pass without a bias, got an array"):
         fastopt.activation_backward(dy, cache, out=(None, np.ones(3, f32)))
+
+
+@NAME
+def test_backward_needs_the_shape_of_forward(name):
+    x = np.ones((4, 3), f32)
+    _, cache = fastopt.activation_forward(x, name, np.ones(3, f32))
+    with pytest.raises(ValueError, match=r"^dy: expected C-contiguous float32 (array )?of shape \(4, 3\), got"):
+        fastopt.activation_backward(np.ones((3, 4), f32), cache)
+
+
+def test_the_gradient_of_the_bias_has_memory_of_its_own():
+    for name in ("relu", "gelu"):
+        x, dy, dx = (np.ones((4, 3), f32) for _ in range(3))
+        y, cache = fastopt.activation_forward(x, name, np.ones(3, f32))
+        for other in (dy, dx, y if name == "relu" else x):
+            before = other.copy()
+            with pytest.raises(ValueError, match="^(dbias|out): expected memory of its own, got an array that "):
+                fastopt.activation_backward(dy, cache, out=(dx, other[1]))
+            assert_same_bits(other, before)
