@@ -8,7 +8,7 @@ import bench_adam
 from draws import CASES
 from rows import LARGEST
 
-from fastopt.bench import softmax
+from fastopt.bench import activation, dropout, embedding, layernorm, softmax
 from fastopt.bench.batchnorm import Fastopt, FastoptNewArray, batch_norm
 from fastopt.bench.contenders import contender
 from fastopt.bench.optimizers import ADAM, MOMENTUM, by_class, by_function
@@ -39,7 +39,7 @@ def load(folder):
 
 
 def register(module):
-    """Let a build take part wherever the imported one does."""
+    """Let a build take part wherever the imported one does and it has the functions."""
     LARGEST[NAME] = LARGEST["fastopt"]
     for case in (ADAM, *CASES):
         contender(NAME, str(case))(by_function(module))
@@ -47,5 +47,12 @@ def register(module):
         contender(NAME, case.torch[0])(by_class(module))
     contender(NAME, *softmax.WITH_OUT)(softmax.by_module(module))
     contender(f"{NAME} new array", *softmax.WITH_OUT)(softmax.by_module(module, allocates=True))
+    for family, kernels in ((activation, activation.kernels()), (dropout, dropout.KERNELS),
+                            (embedding, embedding.PASSES)):
+        if all(hasattr(module, kernel.partition(",")[0]) for kernel in kernels):
+            contender(NAME, *kernels)(family.ours(False, module))
+            contender(f"{NAME} new array", *kernels)(family.ours(True, module))
+    if hasattr(module, "layer_norm_forward"):
+        layernorm.layer_norm(NAME)(type("Before", (layernorm.Fastopt,), {"module": module}))
     batch_norm(NAME)(type("Before", (Fastopt,), {"module": module}))
     batch_norm(f"{NAME} new array", allocates=True)(type("BeforeNewArray", (FastoptNewArray,), {"module": module}))

@@ -6,6 +6,7 @@ groups of the other files.
 `python bench/measure_levels.py` and `python bench/measure_threads.py` time levels and threads in turn instead.
 """
 
+import bench_activation
 import bench_adam
 import bench_adaptive
 import bench_batchnorm
@@ -20,11 +21,12 @@ from rows import bench_row
 
 import fastopt
 from fastopt._runtime import dispatch
+from fastopt.bench.activation import DIRECTIONS
 from fastopt.bench.contenders import ROOF
 
 BY_NAME = {str(workload): workload for family in (bench_adam, bench_adaptive, bench_layerwise, bench_sgd, bench_sign,
                                                   bench_batchnorm, bench_layernorm, bench_softmax,
-                                                  bench_dropout)
+                                                  bench_dropout, bench_activation)
            for workload in family.WORKLOADS}
 NAMES = [
     "adam 100k", "adam 50M", "sgd 100k", "sgd 50M", "sgd (momentum) 100k", "adagrad 100k", "rmsprop 100k", "lion 100k",
@@ -35,6 +37,8 @@ NAMES = [
     *(f"{kernel} {shape}" for shape in ("(1024, 10)", "(1024, 1000)", "(512, 32000)")
       for kernel in ("log_softmax", "softmax_cross_entropy")),
     "dropout_forward 100k", "dropout_forward 10M",
+    *(f"{direction}, {name} (1024, 1024)" for name in ("relu", "relu, dropout 0.3", "gelu", "tanh")
+      for direction in DIRECTIONS),
 ]
 
 

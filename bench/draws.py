@@ -9,9 +9,9 @@ import bench_layerwise
 import bench_sgd
 import bench_sign
 import bench_softmax  # noqa: F401 (registers NumPy's forms)
-import peers  # noqa: F401 (registers them)
+import peers_activation  # noqa: F401 (registers them, and those of peers.py)
 
-from fastopt.bench import batchnorm, softmax
+from fastopt.bench import activation, batchnorm, dropout, embedding, layernorm, softmax
 from fastopt.bench.contenders import Workload
 from fastopt.bench.optimizers import ADAM, MOMENTUM, model, one_tensor
 
@@ -65,6 +65,14 @@ def draw_model(rng, limit):
             return [Draw("whole models", model(case, title, [(n,) for n in sizes], clip))]
 
 
+def matrix(rng, limit, rows, columns):
+    """A shape of 1 to `rows` rows and of columns between these limits, of at most `limit` elements."""
+    while True:
+        shape = log_uniform(rng, 1, rows), log_uniform(rng, *columns)
+        if math.prod(shape) <= (limit or LARGEST):
+            return shape
+
+
 def draw_batch_norm(rng, limit):
     """(N, C), (N, C, H, W) or (N, H, W, C), N up to 256, C up to 2048, H = W up to 128."""
     layout, allocates = rng.integers(3), bool(rng.integers(2))
@@ -80,14 +88,45 @@ def draw_batch_norm(rng, limit):
 def draw_softmax(rng, limit):
     """Up to 65 536 rows of 2 to 131 072 classes."""
     allocates = bool(rng.integers(2))
-    while True:
-        shape = log_uniform(rng, 1, 65536), log_uniform(rng, 2, 131072)
-        if math.prod(shape) <= (limit or LARGEST):
-            break
+    shape = matrix(rng, limit, 65536, (2, 131072))
     return [Draw(kernel, softmax.workload(kernel, shape), allocates) for kernel in softmax.WITH_OUT]
 
 
+def draw_activation(rng, limit):
+    """Any of the functions, half of them with dropout of 0.1 to 0.5; up to 65 536 rows of up to 8192 channels."""
+    names = list(activation.FUNCTIONS)
+    name, allocates = names[rng.integers(len(names))], bool(rng.integers(2))
+    p = round(rng.uniform(0.1, 0.5), 2) if rng.integers(2) else 0.0
+    shape = matrix(rng, limit, 65536, (1, 8192))
+    return [Draw(direction, activation.workload(direction, name, shape, p), allocates)
+            for direction in activation.DIRECTIONS]
+
+
+def draw_dropout(rng, limit):
+    allocates, n = bool(rng.integers(2)), log_uniform(rng, 1, limit or LARGEST)
+    return [Draw(kernel, dropout.workload(kernel, f"{n:,}", n), allocates) for kernel in dropout.KERNELS]
+
+
+def draw_layer_norm(rng, limit):
+    """Layer and RMS normalisation of up to 65 536 rows of 8 to 16 384 elements."""
+    shape = matrix(rng, limit, 65536, (8, 16384))
+    return [Draw(which, layernorm.workload(which, shape)) for which in layernorm.PASSES]
+
+
+def draw_embedding(rng, limit):
+    """Up to 65 536 indices, uniform or by Zipf's law, of a table of up to 262 144 rows of up to 2048 elements."""
+    kind, allocates = embedding.INDICES[rng.integers(2)], bool(rng.integers(2))
+    while True:
+        count, columns = matrix(rng, limit, 65536, (1, 2048))
+        rows = log_uniform(rng, 2, 2**18)
+        if rows * columns <= (limit or LARGEST):
+            break
+    return [Draw(kernel, embedding.workload(kernel, kind, count, columns, rows), allocates)
+            for kernel in embedding.PASSES]
+
+
 FAMILIES = {"adam": draw_adam, "optimizers": draw_optimizer, "models": draw_model, "batch_norm": draw_batch_norm,
-            "softmax": draw_softmax}
+            "softmax": draw_softmax, "activation": draw_activation, "dropout": draw_dropout,
+            "layer_norm": draw_layer_norm, "embedding": draw_embedding}
 """name → function of (rng, limit) that returns what is drawn at once: the functions on one shape. `limit`, unless it is
-None, replaces the largest number of elements."""
+None, replaces the largest number of elements. A family's place is part of its seed: new ones come last."""

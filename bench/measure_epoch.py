@@ -1,10 +1,10 @@
 """One training epoch from end to end, all NumPy, with fastopt, with torch: `python bench/measure_epoch.py` prints the
 table.
 
-Three networks (networks.py): fully connected in three widths, convolutional, and a language model; Adam. Matrix
-products and copies are NumPy's, or torch's own, and timed by themselves. Each contender trains in a process of its
-own, from the same weights on the same batches. The mean loss of the first epoch must be the same for all of them; then
-they train in turn, an epoch each, and medians are printed.
+Four networks (networks.py): fully connected in three widths, with BatchNorm and with dropout, convolutional, and a
+language model; Adam. Matrix products and copies are NumPy's, or torch's own, and timed by themselves. Each contender
+trains in a process of its own, from the same weights on the same batches. The mean loss of the first epoch must be the
+same for all of them (with dropout, nearly); then they train in turn, an epoch each, and medians are printed.
 
 `--settings` compares, with the fastopt row or the only one of `--contenders`, the ways to share the cores between the
 kernels' threads and BLAS's (docs/threads.md has the outcome).
@@ -23,11 +23,13 @@ from fastopt.bench import timing
 from fastopt.bench.contenders import UnavailableError, WrongResultError
 from fastopt.bench.table import Table, number
 
-NETWORKS = ("mlp", "conv", "language")
+NETWORKS = ("mlp", "dropout", "conv", "language")
 PAUSE = 0.05
 """Seconds between contenders, so that no contender's threads still spin when the next one begins."""
 TOLERANCE = 1e-3
 """Of the first epoch's mean loss, between all contenders, relative."""
+TOLERANCE_DROPOUT = 0.1
+"""The same where each contender drops other elements."""
 
 SETTINGS = {
     "as installed": {},
@@ -54,7 +56,7 @@ def measure(task, rows, options):
                     stack.callback(workers[name].close)
             losses = {name: worker.first.loss for name, worker in workers.items()}
             low, high = min(losses.values()), max(losses.values())
-            if not high - low <= TOLERANCE * low:
+            if not high - low <= (TOLERANCE_DROPOUT if task.dropout else TOLERANCE) * low:
                 raise WrongResultError(f"losses of the first epoch differ: {losses}")
             found = timing.in_turn({name: worker.epoch for name, worker in workers.items()}, rounds=3,
                                    least_seconds=options.seconds / options.repeats, pause=PAUSE)
@@ -76,13 +78,15 @@ def described(options):
 
 
 def compare(tasks, options):
-    print(f"{described(options)}, milliseconds. Products: matrix products and im2col. BatchNorm: with ReLU. Rest: "
-          "batches, embeddings, biases, means; torch's bookkeeping. Faults: page faults a step.\n")
-    table = Table(("network", "", "whole", "products", "BatchNorm", "loss", "update", "rest", "faults",
+    print(f"{described(options)}, milliseconds. Products: matrix products and im2col. Layers: BatchNorm with ReLU; "
+          "bias, ReLU and dropout. Rest: batches, embeddings, other biases, means; torch's bookkeeping. Faults: page "
+          "faults a step.\n")
+    table = Table(("network", "", "whole", "products", "layers", "loss", "update", "rest", "faults",
                    "speed, numpy = 1", "speed without products"), "ll" + "r" * 9)
     print(table.head())
     for title, task in tasks.items():
-        rows = measure(task, {name: (name, {}) for name in options.contenders}, options)
+        rows = measure(task, {name: (name, {}) for name in options.contenders
+                              if task.dropout or name not in networks.WITHOUT}, options)
         for name, epoch in rows.items():
             base = rows.get("numpy", epoch)
             print(table.row(
@@ -112,7 +116,8 @@ def compare_settings(tasks, options):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="network", help=f"of {', '.join(NETWORKS)} (default: all)")
-    parser.add_argument("--widths", type=int, nargs="+", default=[128, 512, 2048], help="of mlp's hidden layers")
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 512, 2048],
+                        help="of the hidden layers of mlp and dropout")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--examples", type=int, default=4096)
     parser.add_argument("--seconds", type=float, default=5.0, help="of measuring, for each network")

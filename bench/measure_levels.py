@@ -16,7 +16,8 @@ import numpy as np
 
 import fastopt
 from fastopt._runtime import dispatch
-from fastopt.bench import optimizers, timing
+from fastopt.bench import activation, optimizers, timing
+from fastopt.bench.contenders import prepare
 from fastopt.bench.table import Table
 
 N = 32_768
@@ -55,6 +56,10 @@ def workloads():
            dy.size)
     x, out = rng.standard_normal(N, dtype=np.float32), np.empty(N, np.float32)
     yield "dropout", "dropout_forward", partial(fastopt.dropout_forward, x, 0.5, 1, out=out), N
+    for name, p in (*dict.fromkeys(activation.FUNCTIONS, 0.0).items(), ("relu", 0.5)):
+        for direction in activation.DIRECTIONS:
+            workload = activation.workload(direction, name, (N // 256, 256), p)
+            yield "activation", workload.title, prepare(workload, "fastopt")[0].call, workload.elements
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ LIMITS = {"v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "X
                        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2", "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}}
 """level → environment variables by which peers are limited to it; they read them when they are imported."""
 UNLIMITED = ("deepspeed",)
-LEFT_OUT = (ROOF, "reference", "numpy out=")
+LEFT_OUT = (ROOF, "reference", "numpy out=", "fastopt in place")
 
 
 def limit_peers(level):

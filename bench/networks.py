@@ -1,6 +1,7 @@
 """Networks that measure_epoch.py trains: layers in NumPy with chosen kernels, and the same layers as torch modules.
 
     mlp         dense → BatchNorm → ReLU, twice; dense: the demo's network
+    dropout     dense with bias → ReLU → dropout, twice; dense
     conv        convolution → BatchNorm → ReLU, twice; mean over the image; dense
     language    embeddings of a few tokens → dense → BatchNorm → ReLU; dense: logits of the next token
 
@@ -63,15 +64,67 @@ def numpy_backward(dy, cache, out):
     return dx
 
 
+def numpy_activation_forward(x, bias, p, rng):
+    """ReLU of x + bias and dropout with the probability p, in x's memory."""
+    x += bias
+    np.maximum(x, 0, out=x)
+    positive = x > 0
+    mask = None
+    if p:
+        mask = (rng.random(x.shape, dtype=np.float32) >= p) / np.float32(1 - p)
+        x *= mask
+    return x, (positive, mask)
+
+
+def numpy_activation_backward(d, cache, dbias):
+    """In d's memory."""
+    positive, mask = cache
+    if mask is not None:
+        d *= mask
+    d *= positive
+    np.sum(d, axis=0, out=dbias)
+    return d
+
+
+def relu_then_dropout_forward(x, bias, p, rng):
+    """As in NumPy, but for the dropout."""
+    y, (positive, _) = numpy_activation_forward(x, bias, 0.0, None)
+    y, mask = fastopt.dropout_forward(y, p, rng, out=y)
+    return y, (positive, mask)
+
+
+def relu_then_dropout_backward(d, cache, dbias):
+    positive, mask = cache
+    return numpy_activation_backward(fastopt.dropout_backward(d, mask, out=d), (positive, None), dbias)
+
+
 PRODUCTS = {"matmul": np.matmul, "im2col": im2col, "col2im": col2im}
 NUMPY = SimpleNamespace(
     **PRODUCTS, Adam=NumpyAdam, cross_entropy=numpy_cross_entropy,
-    batch_norm_forward=partial(numpy_batch_norm_forward, relu=True), batch_norm_backward=numpy_backward)
+    batch_norm_forward=partial(numpy_batch_norm_forward, relu=True), batch_norm_backward=numpy_backward,
+    activation_forward=numpy_activation_forward, activation_backward=numpy_activation_backward)
 FASTOPT = SimpleNamespace(
     **PRODUCTS, Adam=fastopt.Adam,
     cross_entropy=lambda logits, labels: fastopt.softmax_cross_entropy(logits, labels, out=logits),
     batch_norm_forward=partial(fastopt.batch_norm_forward, relu=True),
-    batch_norm_backward=lambda dy, cache, out: fastopt.batch_norm_backward(dy, cache, out=out)[0])
+    batch_norm_backward=lambda dy, cache, out: fastopt.batch_norm_backward(dy, cache, out=out)[0],
+    activation_forward=lambda x, bias, p, rng: fastopt.activation_forward(x, "relu", bias, dropout=p, rng=rng, out=x),
+    activation_backward=lambda d, cache, dbias: fastopt.activation_backward(d, cache, out=(d, dbias))[0])
+
+
+def instead(**kernels):
+    """fastopt's kernels but for these."""
+    return SimpleNamespace(**{**vars(FASTOPT), **kernels})
+
+
+WITHOUT = {
+    "fastopt, ReLU and dropout NumPy's": instead(
+        activation_forward=numpy_activation_forward, activation_backward=numpy_activation_backward),
+    "fastopt, ReLU NumPy's": instead(
+        activation_forward=relu_then_dropout_forward, activation_backward=relu_then_dropout_backward),
+}
+"""What bias, ReLU and dropout cost without the function that does the three in one pass: all in NumPy, or but for
+fastopt's dropout."""
 
 
 class Layer:
@@ -95,9 +148,12 @@ class Dense(Layer):
         return y
 
     def backward(self, d, needs_dx):
-        self.kernels.matmul(self.x.T, d, out=self.grads["weight"])
         if "bias" in self.params:
             np.sum(d, axis=0, out=self.grads["bias"])
+        return self.products(d, needs_dx)
+
+    def products(self, d, needs_dx):
+        self.kernels.matmul(self.x.T, d, out=self.grads["weight"])
         return self.kernels.matmul(d, self.params["weight"].T) if needs_dx else None
 
     def modules(self, t):
@@ -107,6 +163,26 @@ class Dense(Layer):
         if "bias" in self.params:
             linear.bias = t.nn.Parameter(t.tensor(self.params["bias"]))
         return [linear]
+
+
+class DenseReLUDropout(Dense):
+    """ReLU of x weight + bias, and dropout with the probability p."""
+
+    def __init__(self, kernels, rng, inputs, outputs, p):
+        super().__init__(kernels, rng, inputs, outputs, bias=True)
+        self.p, (self.rng,) = p, rng.spawn(1)
+
+    def forward(self, x):
+        self.x = x
+        y = self.kernels.matmul(x, self.params["weight"])
+        y, self.cache = self.kernels.activation_forward(y, self.params["bias"], self.p, self.rng)
+        return y
+
+    def backward(self, d, needs_dx):
+        return self.products(self.kernels.activation_backward(d, self.cache, self.grads["bias"]), needs_dx)
+
+    def modules(self, t):
+        return [*super().modules(t), t.nn.ReLU(inplace=True), t.nn.Dropout(self.p)]
 
 
 class Convolution(Layer):
@@ -228,11 +304,18 @@ class Task(NamedTuple):
     """(kernels, rng) → list of layers"""
     data: Callable
     """(rng, examples) → x, labels"""
+    dropout: bool = False
+    """Whether elements are dropped, by every contender others."""
 
 
 def mlp(kernels, rng, width, inputs=784, classes=10):
     return [Dense(kernels, rng, inputs, width), NormReLU(kernels, width),
             Dense(kernels, rng, width, width), NormReLU(kernels, width),
+            Dense(kernels, rng, width, classes, bias=True)]
+
+
+def dropping(kernels, rng, width, inputs=784, classes=10, p=0.3):
+    return [DenseReLUDropout(kernels, rng, inputs, width, p), DenseReLUDropout(kernels, rng, width, width, p),
             Dense(kernels, rng, width, classes, bias=True)]
 
 
@@ -270,7 +353,8 @@ def tokens(rng, examples, vocabulary=5000, context=4):
 
 
 def tasks(names, widths):
-    """{title: Task} of the networks of these names, mlp once for each width."""
+    """{title: Task} of the networks of these names, mlp and dropout once for each width."""
     groups = {"mlp": {f"mlp {width}": Task(partial(mlp, width=width), vectors) for width in widths},
+              "dropout": {f"dropout {width}": Task(partial(dropping, width=width), vectors, True) for width in widths},
               "conv": {"conv": Task(conv, images)}, "language": {"language": Task(language, tokens)}}
     return {title: task for name in names for title, task in groups[name].items()}

@@ -111,8 +111,10 @@ class Sweep:
             ratios = [[row.ratio(name) for row in rows if row.ours(name)] for name in names]
             large = [[row.ratio(name) for row in rows if row.ours(name) and row.elements >= LARGE] for name in names]
             lines.append((kernel, len(rows), *(mean(column) for column in (*ratios, *large)),
-                          *(percent(sum(ratio < 1 for ratio in column) / len(column)) for column in ratios),
-                          *(number(min(column)) for column in ratios), mean(row.numpy for row in rows if row.numpy)))
+                          *(percent(sum(ratio < 1 for ratio in column) / len(column) if column else None)
+                            for column in ratios),
+                          *(number(min(column, default=None)) for column in ratios),
+                          mean(row.numpy for row in rows if row.numpy)))
         return (TABLE_BEFORE if self.has_before else TABLE).lines(lines)
 
     def worst(self, rows=None):

@@ -23,13 +23,17 @@ try:
 except ImportError:         # Windows
     resource = None
 
-CONTENDERS = ("numpy", "fastopt", "fastopt, 1 thread", "torch")
-PARTS = ("products", "BatchNorm", "loss", "update")
-KERNELS = {"matmul": "products", "im2col": "products", "col2im": "products", "batch_norm_forward": "BatchNorm",
-           "batch_norm_backward": "BatchNorm", "cross_entropy": "loss"}
+KERNELS = {"numpy": networks.NUMPY, "fastopt": networks.FASTOPT, "fastopt, 1 thread": networks.FASTOPT,
+           **networks.WITHOUT}
+CONTENDERS = (*KERNELS, "torch")
+PARTS = ("products", "layers", "loss", "update")
+CALLS = {"matmul": "products", "im2col": "products", "col2im": "products", "batch_norm_forward": "layers",
+         "batch_norm_backward": "layers", "activation_forward": "layers", "activation_backward": "layers",
+         "cross_entropy": "loss"}
 """What a network calls → the part that it is."""
-OPERATORS = {"conv": "products", "mm": "products", "batch_norm": "BatchNorm", "relu": "BatchNorm",
-             "threshold": "BatchNorm", "log_softmax": "loss", "nll_loss": "loss"}
+OPERATORS = {"conv": "products", "mm": "products", **dict.fromkeys(
+    ("batch_norm", "relu", "threshold", "bernoulli", "mul.", "div_.", "sum."), "layers"),
+    "log_softmax": "loss", "nll_loss": "loss"}
 """What the name of torch's operator contains → the part that it is."""
 SEED = 0
 WARM = 0.05
@@ -41,7 +45,7 @@ class Epoch(NamedTuple):
     """The mean over the steps."""
     seconds: float
     parts: dict[str, float]
-    """Seconds in each of PARTS; the rest is the copying of batches, embeddings, biases, means."""
+    """Seconds in each of PARTS; the rest is the copying of batches, embeddings, other biases, means."""
     faults: float | None
     """Page faults a step; None where the system does not count them."""
 
@@ -59,7 +63,7 @@ class Trainer:
         self.x, self.labels = task.data(rng, examples)
         self.batches = rng.permutation(examples).reshape(-1, batch)
         self.seconds = dict.fromkeys(PARTS, 0.0)
-        timed = {name: self.timed(part, getattr(kernels, name)) for name, part in KERNELS.items()}
+        timed = {name: self.timed(part, getattr(kernels, name)) for name, part in CALLS.items()}
         kernels = type(kernels)(**timed)
         self.network = networks.Network(kernels, task.layers(kernels, rng))
 
@@ -104,6 +108,7 @@ class TorchTrainer(Trainer):
 
     def __init__(self, task, examples, batch):
         self.t = t = torch()
+        t.manual_seed(SEED)
         super().__init__(task, networks.NUMPY, examples, batch)
         self.x, self.labels, self.batches = map(t.from_numpy, (self.x, self.labels, self.batches))
         self.model = self.network.module(t)
@@ -144,7 +149,7 @@ def trainer(contender, task, examples, batch):
     """UnavailableError where the contender's library is missing."""
     if contender == "torch":
         return TorchTrainer(task, examples, batch)
-    return NumpyTrainer(task, networks.NUMPY if contender == "numpy" else networks.FASTOPT, examples, batch)
+    return NumpyTrainer(task, KERNELS[contender], examples, batch)
 
 
 def serve(connection, keep_heap, contender, *arguments):

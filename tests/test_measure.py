@@ -46,7 +46,8 @@ def test_epoch(capsys, contenders):
     rows = re.findall(rf"^\| ([^|]+) \| ([^|]+) \| {' [|] '.join([number] * 6)} \| (?:\d[\d.]*|–) \| {number} \|",
                       capsys.readouterr().out, re.M)
     assert [row[:2] for row in rows] == [
-        (title, name) for title in ("mlp 16", "mlp 24", "conv", "language") for name in contenders]
+        (title, name) for title in ("mlp 16", "mlp 24", "dropout 16", "dropout 24", "conv", "language")
+        for name in contenders if title.startswith("dropout") or name not in networks.WITHOUT]
     for row in rows:
         whole, *parts = map(float, row[2:8])
         assert whole > 0
@@ -120,7 +121,7 @@ def test_levels(capsys, monkeypatch):
     assert dispatch.active is before
     rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
     assert {"| sgd", "| adaptive", "| adam", "| sign", "| layerwise", "| batchnorm", "| softmax",
-            "| cross_entropy", "| dropout", "| embedding", "| layernorm"} == {row[0] for row in rows}
+            "| cross_entropy", "| dropout", "| embedding", "| layernorm", "| activation"} == {row[0] for row in rows}
     assert all(len(row) == 3 + len(dispatch.available()) for row in rows)
 
 

@@ -11,6 +11,8 @@ from networks import FASTOPT, NUMPY
 SMALL = {
     "mlp": networks.Task(partial(networks.mlp, width=6, inputs=5, classes=4),
                          partial(networks.vectors, inputs=5, classes=4)),
+    "dropout": networks.Task(partial(networks.dropping, width=6, inputs=5, classes=4, p=0.0),
+                             partial(networks.vectors, inputs=5, classes=4)),
     "conv": networks.Task(partial(networks.conv, channels=(1, 3, 5), classes=4),
                           partial(networks.images, side=10, classes=4)),
     "colours": networks.Task(partial(networks.conv, channels=(3, 4, 5)),
@@ -76,9 +78,30 @@ def test_torch_agrees(task):
     assert next(parameters, None) is None
 
 
+@pytest.mark.parametrize(("forward", "backward"), [
+    (kernels.activation_forward, kernels.activation_backward) for kernels in (FASTOPT, *networks.WITHOUT.values())])
+def test_dropout(forward, backward, rng):
+    """Elements are 0 or ReLU of x + bias over 1 - p; the gradient is that of the elements that are left."""
+    x, dy = rng.standard_normal((2, 50, 40)).astype("f")
+    bias, dbias, p = rng.standard_normal(40).astype("f"), np.empty(40, np.float32), 0.3
+    relu = np.maximum(x + bias, 0)
+    y, cache = forward(x.copy(), bias, p, rng)
+    kept = y > 0
+    np.testing.assert_allclose(y, np.where(kept, relu / (1 - p), 0), rtol=1e-6)
+    assert 0.6 < kept.sum() / (relu > 0).sum() < 0.8
+    dx = backward(dy.copy(), cache, dbias)
+    np.testing.assert_allclose(dx, np.where(kept, dy / (1 - p), 0), rtol=1e-6)
+    np.testing.assert_allclose(dbias, dx.sum(0), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_drop_other_elements(rng):
+    first, second = (layer.rng for layer in networks.dropping(NUMPY, rng, 6)[:2])
+    assert first.random() != second.random()
+
+
 def test_loss_falls():
     """Each network learns something from its data."""
-    for task in networks.tasks(["mlp", "conv", "language"], [16]).values():
+    for task in networks.tasks(["mlp", "dropout", "conv", "language"], [16]).values():
         trainer = trainers.NumpyTrainer(task, FASTOPT, 256, 64)
         losses = [trainer.epoch().loss for _ in range(5)]
         assert losses[-1] < 0.95 * losses[0]

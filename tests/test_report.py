@@ -8,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+import bench_activation
 import bench_adam
 import bench_adaptive
 import bench_batchnorm
@@ -24,8 +25,8 @@ import report
 import fastopt
 
 ROOT = Path(__file__).parents[1]
-FAMILIES = (bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_embedding, bench_layernorm,
-            bench_layerwise, bench_sgd, bench_sign, bench_softmax)
+FAMILIES = (bench_activation, bench_adam, bench_adaptive, bench_batchnorm, bench_dropout, bench_embedding,
+            bench_layernorm, bench_layerwise, bench_sgd, bench_sign, bench_softmax)
 
 
 def benchmark(kernel, shape, elements, contender, median, *, threads=2, level=None, allocates=False):

@@ -14,7 +14,7 @@ import report
 import sweep
 
 import fastopt
-from fastopt.bench import contenders, timing
+from fastopt.bench import activation, contenders, timing
 from fastopt.bench.contenders import CONTENDERS, Contender
 
 FOLDER = os.path.dirname(fastopt.__path__[0])
@@ -49,7 +49,8 @@ def test_a_seed_gives_the_same_draws_and_another_seed_others(name):
 
 @pytest.mark.parametrize(("name", "kernels", "largest"), [
     ("adam", 1, draws.LARGEST_TENSOR), ("optimizers", 1, draws.LARGEST_TENSOR), ("models", 1, draws.LARGEST_MODEL),
-    ("batch_norm", 3, draws.LARGEST), ("softmax", 3, draws.LARGEST),
+    ("batch_norm", 3, draws.LARGEST), ("softmax", 3, draws.LARGEST), ("activation", 2, draws.LARGEST),
+    ("dropout", 2, draws.LARGEST), ("layer_norm", 4, draws.LARGEST), ("embedding", 2, draws.LARGEST),
 ])
 def test_draws(name, kernels, largest):
     found = drawn(name, 60)
@@ -66,6 +67,29 @@ def test_batch_norm_is_drawn_in_every_layout_with_at_least_two_values_a_channel(
     found = drawn("batch_norm", 100)
     assert {draw.allocates for draw in found} == {False, True}
     assert {draw.workload.shape.count(",") for draw in found} == {1, 3, 4}     # (N, C), images, those "channels last"
+
+
+def test_activation_is_drawn_with_every_function_with_and_without_dropout():
+    found = [draw.workload.title for draw in drawn("activation", 100)]
+    assert {title.split(", ")[1] for title in found} == set(activation.FUNCTIONS)
+    assert 50 < sum("dropout" in title for title in found) < 150
+
+
+def test_embedding_is_drawn_with_tables_that_fit_in_memory():
+    found = [draw.workload.shape.replace(",", "").strip("(").split() for draw in drawn("embedding", 100)]
+    assert max(int(columns.strip(")")) * int(rows) for _, columns, _, rows in found) <= draws.LARGEST
+
+
+def test_every_new_family_has_rows(tmp_path, numpy_and_one_peer):
+    """Each result is checked; layer normalisation is compared with results in given arrays alone."""
+    file, families = tmp_path / "sweep.json", ["activation", "dropout", "layer_norm", "embedding"]
+    measure_sweep.main([*SMALL, "--count", "4", *families, "--json", str(file)])
+    rows = sweep.load(file).rows
+    assert len(rows) == 4 * (2 + 2 + 4 + 2)
+    for row in rows:
+        assert row.ours() == ("fastopt new array" if row.allocates else "fastopt")
+        assert not {"fastopt in place", "reference", "numpy out="} & set(row.times)
+    assert {row.allocates for row in rows if "norm" not in row.kernel} == {False, True}
 
 
 def make_row(ours, peers, *, kernel="log_softmax", shape="(8, 4)", elements=32, allocates=False, numpy=None,
@@ -127,6 +151,13 @@ def test_tables():
         "jax).")
     before = make_sweep(before=4e-6)
     assert before.table().splitlines()[-1] == "| all | 3 | 2.00 | 0.63 | 2.00 | 0.50 | 33% | 67% | 0.50 | 0.25 | 6.00 |"
+
+
+def test_before_may_lack_a_function():
+    """Another build without it has no rows of it."""
+    found = make_sweep(before=4e-6)
+    found.rows.append(make_row(1e-6, {"jax": 2e-6}, kernel="activation_forward"))
+    assert "| activation_forward | 1 | 2.00 | – | – | – | 0% | – | 2.00 | – | – |" in found.table().splitlines()
 
 
 def test_no_peer():

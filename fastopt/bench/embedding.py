@@ -66,12 +66,18 @@ def by(call: Callable[[Embedding], Callable[[], Any]], allocates: bool, one_thre
     return lambda problem: Contender(call(problem), allocates=allocates, one_thread=one_thread)
 
 
+def ours(allocates: bool, module: Any = fastopt, one_thread: bool = False) -> Callable[[Embedding], Contender]:
+    def call(p: Embedding) -> Callable[[], Any]:
+        if p.kernel == "embedding_forward":
+            return functools.partial(module.embedding_forward, p.weight, p.indices, out=None if allocates else p.y)
+        return functools.partial(module.embedding_backward, p.dy, p.indices, p.rows, out=None if allocates else p.sum)
+
+    return by(call, allocates, one_thread)
+
+
 # Into an array of the caller's: the gradient is added to it.
 
-contender("fastopt", "embedding_forward")(by(
-    lambda p: functools.partial(fastopt.embedding_forward, p.weight, p.indices, out=p.y), False))
-contender("fastopt", "embedding_backward")(by(
-    lambda p: functools.partial(fastopt.embedding_backward, p.dy, p.indices, p.rows, out=p.sum), False))
+contender("fastopt", *PASSES)(ours(False))
 contender("numpy out=", "embedding_forward")(by(
     lambda p: functools.partial(np.take, p.weight, p.indices, axis=0, out=p.y, mode="clip"), False, True))
 
@@ -96,14 +102,8 @@ def torch_index_select(problem: Embedding) -> Contender:
 
 # Into a new array.
 
-contender("fastopt new array", "embedding_forward")(by(
-    lambda p: functools.partial(fastopt.embedding_forward, p.weight, p.indices), True))
-contender("fastopt new array", "embedding_backward")(by(
-    lambda p: functools.partial(fastopt.embedding_backward, p.dy, p.indices, p.rows), True))
-contender("reference", "embedding_forward")(by(
-    lambda p: functools.partial(fastopt.reference.embedding_forward, p.weight, p.indices), True, True))
-contender("reference", "embedding_backward")(by(
-    lambda p: functools.partial(fastopt.reference.embedding_backward, p.dy, p.indices, p.rows), True, True))
+contender("fastopt new array", *PASSES)(ours(True))
+contender("reference", *PASSES)(ours(True, fastopt.reference, True))
 contender("numpy", "embedding_forward")(by(
     lambda p: functools.partial(np.take, p.weight, p.indices, axis=0), True, True))
 
