@@ -14,8 +14,8 @@ import pytest
 import rows
 
 import fastopt
-from fastopt.bench import timing
-from fastopt.bench.contenders import CONTENDERS, ROOF, Contender, contender, prepare
+from fastopt.bench import activation, timing
+from fastopt.bench.contenders import CONTENDERS, ROOF, Contender, WrongResultError, contender, library, prepare
 from fastopt.bench.optimizers import ADAM, Case, one_tensor
 from fastopt.bench.table import Table
 
@@ -102,3 +102,31 @@ def test_the_roof_moves_what_the_passes_say():
     made, error = prepare(workload, ROOF)
     assert (made.call(), error, workload.moved) == ([0.0], 0.0, 28)
     assert np.isfinite(error)
+
+
+def test_every_form_of_activation_is_right():
+    for workload in (activation.workload(direction, name, (40, 30), p) for direction in activation.DIRECTIONS
+                     for name in activation.FUNCTIONS for p in (0.0, 0.3)):
+        for name in CONTENDERS[workload.kernel]:
+            if library(name) in ("fastopt", "reference", "numpy"):
+                prepare(workload, name)
+
+
+@pytest.mark.parametrize(("direction", "spoil"), [
+    ("activation_forward", lambda y: [np.where(y == y.max(), 0.999 * y, y)]),
+    ("activation_forward", lambda y: [y * (np.random.default_rng(0).random(y.shape) >= 0.5)]),    # dropped twice
+    ("activation_forward", lambda y: [np.where(y == y.max(), np.nan, y)]),
+    ("activation_backward", lambda dx, dbias: [dx, dbias + 0.01]),
+    ("activation_backward", lambda dx, dbias: [0.7 * dx, 0.7 * dbias]),
+])
+def test_a_wrong_activation_is_refused(monkeypatch, direction, spoil):
+    workload = activation.workload(direction, "relu", (100, 80), 0.3)
+    made = CONTENDERS[workload.kernel]["fastopt"]
+
+    def wrong(problem):
+        contender = made(problem)
+        return Contender(contender.call, lambda returned: spoil(*contender.result(returned)))
+
+    monkeypatch.setitem(CONTENDERS[workload.kernel], "fastopt", wrong)
+    with pytest.raises(WrongResultError):
+        prepare(workload, "fastopt")
