@@ -66,10 +66,13 @@ def measure(task, rows, options):
 
 
 def median(epochs):
-    """The epoch of median duration, with the median of the page faults."""
+    """The median of each part, of the rest and of the page faults; the whole is the sum of the parts' medians, so that
+    an epoch in which the products were slow does not decide what the other parts are."""
+    parts = {part: statistics.median(epoch.parts[part] for epoch in epochs) for part in trainers.PARTS}
+    rest = statistics.median(epoch.seconds - sum(epoch.parts.values()) for epoch in epochs)
     faults = [epoch.faults for epoch in epochs]
-    return sorted(epochs, key=lambda epoch: epoch.seconds)[(len(epochs) - 1) // 2]._replace(
-        faults=None if None in faults else statistics.median(faults))
+    return trainers.Epoch(epochs[0].loss, sum(parts.values()) + rest, parts,
+                          None if None in faults else statistics.median(faults))
 
 
 def described(options):

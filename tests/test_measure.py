@@ -76,6 +76,15 @@ def test_kept_heap():
     assert faults[1] < faults[0] / 2
 
 
+def test_an_epoch_with_slow_products_does_not_decide_the_other_parts():
+    def epoch(products, layers, rest):
+        parts = {**dict.fromkeys(trainers.PARTS, 0.0), "products": products, "layers": layers}
+        return trainers.Epoch(2.0, products + layers + rest, parts, 5.0)
+
+    found = measure_epoch.median([epoch(1.0, 3.0, 0.25), epoch(2.0, 0.5, 0.25), epoch(9.0, 0.5, 0.75)])
+    assert (found.parts["products"], found.parts["layers"], found.seconds, found.faults) == (2.0, 0.5, 2.75, 5.0)
+
+
 def test_unknown_network():
     with pytest.raises(SystemExit):
         measure_epoch.main(["transformer"])
