@@ -54,7 +54,7 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
     """
     shape = _shape(shape)
     mean, std = number(mean, "mean", "[-1e38, 1e38]"), number(std, "std", "[0, 1e37]")
-    weight = _generator(rng).standard_normal(shape, dtype=numpy.float32)
+    weight = check_generator(rng).standard_normal(shape, dtype=numpy.float32)
     weight *= numpy.float32(std)
     weight += numpy.float32(mean)
     return weight
@@ -79,7 +79,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
     low, high = number(low, "low", "[-1e38, 1e38]"), number(high, "high", "[-1e38, 1e38]")
     if low > high:
         raise ValueError(f"low: expected at most high = {high!r}, got {low!r}")
-    weight = _generator(rng).random(shape, dtype=numpy.float32)
+    weight = check_generator(rng).random(shape, dtype=numpy.float32)
     weight *= numpy.float32(high - low)
     weight += numpy.float32(low)
     return numpy.clip(weight, numpy.float32(low), numpy.float32(high), out=weight)     # the sum may round past high
@@ -163,7 +163,8 @@ def _shape(shape: Shape) -> tuple[int, ...]:
     return lengths
 
 
-def _generator(rng: numpy.random.Generator) -> numpy.random.Generator:
+def check_generator(rng: numpy.random.Generator) -> numpy.random.Generator:
+    """`rng`, if it is a Generator."""
     if not isinstance(rng, numpy.random.Generator):
         raise TypeError("rng: expected a numpy.random.Generator such as numpy.random.default_rng(seed), "
                         f"got {type(rng).__name__}")

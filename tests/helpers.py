@@ -134,6 +134,24 @@ def interrupted(call, at):
     return False
 
 
+def every_instant(make, call, arrays_of):
+    """Interrupt `call` on what `make` returns at every bytecode: its arrays are then all as before, or all as after."""
+    done = make()
+    before = [array.copy() for array in arrays_of(done)]
+    call(done)
+    after = arrays_of(done)
+    instant, reached = 1, True
+    while reached:
+        made = make()
+        reached = interrupted(lambda made=made: call(made), instant)
+        same = [all(np.array_equal(a, b) for a, b in zip(arrays_of(made), wanted, strict=True))
+                for wanted in (before, after)]
+        assert same in ([True, False], [False, True]), instant
+        assert reached or same[1]
+        instant += 1
+    assert instant > 31
+
+
 def run(code, **environment):
     """Run `code` in a new interpreter, in a folder without fastopt, and return what it prints.
 

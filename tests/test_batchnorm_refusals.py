@@ -5,7 +5,7 @@ from array import array as plain_array
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, interrupted
+from helpers import assert_same_bits, every_instant
 
 import fastopt
 from fastopt._runtime import arrays
@@ -213,71 +213,7 @@ def test_x_moved_since_forward(backward, way, rng):
         pointer.value = before
 
 
-# The layer.
-
-def test_layer_refuses_a_state(rng):
-    other = fastopt.BatchNorm(3)
-    state = before = other.state_dict()
-    with pytest.raises(ValueError, match=r"^state: expected the keys .*, got \['gamma'\]"):
-        other.load_state_dict({"gamma": state["gamma"]})
-    with pytest.raises(ValueError, match=r"^running_var: expected .* of shape \(3,\), got"):
-        other.load_state_dict({**state, "gamma": np.full(3, 2, f32), "running_var": np.ones(4, f32)})
-    assert_same_bits(other.gamma, before["gamma"])
-    with pytest.raises(TypeError, match=r"^state: expected a dict, got int"):
-        other.load_state_dict(5)
-    masked = np.ma.masked_array(np.full(3, 2, f32), [False, True, False])
-    with pytest.raises(TypeError, match=r"^gamma: expected .*, got masked array float32 \(3,\) .*filled\(\)"):
-        other.load_state_dict({**state, "gamma": masked})
-    other.running_mean = np.zeros(1, f32)
-    with pytest.raises(ValueError, match=r"^self\.running_mean: expected writable .* of shape \(3,\), got"):
-        other.load_state_dict({**state, "gamma": np.full(3, 2, f32)})
-    assert_same_bits(other.gamma, before["gamma"])
-
-
-@pytest.mark.parametrize(("options", "error", "name"), [
-    ({"num_features": 2.0}, TypeError, "num_features"), ({"num_features": 2**62}, ValueError, "num_features"),
-    ({"num_features": 10**400}, ValueError, "num_features"), ({"num_features": -1}, ValueError, "num_features"),
-    ({"num_features": 2, "eps": 0.0}, ValueError, "eps"),
-    ({"num_features": 2, "momentum": 1.5}, ValueError, "momentum"),
-    ({"num_features": 2, "relu": "yes"}, TypeError, "relu"),
-    ({"num_features": 2, "channel_axis": "last"}, TypeError, "channel_axis"),
-])
-def test_layer_refuses(options, error, name):
-    with pytest.raises(error, match=rf"^{name}: expected .*, got"):
-        fastopt.BatchNorm(**options)
-
-
-def test_a_layer_takes_a_state_of_its_own_arrays(rng):
-    bn = fastopt.BatchNorm(3)
-    bn.gamma[...], bn.beta[...] = 5, 6
-    bn.load_state_dict({**bn.state_dict(), "gamma": bn.beta, "beta": bn.gamma})
-    assert (bn.gamma == 6).all()
-    assert (bn.beta == 5).all()
-
-
-def every_instant(make, call, arrays_of):
-    """Interrupt `call` on what `make` returns at every bytecode: its arrays are then all as before, or all as after."""
-    done = make()
-    before = [array.copy() for array in arrays_of(done)]
-    call(done)
-    after = arrays_of(done)
-    instant, reached = 1, True
-    while reached:
-        made = make()
-        reached = interrupted(lambda made=made: call(made), instant)
-        same = [all(np.array_equal(a, b) for a, b in zip(arrays_of(made), wanted, strict=True))
-                for wanted in (before, after)]
-        assert same in ([True, False], [False, True]), instant
-        assert reached or same[1]
-        instant += 1
-    assert instant > 31
-
-
-def test_an_interrupt_of_load_state_dict():
-    state = {name: np.full(3, i + 2, f32) for i, name in enumerate(("gamma", "beta", "running_mean", "running_var"))}
-    every_instant(lambda: fastopt.BatchNorm(3), lambda bn: bn.load_state_dict(state),
-                  lambda bn: [bn.gamma, bn.beta, bn.running_mean, bn.running_var])
-
+# Interrupts.
 
 def test_an_interrupt_of_a_fold():
     ones = np.ones(3, f32)

@@ -1,4 +1,4 @@
-"""BatchNorm: what it means, special values, the layer."""
+"""BatchNorm: what it means, special values."""
 
 import numpy as np
 import pytest
@@ -151,40 +151,3 @@ def test_nothing_to_do(module, shape):
     assert (dgamma == 0).all()
     assert (dbeta == 0).all()
     assert dgamma.shape == dbeta.shape == (channels,)
-
-
-# The layer.
-
-@BOTH
-def test_layer(module, rng):
-    bn = module.BatchNorm(5, momentum=0.3, relu=True)
-    kept = [bn.gamma, bn.beta, bn.dgamma, bn.dbeta, bn.running_mean, bn.running_var]
-    bn.gamma[...], bn.beta[...] = rng.standard_normal((2, 5)).astype(f32)
-    mean, var = np.zeros(5, f32), np.ones(5, f32)
-    for _ in range(3):
-        x, dy = rng.standard_normal((2, 12, 5)).astype(f32)
-        y, cache = fastopt.batch_norm_forward(x, bn.gamma, bn.beta, mean, var, momentum=0.3, relu=True)
-        assert_same_bits(bn.forward(x), y)
-        for got, right in zip((bn.backward(dy), bn.dgamma, bn.dbeta), fastopt.batch_norm_backward(dy, cache),
-                              strict=True):
-            assert_same_bits(got, right)
-    assert_same_bits(bn.running_mean, mean)
-    assert_same_bits(bn.running_var, var)
-    expected = fastopt.batch_norm_inference(x, bn.gamma, bn.beta, mean, var, relu=True)
-    assert_same_bits(bn.forward(x, training=False), expected)
-    assert all(a is b for a, b in zip(kept, [bn.gamma, bn.beta, bn.dgamma, bn.dbeta, bn.running_mean, bn.running_var],
-                                      strict=True))
-    bn.backward(dy)
-    with pytest.raises(ValueError, match=r"^backward: expected a forward pass before it, got none"):
-        bn.backward(dy)
-
-
-@BOTH
-def test_layer_state(module, rng):
-    bn, other = module.BatchNorm(3), module.BatchNorm(3)
-    bn.forward(rng.standard_normal((8, 3)).astype(f32))
-    state = bn.state_dict()
-    other.load_state_dict(state)
-    for name, array in state.items():
-        assert_same_bits(getattr(other, name), array)
-        assert not np.shares_memory(getattr(other, name), array)

@@ -5,7 +5,7 @@ result of the kernels equal to this one bit for bit. The words row, lane, block 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -392,37 +392,3 @@ def batch_norm_fold(weight: Array, bias: Array | None, gamma: Array, beta: Array
     new_bias[...] = (bias - mean) * scale + beta
     new_weight[...] = np.moveaxis(np.moveaxis(weight, output_axis, -1) * scale, -1, output_axis)
     return new_weight, new_bias
-
-
-class BatchNorm:
-    """See `fastopt.BatchNorm`."""
-
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,
-                 unbiased: bool = True, relu: bool = False) -> None:
-        self.num_features = num_features
-        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
-        self.unbiased, self.relu = unbiased, relu
-        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.dgamma, self.dbeta = np.zeros(num_features, np.float32), np.zeros(num_features, np.float32)
-        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
-        self._cache: BatchNormCache | None = None
-
-    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
-        y, self._cache = batch_norm_forward(
-            x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
-            eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
-        return y
-
-    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
-        if self._cache is None:
-            raise ValueError("backward: expected a forward pass before it, got none since the last backward")
-        dx, _, _ = batch_norm_backward(dy, self._cache, out=(out, self.dgamma, self.dbeta))
-        self._cache = None
-        return dx
-
-    def state_dict(self) -> dict[str, Array]:
-        return {name: getattr(self, name).copy() for name in ("gamma", "beta", "running_mean", "running_var")}
-
-    def load_state_dict(self, state: Mapping[str, Array]) -> None:
-        for name in ("gamma", "beta", "running_mean", "running_var"):
-            getattr(self, name)[...] = state[name]

@@ -31,9 +31,8 @@ def digest(value):
     if isinstance(value, (fastopt.Optimizer, ReferenceOptimizer)):
         lr = value.lr if isinstance(value, fastopt.Optimizer) else value._hyper["lr"]
         return (value.step_count, dict(value.steps), digest(lr), digest(contents(value.state)))
-    if isinstance(value, (fastopt.BatchNorm, fastopt.reference.BatchNorm)):
-        return tuple(digest(getattr(value, name)) for name in
-                     ("gamma", "beta", "dgamma", "dbeta", "running_mean", "running_var"))
+    if isinstance(value, (fastopt.Layer, fastopt.reference.Layer)):
+        return digest(parts(value))
     if isinstance(value, (BatchNormCache, ReferenceCache)):
         return (digest(value.mean), digest(value.invstd), digest(value.scale), digest(value.beta), digest(value.x),
                 value.training, value.relu, value.count)
@@ -69,3 +68,8 @@ def digest(value):
 def contents(state):
     """A state as plain dicts, whatever mapping the optimizer shows it in."""
     return {key: dict(entry) for key, entry in state.items()}
+
+
+def parts(layer):
+    """A layer's arrays, and its Generator if it has one."""
+    return (layer.params, layer.grads, layer.buffers, getattr(layer, "rng", None))

@@ -1,6 +1,7 @@
 """A good call of everything public, made from a seed; test_bad_calls.py spoils its arguments.
 
-The functions in tests/arguments.py and the optimizers in tests/optimizer_cases.py get theirs from their rows there.
+The functions in tests/arguments.py, the optimizers in tests/optimizer_cases.py and the layers in tests/layer_cases.py
+get theirs from their rows there.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from arguments import (
     positive,
     rms_norm_cache,
 )
+from layer_cases import LAYERS
 from optimizer_cases import ROWS, SETTINGS, make
 from slow.cases import CALLS, Case, Folder, Threads, call_by_position, case, completed
 
@@ -142,46 +144,64 @@ def activation_backward_from_x(rng, module):
         "dy": f32(rng, 5, 13), "cache": cache, "out": (f32(rng, 5, 13), f32(rng, 13))}))
 
 
-# The layer.
+# Layers.
 
-def layer(rng, module):
-    made = module.BatchNorm(3, relu=True)
-    made.forward(f32(rng, 8, 3))
-    return made
+def layer_cases(row):
+    def used(made):
+        rng = np.random.default_rng(1)
+        return made.forward(row.x(rng)), made.backward(row.dy(rng)), made
+
+    def after_forward(rng, module):
+        made = row.make(module, int(rng.integers(2**32)))
+        made.forward(row.x(rng))
+        return made
+
+    @case(row.name)
+    def new(rng, module):
+        kind = getattr(module, row.name)
+        extra = {"rng": np.random.default_rng(rng.integers(2**32))} if row.takes_rng else {}
+        return Case(kind, completed(kind, {**row.options, **extra}), use=used)
+
+    @case(f"{row.name}.forward")
+    def forward(rng, module):
+        made = after_forward(rng, module)
+        return Case(made.forward, {row.argument: row.x(rng), "training": True, "out": row.dy(rng)}, (made,))
+
+    @case(f"{row.name}.backward")
+    def backward(rng, module):
+        made, dy = after_forward(rng, module), row.dy(rng)
+        out = None if row.name == "Embedding" else np.empty_like(row.x(rng))
+        return Case(made.backward, {"dy": dy, "out": out}, (made,))
+
+    stateful(row.name, after_forward)
 
 
-def used_layer(made):
-    x = np.linspace(-3, 4, 24, dtype=np.float32).reshape(8, 3)
-    return made.forward(x), made.backward(x), made
+def stateful(name, make):
+    @case(f"{name}.state_dict")
+    def state_dict(rng, module):
+        made = make(rng, module)
+        return Case(made.state_dict, {}, (made,))
+
+    @case(f"{name}.load_state_dict")
+    def load_state_dict(rng, module):
+        made, state = make(rng, module), make(rng, module).state_dict()
+        return Case(made.load_state_dict, {"state": state}, (made,))
 
 
-@case("BatchNorm")
+for row in LAYERS:
+    layer_cases(row)
+
+
+def layer_of_arrays(rng, module):
+    return module.Layer({"weight": f32(rng, 3, 4)}, {"passes": f32(rng, 1)})
+
+
+@case("Layer")
 def new_layer(rng, module):
-    return Case(module.BatchNorm, completed(module.BatchNorm, {"num_features": 3}), use=used_layer)
+    return Case(module.Layer, {"params": {"weight": f32(rng, 3, 4)}, "buffers": {"passes": f32(rng, 1)}})
 
 
-@case("BatchNorm.forward")
-def layer_forward(rng, module):
-    made = layer(rng, module)
-    return Case(made.forward, {"x": f32(rng, 8, 3), "training": True, "out": f32(rng, 8, 3)}, (made,))
-
-
-@case("BatchNorm.backward")
-def layer_backward(rng, module):
-    made = layer(rng, module)
-    return Case(made.backward, {"dy": f32(rng, 8, 3), "out": f32(rng, 8, 3)}, (made,))
-
-
-@case("BatchNorm.state_dict")
-def layer_state(rng, module):
-    made = layer(rng, module)
-    return Case(made.state_dict, {}, (made,))
-
-
-@case("BatchNorm.load_state_dict")
-def layer_load(rng, module):
-    made, state = layer(rng, module), layer(rng, module).state_dict()
-    return Case(made.load_state_dict, {"state": state}, (made,))
+stateful("Layer", layer_of_arrays)
 
 
 def release_case(name, make):

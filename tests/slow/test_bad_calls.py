@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from optimizer_cases import taken_by
 from slow.cases import WITHOUT_CHECKS, has_reference, is_record, public
-from slow.digest import contents, digest
+from slow.digest import contents, digest, parts
 from slow.good_calls import CALLS
 from slow.spoiled import LyingArray, LyingBuffer, OtherBuffer, Planted, all_arrays, spoil
 
@@ -151,8 +151,9 @@ def check_error(error, name, spoiled, what, arguments, subject):
     named = {*spoiled, *(other for one in spoiled for other in CALLED_OTHERWISE.get(one, ())), *arguments}
     if "params" in arguments:
         named |= {"state", "per_param"}
-    if any(isinstance(watched, fastopt.BatchNorm) for watched in subject.watch):
-        named |= {"gamma", "beta", "running_mean", "running_var"}
+    for watched in subject.watch:
+        if isinstance(watched, fastopt.Layer):
+            named |= watched.params.keys() | watched.buffers.keys()
     assert any(re.search(rf"(?<!\w){re.escape(one.split('[')[0])}(?!\w)", text) for one in named), \
         f"{what}: no argument is named: {error!r}"
     assert "expected" in text or "unexpected keyword" in text, f"{what}: {error!r}"
@@ -186,8 +187,10 @@ def comparable(result):
         return (result.gamma, result.invrms)
     if isinstance(result, (fastopt.Optimizer, ReferenceOptimizer)):
         return (result.step_count, dict(result.steps), contents(result.state))
-    if isinstance(result, (fastopt.BatchNorm, fastopt.reference.BatchNorm)):
-        return tuple(getattr(result, n) for n in ("gamma", "beta", "dgamma", "dbeta", "running_mean", "running_var"))
+    if isinstance(result, (fastopt.Layer, fastopt.reference.Layer)):
+        return comparable(parts(result))
+    if isinstance(result, np.random.Generator):
+        return digest(result)
     if isinstance(result, tuple):
         return tuple(comparable(entry) for entry in result)
     if isinstance(result, dict):

@@ -1,0 +1,94 @@
+"""Layers around the functions, in NumPy. As `fastopt`'s they keep their arrays for life."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fastopt.reference._batchnorm import batch_norm_backward, batch_norm_forward
+from fastopt.reference._dropout import dropout_backward, dropout_forward
+from fastopt.reference._embedding import embedding_backward, embedding_forward
+from fastopt.reference._formula import Array
+
+
+class Layer:
+    """See `fastopt.Layer`."""
+
+    def __init__(self, params: Mapping[str, Array] | None = None, buffers: Mapping[str, Array] | None = None) -> None:
+        self.params, self.buffers = dict(params or {}), dict(buffers or {})
+        self.grads = {name: np.zeros_like(param) for name, param in self.params.items()}
+        self._cache: Any = None
+
+    def _forward_cache(self) -> Any:
+        if self._cache is None:
+            raise ValueError("backward: expected a forward pass before it, got none since the last backward")
+        cache, self._cache = self._cache, None
+        return cache
+
+    def state_dict(self) -> dict[str, Array]:
+        return {name: array.copy() for name, array in (self.params | self.buffers).items()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        copies = {name: state[name].copy() for name in self.params | self.buffers}
+        for name, array in (self.params | self.buffers).items():
+            array[...] = copies[name]
+
+
+class BatchNorm(Layer):
+    """See `fastopt.BatchNorm`."""
+
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, channel_axis: int = 1,
+                 unbiased: bool = True, relu: bool = False) -> None:
+        self.num_features = num_features
+        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
+        self.unbiased, self.relu = unbiased, relu
+        self.gamma, self.beta = np.ones(num_features, np.float32), np.zeros(num_features, np.float32)
+        self.running_mean, self.running_var = np.zeros(num_features, np.float32), np.ones(num_features, np.float32)
+        super().__init__({"gamma": self.gamma, "beta": self.beta},
+                         {"running_mean": self.running_mean, "running_var": self.running_var})
+        self.dgamma, self.dbeta = self.grads.values()
+
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        y, self._cache = batch_norm_forward(
+            x, self.gamma, self.beta, self.running_mean, self.running_var, training=training, momentum=self.momentum,
+            eps=self.eps, channel_axis=self.channel_axis, unbiased=self.unbiased, relu=self.relu, out=out)
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        return batch_norm_backward(dy, self._forward_cache(), out=(out, self.dgamma, self.dbeta))[0]
+
+
+class Dropout(Layer):
+    """See `fastopt.Dropout`."""
+
+    def __init__(self, p: float, rng: np.random.Generator) -> None:
+        self.p, self.rng = p, rng
+        super().__init__()
+
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        y, self._cache = dropout_forward(x, self.p, self.rng, training=training, out=out)
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        return dropout_backward(dy, self._forward_cache(), out=out)
+
+
+class Embedding(Layer):
+    """See `fastopt.Embedding`."""
+
+    def __init__(self, num_embeddings: int, dim: int, padding_idx: int | None = None, *,
+                 rng: np.random.Generator) -> None:
+        self.num_embeddings, self.dim, self.padding_idx = num_embeddings, dim, padding_idx
+        weight = rng.standard_normal((num_embeddings, dim), dtype=np.float32)
+        if padding_idx is not None:
+            weight[padding_idx] = 0.0
+        super().__init__({"weight": weight})
+
+    def forward(self, indices: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        self._cache = indices.copy()
+        return embedding_forward(self.params["weight"], indices, out=out)
+
+    def backward(self, dy: Array, *, out: None = None) -> None:
+        self.grads["weight"][...] = 0.0
+        embedding_backward(dy, self._forward_cache(), self.num_embeddings, padding_idx=self.padding_idx,
+                           out=self.grads["weight"])
