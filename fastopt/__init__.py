@@ -18,10 +18,11 @@ from fastopt._batchnorm_statistics import (
     batch_norm_statistics,
 )
 from fastopt._cross_entropy import softmax_cross_entropy, softmax_cross_entropy_loss
+from fastopt._dense import Dense
 from fastopt._dropout import dropout_backward, dropout_forward
 from fastopt._embedding import embedding_backward, embedding_forward
 from fastopt._layernorm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
-from fastopt._layers import BatchNorm, Dropout, Embedding, Layer
+from fastopt._layers import BatchNorm, Dropout, Embedding, Layer, LayerNorm
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._linear_cross_entropy import linear_cross_entropy
 from fastopt._optimizer import Optimizer
@@ -41,16 +42,17 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
-    "BatchGradientSums", "BatchNorm", "BatchStatistics", "Dropout", "Embedding", "Layer", "Lion", "Momentum", "NAdam",
-    "Optimizer", "Options", "RAdam", "RMSprop", "Rprop", "Sophia", "UpdateInfo", "activation_backward",
-    "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd", "batch_norm_backward",
-    "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference", "batch_norm_merge",
-    "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward", "dropout_forward",
-    "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap", "lamb", "lars",
-    "layer_norm_backward", "layer_norm_forward", "linear_cross_entropy", "lion", "load_state", "log_softmax",
-    "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference", "rms_norm_backward",
-    "rms_norm_forward", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd", "sgdm", "show_config",
-    "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss", "sophia",
+    "BatchGradientSums", "BatchNorm", "BatchStatistics", "Dense", "Dropout", "Embedding", "Layer", "LayerNorm", "Lion",
+    "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop", "Sophia", "UpdateInfo",
+    "activation_backward", "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
+    "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
+    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward",
+    "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap",
+    "lamb", "lars", "layer_norm_backward", "layer_norm_forward", "linear_cross_entropy", "lion", "load_state",
+    "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference",
+    "rms_norm_backward", "rms_norm_forward", "rmsprop", "rprop", "save_state", "schedules", "set_num_threads", "sgd",
+    "sgdm", "show_config", "softmax", "softmax_backward", "softmax_cross_entropy", "softmax_cross_entropy_loss",
+    "sophia",
 ]
 
 

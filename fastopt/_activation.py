@@ -82,6 +82,15 @@ class ActivationCache:
         self._saved, self._held = None, False
 
 
+def check_activation(activation: str, dropout: float, negative_slope: float) -> int:
+    """The function's place in KINDS."""
+    ranges(dropout, negative_slope)
+    kind = KINDS.get(activation) if isinstance(activation, str) else None
+    if kind is None:
+        raise ValueError(f"activation: expected one of {', '.join(KINDS)}, got {reprlib.repr(activation)}")
+    return kind
+
+
 def activation_forward(
     x: Float32Array, activation: Activation, bias: Float32Array | None = None, *, dropout: float = 0.0,
     rng: np.random.Generator | SupportsIndex | None = None, channel_axis: int = -1, negative_slope: float = 0.01,
@@ -138,10 +147,7 @@ def activation_forward(
     identity, relu and leaky_relu have the bits of ``fastopt.reference.activation_forward``; the others are within 2.2
     ULP of exact for z, the float32 sum. The mask of dropout is `dropout_forward`'s for the same key.
     """
-    ranges(dropout, negative_slope)
-    kind = KINDS.get(activation) if isinstance(activation, str) else None
-    if kind is None:
-        raise ValueError(f"activation: expected one of {', '.join(KINDS)}, got {reprlib.repr(activation)}")
+    kind = check_activation(activation, dropout, negative_slope)
     source = 0 if rng is None and dropout == 0 else check_rng(rng)     # type: ignore[arg-type]
     dropout, negative_slope = float(dropout), float(negative_slope)
     t, s = threshold_and_scale(dropout, True)

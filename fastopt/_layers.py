@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # numpy.random, which the signatures name, is loaded by those who draw from it
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +13,8 @@ from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, forward_
 from fastopt._dropout import dropout_backward, dropout_forward
 from fastopt._dropout import ranges as dropout_ranges
 from fastopt._embedding import embedding_backward, embedding_forward
+from fastopt._layernorm import layer_norm_backward, layer_norm_forward
+from fastopt._layernorm import ranges as layer_norm_ranges
 from fastopt._models import listed
 from fastopt._runtime.arrays import Array, copy_arrays, require_disjoint
 from fastopt._runtime.hyper import Ranges, integer
@@ -48,10 +50,10 @@ class Layer:
     releases them. Copies of a layer, by `copy.deepcopy` and `pickle`, hold none: they start with a forward pass.
 
     One optimizer call updates several layers together: join their dicts under keys of your own, such as
-    ``{(i, name): array for i, layer in enumerate(layers) for name, array in layer.params.items()}``.
+    ``{f"{i}.{name}": array for i, layer in enumerate(layers) for name, array in layer.params.items()}``.
     """
 
-    forward: Callable[..., Float32Array]
+    forward: Callable[..., NDArray[Any]]
     backward: Callable[..., Any]
 
     def __init__(self, params: Mapping[str, Float32Array] | None = None,
@@ -159,6 +161,43 @@ class BatchNorm(Layer):
         return dx
 
 
+class LayerNorm(Layer):
+    """A layer normalisation layer: ``y = norm.forward(x)``, ``dx = norm.backward(dy)``; the same in inference.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The last axes of x, which are normalised together; at least one.
+    eps : float
+        As in `fastopt.layer_norm_forward`.
+
+    Attributes
+    ----------
+    params, grads
+        ``"gamma"``, which starts at one, and ``"beta"``, at zero, of that shape.
+    """
+
+    def __init__(self, shape: int | Sequence[int], *, eps: float = 1e-5) -> None:
+        lengths = init.check_shape(shape)
+        if not lengths:
+            raise ValueError("shape: expected at least one axis, got ()")
+        layer_norm_ranges(eps)
+        self.shape, self.eps = lengths, eps
+        super().__init__({"gamma": np.ones(lengths, np.float32), "beta": np.zeros(lengths, np.float32)})
+
+    def forward(self, x: Float32Array, training: bool = True, *, out: Float32Array | None = None) -> Float32Array:
+        """Return y. `out` receives it. See `fastopt.layer_norm_forward`."""
+        training_range(training)
+        y, self._cache = layer_norm_forward(x, self.params["gamma"], self.params["beta"], eps=self.eps, out=out)
+        return y
+
+    def backward(self, dy: Float32Array, *, out: Float32Array | None = None) -> Float32Array:
+        """Return dx and write the gradients. `out` receives dx and may be dy. Once for each forward."""
+        dx, _, _ = layer_norm_backward(dy, self._forward_cache(), out=(out, self.grads["gamma"], self.grads["beta"]))
+        self._cache = None
+        return dx
+
+
 class Dropout(Layer):
     """A dropout layer, without parameters: ``y = dropout.forward(x, training=True)``, ``dx = dropout.backward(dy)``.
 
@@ -198,8 +237,11 @@ class Embedding(Layer):
         Columns: the length of y's last axis.
     padding_idx : int, optional
         A row that starts at zero and has no gradient.
+    std : float
+        Of the normal distribution that the rows are drawn from: 1 as in torch.nn.Embedding, transformers often have
+        0.02.
     rng : numpy.random.Generator
-        Rows are drawn from the standard normal distribution, as in torch.nn.Embedding.
+        Draws the rows.
 
     Attributes
     ----------
@@ -207,13 +249,13 @@ class Embedding(Layer):
         ``"weight"``, of shape (num_embeddings, dim).
     """
 
-    def __init__(self, num_embeddings: int, dim: int, padding_idx: int | None = None, *,
+    def __init__(self, num_embeddings: int, dim: int, padding_idx: int | None = None, *, std: float = 1.0,
                  rng: np.random.Generator) -> None:
         num_embeddings = integer(num_embeddings, "num_embeddings", 0, 2**61)
         dim = integer(dim, "dim", 0, 2**61 // max(num_embeddings, 1))
         self.num_embeddings, self.dim, self.padding_idx = num_embeddings, dim, padding_idx
         padding = self._padding()
-        weight = init.normal((num_embeddings, dim), rng)
+        weight = init.normal((num_embeddings, dim), rng, std=std)
         if padding is not None:
             weight[padding] = 0.0
         super().__init__({"weight": weight})

@@ -52,7 +52,7 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
     numpy.ndarray
         float32, C-contiguous.
     """
-    shape = _shape(shape)
+    shape = check_shape(shape)
     mean, std = number(mean, "mean", "[-1e38, 1e38]"), number(std, "std", "[0, 1e37]")
     weight = check_generator(rng).standard_normal(shape, dtype=numpy.float32)
     weight *= numpy.float32(std)
@@ -75,7 +75,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
     numpy.ndarray
         float32, C-contiguous.
     """
-    shape = _shape(shape)
+    shape = check_shape(shape)
     low, high = number(low, "low", "[-1e38, 1e38]"), number(high, "high", "[-1e38, 1e38]")
     if low > high:
         raise ValueError(f"low: expected at most high = {high!r}, got {low!r}")
@@ -150,7 +150,7 @@ def xavier_uniform(shape: Shape, rng: numpy.random.Generator, *, layout: Layout 
     return uniform(shape, rng, low=-bound, high=bound)
 
 
-def _shape(shape: Shape) -> tuple[int, ...]:
+def check_shape(shape: Shape) -> tuple[int, ...]:
     """`shape` as a tuple of ints ≥ 0."""
     try:
         lengths = tuple(operator.index(n) for n in (shape if isinstance(shape, tuple | list) else (shape,)))
@@ -173,7 +173,7 @@ def check_generator(rng: numpy.random.Generator) -> numpy.random.Generator:
 
 def _fans(shape: Shape, layout: Layout) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight."""
-    lengths = _shape(shape)
+    lengths = check_shape(shape)
     if len(lengths) < 2:
         raise ValueError(f"shape: expected at least two axes, inputs and outputs, got {lengths}; "
                          "start a bias at zero, or call normal() with a std")

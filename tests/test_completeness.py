@@ -15,6 +15,8 @@ from fastopt._runtime import dispatch
 ROOT = Path(__file__).parents[1]
 CLASSES = [name for name in fastopt.__all__ if isinstance(getattr(fastopt, name), type)
            and issubclass(getattr(fastopt, name), fastopt.Optimizer) and name != "Optimizer"]
+LAYERS = [name for name in fastopt.__all__ if isinstance(getattr(fastopt, name), type)
+          and issubclass(getattr(fastopt, name), fastopt.Layer)]
 PUBLIC = [name for name in fastopt.__all__ if inspect.isfunction(getattr(fastopt, name))]
 WITHOUT_ARRAYS = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "load_state", "save_state",
                   "keep_heap"}
@@ -100,6 +102,12 @@ class TestEveryOptimizer:
     def test_has_torchs_trajectories(self, row):
         assert (row.name in {recorded[0] for recorded in RECORDED}) == row.torch, \
             f"tests/golden/record.py: {row.name} should {'' if row.torch else 'not '}have a row"
+
+
+@pytest.mark.parametrize("name", [*(name for name in PUBLIC if name.endswith("_forward")), *LAYERS])
+def test_forwards_and_layers_are_in_the_readme_and_the_changelog(name):
+    for file in ("README.md", "CHANGELOG.md"):
+        assert f"`{name}`" in text(file) or not (ROOT / file).exists(), f"{file}: no line has `{name}`"
 
 
 REFERENCE = Path(fastopt.reference.__file__).parent

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, every_instant
+from helpers import assert_same_bits, every_instant, read_only
 from layer_cases import LAYERS, f32
 
 import fastopt
@@ -34,6 +34,14 @@ def step(case, layer, rng):
 def assert_same(first, second):
     for a, b in zip(first, second, strict=True):
         assert_same_bits(a, b)
+
+
+def assert_same_or_close(case):
+    """How the results of two modules are compared."""
+    def assert_close(first, second):
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    return assert_same if case.exact else assert_close
 
 
 # Each layer is its functions.
@@ -74,6 +82,21 @@ def test_an_array_of_batch_norm_that_is_replaced():
 
 
 @BOTH
+@pytest.mark.parametrize("shape", [4, (4,), (3, 4)])
+def test_layer_norm(module, shape, rng):
+    layer, lengths = module.LayerNorm(shape, eps=0.01), np.ones(shape).shape
+    assert layer.shape == lengths
+    assert_same(layer.params.values(), [np.ones(lengths, np.float32), np.zeros(lengths, np.float32)])
+    gamma, beta = f32(rng, *lengths), f32(rng, *lengths)
+    layer.params["gamma"][...], layer.params["beta"][...] = gamma, beta
+    for training in (True, False):
+        x, dy = f32(rng, 2, 5, *lengths), f32(rng, 2, 5, *lengths)
+        y, cache = fastopt.layer_norm_forward(x, gamma, beta, eps=0.01)
+        assert_same_bits(layer.forward(x, training), y)
+        assert_same((layer.backward(dy), *layer.grads.values()), fastopt.layer_norm_backward(dy, cache))
+
+
+@BOTH
 def test_dropout(module, rng):
     layer, twin = module.Dropout(0.25, np.random.default_rng(3)), np.random.default_rng(3)
     assert layer.params == layer.grads == layer.buffers == {}
@@ -89,8 +112,8 @@ def test_dropout(module, rng):
 
 @BOTH
 def test_embedding(module, rng):
-    layer = module.Embedding(6, 3, padding_idx=2, rng=np.random.default_rng(3))
-    weight = fastopt.init.normal((6, 3), np.random.default_rng(3))
+    layer = module.Embedding(6, 3, padding_idx=2, std=0.5, rng=np.random.default_rng(3))
+    weight = fastopt.init.normal((6, 3), np.random.default_rng(3), std=0.5)
     weight[2] = 0.0
     assert_same_bits(layer.params["weight"], weight)
     for _ in range(2):      # the second gradient holds nothing of the first
@@ -102,15 +125,73 @@ def test_embedding(module, rng):
         assert_same_bits(layer.grads["weight"], fastopt.embedding_backward(dy, kept, 6, padding_idx=2))
 
 
+ACTIVATIONS = ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+@pytest.mark.parametrize("shape", [(6,), (9, 6), (2, 3, 6), (0, 6)])
+def test_dense(activation, bias, dropout, shape, rng):
+    """The product, then activation_forward; and back."""
+    layer = fastopt.Dense(6, 5, activation, bias=bias, dropout=dropout, negative_slope=0.2,
+                          rng=np.random.default_rng(3))
+    assert list(layer.params) == ["weight", "bias"][: 1 + bias]
+    twin = np.random.default_rng(3)
+    relu_like = activation not in ("identity", "sigmoid", "tanh")
+    weight = (fastopt.init.he_normal if relu_like else fastopt.init.xavier_normal)((6, 5), twin)
+    assert_same_bits(layer.params["weight"], weight)
+    offset = None
+    if bias:
+        assert not layer.params["bias"].any()
+        layer.params["bias"][...] = offset = f32(rng, 5)
+    for training in (True, False, True):
+        x, dy = f32(rng, *shape), f32(rng, *shape[:-1], 5)
+        product = (x.reshape(-1, 6) @ weight).reshape(dy.shape)
+        y, cache = fastopt.activation_forward(product, activation, offset, dropout=dropout * training, rng=twin,
+                                              negative_slope=0.2)
+        dz, dbias = fastopt.activation_backward(dy, cache)
+        assert_same_bits(layer.forward(x, training), y)
+        kept = dy.copy()
+        dx = layer.backward(dy)
+        assert_same_bits(dy, kept)
+        assert_same_bits(dx, (dz.reshape(-1, 5) @ weight.T).reshape(shape))
+        assert_same_bits(layer.grads["weight"], x.reshape(-1, 6).T @ dz.reshape(-1, 5))
+        if bias:
+            assert_same_bits(layer.grads["bias"], dbias)
+    assert layer.rng.bit_generator.state == twin.bit_generator.state
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0)])
+def test_dense_without_features(sizes, rng):
+    layer = fastopt.Dense(*sizes, rng=rng)
+    x, dy = f32(rng, 4, sizes[0]), f32(rng, 4, sizes[1])
+    assert not layer.forward(x).any()
+    dx = layer.backward(dy)
+    assert dx.shape == x.shape
+    assert not dx.any()
+
+
+def test_dense_reads_a_gradient_that_is_read_only(rng):
+    """Without an activation function the bias's sums are all there is to compute."""
+    layer, twin = (fastopt.Dense(3, 4, rng=np.random.default_rng(1)) for _ in range(2))
+    x, dy = f32(rng, 5, 3), f32(rng, 5, 4)
+    layer.forward(x)
+    twin.forward(x)
+    assert_same_bits(layer.backward(read_only(dy)), twin.backward(dy))
+    assert_same_bits(layer.grads["bias"], twin.grads["bias"])
+
+
 @LAYER
 def test_bits_of_the_reference(case, rng):
     """In training and in inference, and what is left of them in the layer."""
+    assert_same = assert_same_or_close(case)
     ours, theirs = case.make(fastopt), case.make(reference)
     for _ in range(3):
         seed = rng.integers(2**32)
         assert_same(*(step(case, layer, np.random.default_rng(seed)) for layer in (ours, theirs)))
     x = case.x(rng)
-    assert_same_bits(ours.forward(x, training=False), theirs.forward(x, training=False))
+    assert_same([ours.forward(x, training=False)], [theirs.forward(x, training=False)])
     assert_same(arrays_of(ours), arrays_of(theirs))
 
 

@@ -1,14 +1,19 @@
 """Layers around the functions, in NumPy. As `fastopt`'s they keep their arrays for life."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from fastopt.reference._activation import activation_backward, activation_forward
 from fastopt.reference._batchnorm import batch_norm_backward, batch_norm_forward
 from fastopt.reference._dropout import dropout_backward, dropout_forward
 from fastopt.reference._embedding import embedding_backward, embedding_forward
 from fastopt.reference._formula import Array
+from fastopt.reference._layernorm import layer_norm_backward, layer_norm_forward
+
+HE = {"relu", "leaky_relu", "gelu", "gelu_tanh", "silu"}
 
 
 class Layer:
@@ -58,6 +63,55 @@ class BatchNorm(Layer):
         return batch_norm_backward(dy, self._forward_cache(), out=(out, self.dgamma, self.dbeta))[0]
 
 
+class Dense(Layer):
+    """See `fastopt.Dense`."""
+
+    def __init__(self, in_features: int, out_features: int, activation: str = "identity", *, bias: bool = True,
+                 dropout: float = 0.0, negative_slope: float = 0.01, rng: np.random.Generator) -> None:
+        self.in_features, self.out_features, self.activation = in_features, out_features, activation
+        self.dropout, self.negative_slope, self.rng = dropout, negative_slope, rng
+        fan = in_features if activation in HE else in_features + out_features
+        weight = rng.standard_normal((in_features, out_features), dtype=np.float32)
+        weight *= np.float32(math.sqrt(2.0 / max(fan, 1)))
+        super().__init__({"weight": weight, **({"bias": np.zeros(out_features, np.float32)} if bias else {})})
+
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
+        z = (rows @ self.params["weight"]).reshape(*x.shape[:-1], self.out_features)
+        y, cache = activation_forward(
+            z, self.activation, self.params.get("bias"), dropout=self.dropout if training else 0.0, rng=self.rng,
+            negative_slope=self.negative_slope, out=out)
+        self._cache = rows, x.shape, cache
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        rows, shape, cache = self._forward_cache()
+        dz, _ = activation_backward(dy, cache, out=(None, self.grads.get("bias")))
+        dz = dz.reshape(len(rows), self.out_features)
+        self.grads["weight"][...] = rows.T @ dz
+        dx = (dz @ self.params["weight"].T).reshape(shape)
+        if out is None:
+            return dx
+        out[...] = dx
+        return out
+
+
+class LayerNorm(Layer):
+    """See `fastopt.LayerNorm`."""
+
+    def __init__(self, shape: int | Sequence[int], *, eps: float = 1e-5) -> None:
+        self.shape, self.eps = tuple(shape) if isinstance(shape, Sequence) else (shape,), eps
+        super().__init__({"gamma": np.ones(shape, np.float32), "beta": np.zeros(shape, np.float32)})
+
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        y, self._cache = layer_norm_forward(x, self.params["gamma"], self.params["beta"], eps=self.eps, out=out)
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        gradients = self.grads["gamma"], self.grads["beta"]
+        return layer_norm_backward(dy, self._forward_cache(), out=(out, *gradients))[0]
+
+
 class Dropout(Layer):
     """See `fastopt.Dropout`."""
 
@@ -76,10 +130,11 @@ class Dropout(Layer):
 class Embedding(Layer):
     """See `fastopt.Embedding`."""
 
-    def __init__(self, num_embeddings: int, dim: int, padding_idx: int | None = None, *,
+    def __init__(self, num_embeddings: int, dim: int, padding_idx: int | None = None, *, std: float = 1.0,
                  rng: np.random.Generator) -> None:
         self.num_embeddings, self.dim, self.padding_idx = num_embeddings, dim, padding_idx
         weight = rng.standard_normal((num_embeddings, dim), dtype=np.float32)
+        weight *= np.float32(std)
         if padding_idx is not None:
             weight[padding_idx] = 0.0
         super().__init__({"weight": weight})
