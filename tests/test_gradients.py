@@ -152,6 +152,28 @@ for training in (True, False):
             batch_norm_rows(training, relu, axis)
 
 
+def layer_norm_rows(name, axes):
+    def inputs(rng, shape):
+        vectors = ("gamma", "beta") if name == "layer_norm" else ("gamma",)
+        return {"x": 3 * f32(rng, *shape) + 2, **{vector: f32(rng, *shape[-axes:]) for vector in vectors}}
+
+    def run(inputs, dy):
+        y, cache = getattr(fastopt, f"{name}_forward")(*inputs.values(), eps=EPS)
+        return y, getattr(fastopt, f"{name}_backward")(dy, cache)
+
+    def by_torch(torch, x, gamma, *beta):
+        return getattr(torch.nn.functional, name)(x, gamma.shape, gamma, *beta, eps=EPS)
+
+    row(f"{name}, {axes} axes", inputs=inputs, run=run, shapes=((5, 12), (3, 4, 17)), tolerance=2e-6,
+        value=lambda **inputs: getattr(reference, f"{name}_forward")(*inputs.values(), eps=EPS)[0],
+        torch=lambda torch, **tensors: by_torch(torch, *tensors.values()))
+
+
+for name in ("layer_norm", "rms_norm"):
+    for axes in (1, 2):
+        layer_norm_rows(name, axes)
+
+
 # Embedding and dropout.
 
 def embedding_rows(padding):
@@ -195,6 +217,63 @@ def dropout_rows(p):
 
 for p in (0.0, 0.3, 0.5, 1.0):
     dropout_rows(p)
+
+
+# Activation functions and the Dense layer.
+
+def by_torch(torch, z, name):
+    functional = torch.nn.functional
+    return {"identity": lambda: z, "leaky_relu": lambda: functional.leaky_relu(z, SLOPE),
+            "gelu_tanh": lambda: functional.gelu(z, approximate="tanh")}.get(
+                name, lambda: getattr(functional, name)(z))()
+
+
+def activation_rows(name, bias, p):
+    options = {"dropout": p, "rng": KEY, "negative_slope": SLOPE}
+
+    def inputs(rng, shape):
+        return {"x": 2 * f32(rng, *shape), **({"bias": f32(rng, shape[1])} if bias else {})}
+
+    def forward(module, x, bias=None):
+        return module.activation_forward(x, name, bias, channel_axis=1, **options)
+
+    def run(inputs, dy):
+        y, cache = forward(fastopt, **inputs)
+        dx, dbias = fastopt.activation_backward(dy, cache)
+        return y, [dx, dbias][: len(inputs)]
+
+    def torchs(torch, x, bias=None):
+        z = x if bias is None else x + bias.reshape(-1, *[1] * (x.ndim - 2))
+        return by_torch(torch, z, name) * torch.tensor(kept(p, tuple(x.shape)))
+
+    row(f"activation, {name}{', bias' if bias else ''}, dropout={p}", inputs=inputs, run=run, torch=torchs,
+        value=lambda **inputs: forward(reference, **inputs)[0])
+
+
+def dense_rows(name, bias):
+    """Against NumPy's product in float64."""
+    def inputs(rng, shape):
+        return {"x": f32(rng, *shape), "weight": f32(rng, shape[-1], 5), **({"bias": f32(rng, 5)} if bias else {})}
+
+    def run(inputs, dy):
+        layer = fastopt.Dense(*inputs["weight"].shape, name, bias=bias, negative_slope=SLOPE,
+                              rng=np.random.default_rng(1))
+        layer.load_state_dict({key: array for key, array in inputs.items() if key != "x"})
+        y = layer.forward(inputs["x"])
+        return y, [layer.backward(dy), *layer.grads.values()]
+
+    row(f"Dense, {name}{', bias' if bias else ''}", inputs=inputs, run=run,
+        value=lambda x, weight, bias=None: reference.activation_forward(
+            x @ weight, name, bias, negative_slope=SLOPE)[0],
+        torch=lambda torch, x, weight, bias=0.0: by_torch(torch, x @ weight + bias, name))
+
+
+SLOPE = 0.3
+for name in ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"):
+    for bias in (False, True):
+        for p in (0.0, 0.3):
+            activation_rows(name, bias, p)
+        dense_rows(name, bias)
 
 
 # The tests.
@@ -249,4 +328,4 @@ def test_against_torch(row, shape, rng):
 def test_every_gradient_is_in_the_table():
     with_gradient = {name.removesuffix("_backward") for name in fastopt.__all__ if name.endswith("_backward")}
     with_gradient |= {name for name in fastopt.__all__ if name.endswith("cross_entropy")}
-    assert with_gradient == {row.name.partition(",")[0] for row in ROWS}
+    assert with_gradient | {"Dense"} == {row.name.partition(",")[0] for row in ROWS}
