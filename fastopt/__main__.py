@@ -47,9 +47,11 @@ def make_parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser(
         "train", help="train a network on real data, with the kernels and with the plain NumPy reference",
-        description="Train a fully connected network with BatchNorm, ReLU and softmax cross-entropy on "
-                    "scikit-learn's digits (1797 real images, no download), first with the kernels, then with "
-                    "fastopt.reference.")
+        description="Train a network on scikit-learn's digits (1797 real images, no download), first with the "
+                    "kernels, then with fastopt.reference.")
+    train.add_argument("--network", choices=("pixels", "tokens"), default="pixels",
+                       help="pixels: fully connected layers with BatchNorm and ReLU (default); tokens: an embedding of "
+                            "each pixel's grey level, dropout, BatchNorm, GELU and LayerNorm")
     train.add_argument("--epochs", type=whole(1), default=20, metavar="N",
                        help="passes over the training images (default: 20)")
     train.add_argument("--batch-size", type=whole(2), default=32, metavar="N",
@@ -104,8 +106,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     try:
         with fastopt.num_threads(arguments.threads):
             kernels, reference = train.compare(
-                digits, optimizer=arguments.optimizer, lr=arguments.lr, epochs=arguments.epochs,
-                batch_size=arguments.batch_size, seed=arguments.seed)
+                digits, network=arguments.network, optimizer=arguments.optimizer, lr=arguments.lr,
+                epochs=arguments.epochs, batch_size=arguments.batch_size, seed=arguments.seed)
     except train.Diverged as error:
         print(f"fastopt train: {error}", file=sys.stderr)
         return 1

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 CLASSES = 10
+PIXELS = 64
+LEVELS = 17         # a pixel is an integer in [0, 16]
 VALIDATION = 360    # images, one fifth
 
 
@@ -22,7 +24,7 @@ class Split(NamedTuple):
 def digits() -> Split:
     """The digits, in a fixed split that does not depend on the seed of a training run."""
     pixels, labels = load_digits(return_X_y=True)
-    x = (pixels / 16.0).astype(np.float32)      # pixels are integers in [0, 16]
+    x = (pixels / (LEVELS - 1)).astype(np.float32)
     order = np.random.default_rng(0).permutation(len(x))
     validation, train = order[:VALIDATION], order[VALIDATION:]
     return Split(x[train], labels[train], x[validation], labels[validation])

@@ -1,88 +1,106 @@
-"""A fully connected network: matrix products by NumPy, everything else by the kernels it is given.
+"""Two networks for the digits, made of the layers of a module: `fastopt` or `fastopt.reference`.
 
-    hidden layer    h ← relu(batch_norm(h W; gamma, beta))      no bias: BatchNorm would subtract it again
-    output layer    logits = h W + bias
+    pixels    Dense → BatchNorm with ReLU, twice; Dense
+    tokens    Embedding of each pixel's grey level → Dropout → Dense → BatchNorm with ReLU → Dense with GELU and
+              dropout → LayerNorm → Dense
+
+A Dense ahead of a BatchNorm has no bias: BatchNorm would subtract it again.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt import init
+import fastopt
+from fastopt.demo.data import CLASSES, LEVELS, PIXELS
+
+Array = NDArray[np.float32]
+
+
+class GreyLevels(fastopt.Layer):
+    """Pixels in [0, 1] as integers in [0, 16]. A layer of one's own has forward and backward, and maybe parameters."""
+
+    def forward(self, x: Array, training: bool = True, *, out: None = None) -> NDArray[np.int64]:
+        return np.rint(x * (LEVELS - 1)).astype(np.int64)
+
+    def backward(self, dy: None, *, out: None = None) -> None:
+        """Integers have no gradient."""
+
+
+class Flatten(fastopt.Layer):
+    """All axes but the first in one."""
+
+    def forward(self, x: Array, training: bool = True, *, out: None = None) -> Array:
+        self.shape = x.shape
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy: Array, *, out: None = None) -> Array:
+        return dy.reshape(self.shape)
+
+
+def pixels(kernels: ModuleType, rng: np.random.Generator) -> list[Any]:
+    return [
+        kernels.Dense(PIXELS, 128, bias=False, rng=rng), kernels.BatchNorm(128, relu=True),
+        kernels.Dense(128, 64, bias=False, rng=rng), kernels.BatchNorm(64, relu=True),
+        kernels.Dense(64, CLASSES, rng=rng),
+    ]
+
+
+def tokens(kernels: ModuleType, rng: np.random.Generator) -> list[Any]:
+    dim = 4
+    return [
+        GreyLevels(), kernels.Embedding(LEVELS, dim, std=0.02, rng=rng), kernels.Dropout(0.2, rng), Flatten(),
+        kernels.Dense(PIXELS * dim, 128, bias=False, rng=rng), kernels.BatchNorm(128, relu=True),
+        kernels.Dense(128, 64, "gelu", dropout=0.1, rng=rng), kernels.LayerNorm(64),
+        kernels.Dense(64, CLASSES, rng=rng),
+    ]
+
+
+NETWORKS: dict[str, Callable[[ModuleType, np.random.Generator], list[Any]]] = {"pixels": pixels, "tokens": tokens}
 
 
 class Network:
-    """Layers of the given sizes; `kernels` is the module `fastopt` or `fastopt.reference`.
+    """Layers one after the other, and softmax cross-entropy, of the module `kernels`.
 
-    `params` and `grads` have the same keys, as an optimizer's `update` takes them. Every step writes its gradients into
-    the same arrays. `running` holds BatchNorm's running statistics, which no optimizer updates.
+    `params` and `grads` are those of all layers under the layer's number and the name, as an optimizer's `update` takes
+    them.
     """
 
-    def __init__(self, kernels: ModuleType, sizes: Sequence[int], rng: np.random.Generator) -> None:
+    def __init__(self, kernels: ModuleType, layers: Sequence[Any]) -> None:
         self.kernels = kernels
-        self.hidden = len(sizes) - 2
-        self.params: dict[str, NDArray[np.float32]] = {}
-        self.running: dict[str, NDArray[np.float32]] = {}
-        for i, (inputs, outputs) in enumerate(pairwise(sizes)):
-            self.params[f"weight{i}"] = init.he_normal((inputs, outputs), rng)
-            if i < self.hidden:
-                self.params[f"gamma{i}"] = np.ones(outputs, np.float32)
-                self.params[f"beta{i}"] = np.zeros(outputs, np.float32)
-                self.running[f"mean{i}"] = np.zeros(outputs, np.float32)
-                self.running[f"var{i}"] = np.ones(outputs, np.float32)
-            else:
-                self.params["bias"] = np.zeros(outputs, np.float32)
-        self.grads = {key: np.empty_like(param) for key, param in self.params.items()}
+        self.layers = layers
+        self.params: dict[str, Array] = {}
+        self.grads: dict[str, Array] = {}
+        for i, layer in enumerate(layers):
+            self.params |= {f"{i}.{name}": param for name, param in layer.params.items()}
+            self.grads |= {f"{i}.{name}": grad for name, grad in layer.grads.items()}
 
-    def product(self, a: NDArray[np.float32], b: NDArray[np.float32],
-                out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Do one of the matrix products of a training step."""
-        product: NDArray[np.float32] = np.matmul(a, b, out=out)
-        return product
+    def logits(self, x: Array, training: bool = False) -> Array:
+        """The network's output; for inference nothing is dropped, and BatchNorm uses its running statistics."""
+        for layer in self.layers:
+            x = layer.forward(x, training)
+        return x
 
-    def loss_and_gradients(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    def loss_and_gradients(self, x: Array, labels: NDArray[np.int64]) -> float:
         """Return the mean cross-entropy of a mini-batch and write its gradients into `grads`."""
-        p, g = self.params, self.grads
-        inputs, caches = [x], []
-        for i in range(self.hidden):
-            h, cache = self.kernels.batch_norm_forward(
-                self.product(inputs[i], p[f"weight{i}"]), p[f"gamma{i}"], p[f"beta{i}"],
-                self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
-            inputs.append(h)
-            caches.append(cache)
-        logits = self.product(inputs[-1], p[f"weight{self.hidden}"]) + p["bias"]
+        logits = self.logits(x, training=True)
         loss, d = self.kernels.softmax_cross_entropy(logits, labels, out=logits)
-
-        np.sum(d, axis=0, out=g["bias"])
-        for i in reversed(range(self.hidden + 1)):
-            self.product(inputs[i].T, d, out=g[f"weight{i}"])
-            if i > 0:
-                d = self.product(d, p[f"weight{i}"].T)
-                d, g[f"gamma{i - 1}"][...], g[f"beta{i - 1}"][...] = \
-                    self.kernels.batch_norm_backward(d, caches[i - 1])
+        for layer in reversed(self.layers):
+            d = layer.backward(d)
         return loss
 
-    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The network's output for inference: BatchNorm uses its running statistics."""
-        p, h = self.params, x
-        for i in range(self.hidden):
-            h = self.kernels.batch_norm_inference(
-                h @ p[f"weight{i}"], p[f"gamma{i}"], p[f"beta{i}"],
-                self.running[f"mean{i}"], self.running[f"var{i}"], relu=True)
-        return h @ p[f"weight{self.hidden}"] + p["bias"]
-
-    def accuracy(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    def accuracy(self, x: Array, labels: NDArray[np.int64]) -> float:
         """Fraction of the images whose largest logit is that of their label."""
         return float(np.mean(self.logits(x).argmax(axis=1) == labels))
 
-    def snapshot(self) -> dict[str, NDArray[np.float32]]:
-        """Copies of all parameters and running statistics."""
-        return {key: array.copy() for key, array in (self.params | self.running).items()}
+    def snapshot(self) -> list[dict[str, Array]]:
+        """Copies of all parameters and running statistics, layer by layer."""
+        return [layer.state_dict() for layer in self.layers]
 
-    def restore(self, snapshot: Mapping[str, NDArray[np.float32]]) -> None:
+    def restore(self, snapshot: Sequence[Mapping[str, Array]]) -> None:
         """Copy a snapshot back into the network's arrays."""
-        for key, array in (self.params | self.running).items():
-            array[...] = snapshot[key]
+        for layer, state in zip(self.layers, snapshot, strict=True):
+            layer.load_state_dict(state)
