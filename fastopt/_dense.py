@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from fastopt import init
-from fastopt._activation import KEEP_X, activation_backward, activation_forward, check_activation
+from fastopt._activation import KEEP_X, Activation, activation_backward, activation_forward, check_activation
 from fastopt._layers import Layer, training_range
 from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_or_same
 from fastopt._runtime.hyper import Ranges, integer
@@ -22,7 +22,7 @@ _bias_range = Ranges(bias="bool")
 def matrix(array: Float32Array) -> Float32Array:
     """A view with all leading axes in one; -1 for them would be ambiguous if the last is empty."""
     array = np.asarray(array)
-    return array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+    return array if array.ndim == 2 else array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
 
 
 class Dense(Layer):
@@ -62,7 +62,7 @@ class Dense(Layer):
     their bits depend on its BLAS.
     """
 
-    def __init__(self, in_features: int, out_features: int, activation: str = "identity", *, bias: bool = True,
+    def __init__(self, in_features: int, out_features: int, activation: Activation = "identity", *, bias: bool = True,
                  dropout: float = 0.0, negative_slope: float = 0.01, rng: np.random.Generator) -> None:
         in_features = integer(in_features, "in_features", 0, 2**61)
         out_features = integer(out_features, "out_features", 0, 2**61 // max(in_features, 1))
@@ -74,7 +74,8 @@ class Dense(Layer):
             params["bias"] = np.zeros(out_features, np.float32)
         super().__init__(params)
         self.in_features, self.out_features = in_features, out_features
-        self.activation, self.dropout, self.negative_slope, self.rng = activation, dropout, negative_slope, rng
+        self.activation: Activation = activation
+        self.dropout, self.negative_slope, self.rng = dropout, negative_slope, rng
 
     def _checked(self, group: str, writable: bool) -> list[Array]:
         """The arrays of `params` or `grads`, validated."""

@@ -13,6 +13,7 @@ from arguments import f32, positive
 
 import fastopt
 from fastopt import reference
+from fastopt._activation import KINDS
 
 STEP = 2.0**-17
 """Of the differences: an error of 1e-10 from their third derivative, and as much from rounding."""
@@ -269,7 +270,7 @@ def dense_rows(name, bias):
 
 
 SLOPE = 0.3
-for name in ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"):
+for name in KINDS:
     for bias in (False, True):
         for p in (0.0, 0.3):
             activation_rows(name, bias, p)

@@ -10,6 +10,7 @@ from layer_cases import LAYERS, f32
 
 import fastopt
 from fastopt import reference
+from fastopt._activation import KINDS
 
 BOTH = pytest.mark.parametrize("module", [fastopt, reference], ids=["fastopt", "reference"])
 LAYER = pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.name)
@@ -125,10 +126,7 @@ def test_embedding(module, rng):
         assert_same_bits(layer.grads["weight"], fastopt.embedding_backward(dy, kept, 6, padding_idx=2))
 
 
-ACTIVATIONS = ("identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu")
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", KINDS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 @pytest.mark.parametrize("shape", [(6,), (9, 6), (2, 3, 6), (0, 6)])

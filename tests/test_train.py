@@ -239,7 +239,7 @@ def test_gradients_against_finite_differences(name):
     loss()
     grads = {key: grad.copy() for key, grad in net.grads.items()}
     for key, param in net.params.items():
-        flat, step = param.reshape(-1), np.float32(2**-8)
+        flat, step = param.reshape(-1), np.float32(2**-10)
         some = rng.choice(param.size, min(param.size, 12), replace=False)
         expected = np.empty(len(some))
         for place, i in enumerate(some):

@@ -54,7 +54,8 @@ CALLED_OTHERWISE = {
 TAKE_FUNCTIONS = {"lr", "per_param"}
 
 APPROXIMATE = ("softmax", "log_softmax", "softmax_backward", "log_softmax_backward", "softmax_cross_entropy",
-               "softmax_cross_entropy_loss", "linear_cross_entropy", "activation_forward", "activation_backward")
+               "softmax_cross_entropy_loss", "linear_cross_entropy", "activation_forward", "activation_backward",
+               "Dense", "Dense.forward", "Dense.backward")
 """Functions whose bits may differ from the reference's: their own tests bound the errors."""
 
 

@@ -18,6 +18,10 @@ for layer in layers:
 for layer in reversed(layers):
     x = layer.backward(x)
 assert_type(fastopt.Dropout(0.5, rng).forward(x, out=x), Array)
+dense = fastopt.Dense(3, 3, "gelu", dropout=0.1, rng=rng)
+layers += [dense, fastopt.LayerNorm(3), fastopt.LayerNorm((2, 3), eps=1e-6)]
+assert_type(dense.forward(x, training=False), Array)
+assert_type(dense.backward(x, out=x), Array)
 embedding = fastopt.Embedding(10, 3, padding_idx=0, rng=rng)
 assert_type(embedding.forward(indices), Array)
 embedding.backward(x)
@@ -38,5 +42,7 @@ layers.append(Double())
 
 # Errors: mypy would report an unused "type: ignore" here.
 fastopt.Dropout(0.5, 7)  # type: ignore[arg-type]
+fastopt.Dense(3, 3, "cube", rng=rng)  # type: ignore[arg-type]
+fastopt.Dense(3, 3)  # type: ignore[call-arg]
 fastopt.Embedding(10, 3)  # type: ignore[call-arg]
 embedding.load_state_dict([x])  # type: ignore[arg-type]
