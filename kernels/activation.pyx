@@ -38,7 +38,7 @@ cdef enum:
     RUN = 64
     CHUNK = 8 * BLOCK           # of a run
     LEAST_COLUMNS = 256
-    COLUMNS = 1024               # of a task, at most
+    COLUMNS = 1024              # of a task, at most
     ROWS = 4                    # rows that are added at once
     LEAST_ROWS = 32             # of a block
     LEAST_ELEMENTS = 32768      # of a block of rows, at least

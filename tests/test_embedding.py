@@ -128,8 +128,20 @@ def test_special_values(rng, level):
         y = fastopt.embedding_forward(out, indices)
         assert y.tobytes() == out[indices].tobytes()
     zeros = np.float32([[-0.0], [-0.0]])
-    assert_same_bits(fastopt.embedding_backward(zeros, np.array([0, 0]), 2), np.float32([[0.0], [0.0]]))
-    assert_same_bits(fastopt.embedding_backward(zeros, np.array([0, 0]), 2, out=zeros.copy()), zeros)
+    for indices in (np.array([0, 0]), np.array([0, 1])):
+        assert_same_bits(fastopt.embedding_backward(zeros, indices, 2), np.float32([[0.0], [0.0]]))
+        assert_same_bits(fastopt.embedding_backward(zeros, indices, 2, out=zeros.copy()), zeros)
+
+
+def test_indices_that_occur_once(rng, level):
+    """Their rows are added in float32, which rounds as a sum in double that is rounded again."""
+    for columns in (1, 5, 40, 300):
+        dy, out, indices = random_bits(rng, (2000, columns)), random_bits(rng, (2500, columns)), rng.permutation(2500)
+        indices = indices[:2000]
+        flips = rng.integers(2**32, size=dy.shape, dtype=np.uint32) & np.uint32(0x81FFFFFF)
+        out[indices[::2]] = (dy.view(np.uint32) ^ flips).view(np.float32)[::2]     # terms of about the same size
+        assert_same_bits(*both(dy, indices, 2500, out))
+        assert_same_bits(*both(dy, indices, 2500))
 
 
 def test_rows_that_no_index_names_keep_their_bits(rng, level):
