@@ -15,11 +15,13 @@ from _activation_elements cimport (
     IN_PLACE,
     LEAKY_RELU,
     RELU,
+    SCALED,
     SIGMOID,
     SILU,
     TANH,
     backward_add_loop,
     backward_loop,
+    drop_loop,
     forward_loop,
     keeps_x,
 )
@@ -98,6 +100,19 @@ cdef inline void forward_flags(const Activation* job, Py_ssize_t start, Py_ssize
         forward_loop(x, y, bias, words, n, job.negative_slope, job.t, job.s, kind, 0)
 
 
+cdef inline void forward_smooth(const Activation* job, Py_ssize_t start, Py_ssize_t n, const float* bias,
+                                const uint32_t* words, int kind) noexcept nogil:
+    """The same in fewer loops. Functions that keep x are never in place."""
+    cdef const float* x = job.x + start
+    cdef float* y = job.y + start
+    if not keeps_x(kind) and x == y:
+        forward_loop(x, y, bias, words, n, job.negative_slope, job.t, job.s, kind, IN_PLACE)
+    else:
+        forward_loop(x, y, bias, words, n, job.negative_slope, job.t, job.s, kind, 0)
+    if job.drop:
+        drop_loop(y, words, n, job.t, job.s)
+
+
 cdef inline void backward_flags(const Activation* job, Py_ssize_t start, Py_ssize_t n, const float* bias,
                                 const uint32_t* words, int kind) noexcept nogil:
     cdef const float* dy = job.x + start
@@ -111,6 +126,20 @@ cdef inline void backward_flags(const Activation* job, Py_ssize_t start, Py_ssiz
         backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind, DROP)
     else:
         backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind, 0)
+
+
+cdef inline void backward_smooth(const Activation* job, Py_ssize_t start, Py_ssize_t n, const float* bias,
+                                 const uint32_t* words, int kind) noexcept nogil:
+    cdef const float* dy = job.x + start
+    cdef const float* saved = job.saved + start
+    cdef float* dx = job.y + start
+    if dx == dy:
+        backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind,
+                      IN_PLACE | SCALED)
+    else:
+        backward_loop(dy, dx, saved, bias, words, n, job.negative_slope, job.t, job.s, job.keep, kind, SCALED)
+    if job.drop:
+        drop_loop(dx, words, n, job.t, job.s)
 
 
 cdef inline void prepare(float* no_bias) noexcept nogil:
@@ -131,15 +160,15 @@ cdef inline void forward_block(const Activation* job, Py_ssize_t start, Py_ssize
     elif kind == LEAKY_RELU:
         forward_flags(job, start, n, bias, w, LEAKY_RELU)
     elif kind == SIGMOID:
-        forward_flags(job, start, n, bias, w, SIGMOID)
+        forward_smooth(job, start, n, bias, w, SIGMOID)
     elif kind == TANH:
-        forward_flags(job, start, n, bias, w, TANH)
+        forward_smooth(job, start, n, bias, w, TANH)
     elif kind == GELU:
-        forward_flags(job, start, n, bias, w, GELU)
+        forward_smooth(job, start, n, bias, w, GELU)
     elif kind == GELU_TANH:
-        forward_flags(job, start, n, bias, w, GELU_TANH)
+        forward_smooth(job, start, n, bias, w, GELU_TANH)
     elif kind == SILU:
-        forward_flags(job, start, n, bias, w, SILU)
+        forward_smooth(job, start, n, bias, w, SILU)
     else:
         forward_flags(job, start, n, bias, w, IDENTITY)
 
@@ -156,15 +185,15 @@ cdef inline void backward_block(const Activation* job, Py_ssize_t start, Py_ssiz
     elif kind == LEAKY_RELU:
         backward_flags(job, start, n, bias, w, LEAKY_RELU)
     elif kind == SIGMOID:
-        backward_flags(job, start, n, bias, w, SIGMOID)
+        backward_smooth(job, start, n, bias, w, SIGMOID)
     elif kind == TANH:
-        backward_flags(job, start, n, bias, w, TANH)
+        backward_smooth(job, start, n, bias, w, TANH)
     elif kind == GELU:
-        backward_flags(job, start, n, bias, w, GELU)
+        backward_smooth(job, start, n, bias, w, GELU)
     elif kind == GELU_TANH:
-        backward_flags(job, start, n, bias, w, GELU_TANH)
+        backward_smooth(job, start, n, bias, w, GELU_TANH)
     elif kind == SILU:
-        backward_flags(job, start, n, bias, w, SILU)
+        backward_smooth(job, start, n, bias, w, SILU)
     else:
         backward_flags(job, start, n, bias, w, IDENTITY)
 

@@ -31,6 +31,7 @@ cdef enum:                      # in the order of KINDS in fastopt/_activation.p
 cdef enum:
     IN_PLACE = 1                # y is x, or dx is dy: read through the pointer that is written
     DROP = 2
+    SCALED = 4                  # y was divided by 1 − p, which may be 1
 
 
 cdef inline bint keeps_x(int kind) noexcept nogil:
@@ -64,7 +65,7 @@ cdef inline float gradient(float dy, float saved, float bias, float negative_slo
     if kind == LEAKY_RELU:
         return negative_slope * dy if saved <= <float> 0.0 else dy
     if kind == SIGMOID or kind == TANH:
-        if flags & DROP:
+        if flags & SCALED:
             h = saved * keep
             h = <float> 1.0 if h > <float> 1.0 else h       # what two roundings made of a y near ±1
             h = <float> -1.0 if h < <float> -1.0 else h
@@ -99,6 +100,13 @@ cdef inline void backward_loop(IN dy, INOUT dx, IN saved, IN bias, const uint32_
         elif flags & DROP:
             g = kept(g, words[i], t, s)
         dx[i] = g
+
+
+cdef inline void drop_loop(INOUT y, const uint32_t* words, Py_ssize_t n, uint32_t t, float s) noexcept nogil:
+    """DROP of the loops above, for the functions whose own loop takes longer and is large."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = kept(y[i], words[i], t, s)
 
 
 cdef inline void backward_add_loop(IN dy, IN dy1, INOUT dx, INOUT dx1, IN saved, IN saved1, INOUT64 sums, Py_ssize_t n,
