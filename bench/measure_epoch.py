@@ -28,7 +28,7 @@ PAUSE = 0.05
 """Seconds between contenders, so that no contender's threads still spin when the next one begins."""
 TOLERANCE = 1e-3
 """Of the first epoch's mean loss, between all contenders, relative."""
-TOLERANCE_DROPOUT = 0.1
+TOLERANCE_DROPOUT = 0.25
 """The same where each contender drops other elements."""
 
 SETTINGS = {
