@@ -200,7 +200,7 @@ cdef inline void backward_block(const Activation* job, Py_ssize_t start, Py_ssiz
 
 cdef inline Py_ssize_t first_block(const float* y, Py_ssize_t n) noexcept nogil:
     """Elements of a first block, so that the next begins at a cache line: large arrays of NumPy's begin 16 bytes behind
-    one, and 512-bit stores across two lines take twice the time."""
+    one, and 512-bit stores across two lines take longer ((128, 512), relu: 0.22 to 0.17 ns an element)."""
     cdef Py_ssize_t before = (LINE - (<size_t> y // sizeof(float)) % LINE) % LINE
     return before if before and n >= 16 * LINE else min(<Py_ssize_t> BLOCK, n)
 

@@ -17,10 +17,10 @@ from _activation_blocks cimport (
     BLOCK, WORDS, Activation, adds_at_once, backward_add, backward_range, forward_range, prepare,
 )
 from _activation_elements cimport LEAKY_RELU, keeps_x
-from _activation_sums cimport LANES, add_elements, add_rows, add_sums, fold
 from _math cimport uint32_t, uint64_t
 from _memory cimport allocate_lines, free_lines
 from _philox cimport PhiloxWords
+from _sums cimport LANES, add_elements, add_rows, add_sums, fold
 from fastopt._runtime.arrays cimport Array, array_of, require_disjoint_or_same, shape_of, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 from fastopt._runtime.parallel cimport parallel_for, threads_for

@@ -20,6 +20,7 @@ from _layernorm_elements cimport (
 )
 from _layernorm_sums cimport LANES, Backward, backward_sums, forward_sums
 from _memory cimport IN64, INOUT, INOUT64, allocate_lines, free_lines
+from _sums cimport add_sums
 from fastopt._runtime.arrays cimport Array
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
@@ -192,12 +193,6 @@ cdef void rms_norm_backward_task(void* b, Py_ssize_t index) noexcept nogil:
         backward_task(job, index, RMS)
 
 
-cdef inline void add_block(INOUT64 sums, IN64 other, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n):
-        sums[i] += other[i]
-
-
 cdef inline void round_sums(IN64 sums, INOUT gradient, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n):
@@ -208,7 +203,7 @@ cdef inline void merge(double* sums, Py_ssize_t stride, Py_ssize_t blocks, float
                        Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t k
     for k in range(1, blocks):
-        add_block(sums, sums + k * stride, n)
+        add_sums(sums, sums + k * stride, n)
     round_sums(sums, gradient, n)
 
 

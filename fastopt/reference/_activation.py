@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 
+from fastopt.reference._batchnorm import in_order
 from fastopt.reference._dropout import DropoutCache, draw_key, drop
 from fastopt.reference._formula import Array
 
@@ -131,14 +132,6 @@ def activation_backward(dy: Array, cache: ActivationCache, *,
         dbias = np.empty(cache.channels[0], dy.dtype) if dbias is None else dbias
         dbias[...] = channel_sums(dx, *cache.channels)
     return dx, dbias
-
-
-def in_order(values: Array) -> Array:
-    """Σ over the first axis, one after the other."""
-    total = np.zeros(values.shape[1:])
-    for part in values:
-        total = total + part
-    return total
 
 
 def padded(values: Array, multiple: int) -> Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastopt.reference._batchnorm import in_order
 from fastopt.reference._formula import Array
 
 LANES, GROUP, BLOCK_ELEMENTS, MAX_BLOCKS = 8, 4, 32768, 32
@@ -39,14 +40,6 @@ class RMSNormCache:
 def rows_of(x: Array, gamma: Array) -> Array:
     """A view of x as (rows, elements)."""
     return x.reshape(x.size // gamma.size if gamma.size else int(np.prod(x.shape[: x.ndim - gamma.ndim])), gamma.size)
-
-
-def in_order(values: Array) -> Array:
-    """Σ over the first axis, one after the other."""
-    total = np.zeros(values.shape[1:])
-    for part in values:
-        total = total + part
-    return total
 
 
 def row_sums(values: Array) -> Array:

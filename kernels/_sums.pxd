@@ -1,4 +1,4 @@
-# Sums of activation.pyx: columns of rows, and lanes of consecutive elements, in double.
+# Sums in double: of the columns of rows, of blocks of them, and of consecutive elements in lanes.
 
 from _memory cimport IN, IN64, INOUT64, unknown
 
