@@ -8,8 +8,12 @@ import numpy as np
 
 from fastopt._runtime.arrays import is_masked
 from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.paths import Path
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params, State
+
+_MAX_DEPTH = 64
+"""Levels of nested containers: more are taken for one that holds itself."""
 
 _step_count_range = Ranges(step_count="int [0, 9e18]")
 
@@ -36,35 +40,71 @@ class ReadOnly(dict[Any, Any]):
 
 def read_only(state: State) -> State:
     """The same arrays in dicts that refuse to be changed."""
-    return ReadOnly({key: ReadOnly(entry) for key, entry in state.items()})
+    return ReadOnly({key: entry if type(entry) is ReadOnly else ReadOnly(entry) for key, entry in state.items()})
 
 
 def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[Any], list[Array], list[Any]]:
-    """Return keys, parameters and gradients as lists of one length; `source` is what messages call the gradients."""
-    if isinstance(params, Mapping):
-        if not isinstance(grads, Mapping):
-            raise TypeError(f"{source}: expected a dict like params, got {type(grads).__name__}")
-        if params.keys() != grads.keys():
-            raise _wrong_keys(source, grads, "params", params)
-        keys = list(params)
-        return keys, list(params.values()), [grads[key] for key in keys]
+    """Return keys, parameters and gradients as lists of one length; `source` is what messages call the gradients.
+
+    A gradient is None where there is none. The key of an array in nested containers is its `Path`.
+    """
     if isinstance(params, np.ndarray):
+        if grads is None:
+            raise TypeError(f"{source}: expected an array like params, got NoneType")
         return [0], [params], [grads]
     if not isinstance(params, Iterable) or isinstance(params, (str, bytes)):
         raise TypeError(f"params: expected a dict, a sequence or an array, got {type(params).__name__}")
-    if isinstance(grads, (Mapping, np.ndarray, str, bytes, memoryview)) or not isinstance(grads, Iterable):
+    if not isinstance(params, Mapping) and (isinstance(grads, (Mapping, np.ndarray, str, bytes, memoryview))
+                                            or not isinstance(grads, Iterable)):
         raise TypeError(f"{source}: expected a sequence like params, got {type(grads).__name__}")
-    params, grads = list(params), list(grads)
-    if len(params) != len(grads):
-        raise ValueError(f"{source}: expected {len(params)} arrays, one for each of params, got {len(grads)}")
-    return list(range(len(params))), params, grads
+    leaves: list[tuple[Any, Array, Any]] = []
+    _descend((), params if isinstance(params, Mapping) else list(params),
+             grads if isinstance(grads, Mapping) or not isinstance(grads, Iterable) else list(grads), source, leaves)
+    keys = [key for key, _, _ in leaves]
+    if any(type(key) is Path for key in keys) and len(set(keys)) < len(keys):
+        seen: set[Any] = set()
+        twice = next(key for key in keys if key in seen or seen.add(key))
+        raise ValueError(f"params: expected one array for each key, got two for {twice!r}")
+    return keys, [param for _, param, _ in leaves], [grad for _, _, grad in leaves]
+
+
+def _descend(path: tuple[Any, ...], params: Any, grads: Any, source: str, leaves: list[tuple[Any, Array, Any]]) -> None:
+    """Add (key, parameter, gradient) of every array in these two containers, whose keys from the outermost are `path`.
+
+    `grads` is None if there is no gradient for the whole container.
+    """
+    where = "".join(f"[{part!r}]" for part in path)
+    if len(path) >= _MAX_DEPTH:
+        raise ValueError(f"params: expected at most {_MAX_DEPTH} levels of containers, got more (does one hold "
+                         f"itself?) at params{where:.100}…")
+    absent = grads is None and path
+    if isinstance(params, Mapping):
+        if not absent and not isinstance(grads, Mapping):
+            raise TypeError(f"{source}{where}: expected a dict like params{where}, got {type(grads).__name__}")
+        if not absent and params.keys() != grads.keys():
+            raise _wrong_keys(f"{source}{where}", grads, f"params{where}", params)
+        entries: Iterable[tuple[Any, Any]] = params.items()
+    else:
+        if not absent and not isinstance(grads, (list, tuple)):
+            raise TypeError(f"{source}{where}: expected a sequence like params{where}, got {type(grads).__name__}")
+        if not absent and len(params) != len(grads):
+            raise ValueError(f"{source}{where}: expected {len(params)} arrays, one for each of params{where}, got "
+                             f"{len(grads)}")
+        entries = enumerate(params)
+    for key, param in entries:
+        grad = None if absent else grads[key]
+        if type(param) is not np.ndarray and isinstance(param, (list, tuple, Mapping)):
+            _descend((*path, key), param, grad, source, leaves)
+        else:
+            leaves.append((Path((*path, key)) if path else key, param, grad))
 
 
 def checked_state(state_dict: Any, needed: Sequence[str],
                   allowed: Sequence[str]) -> tuple[int, dict[Any, int], State]:
     """Return the step count, each parameter's steps and copies of its state arrays out of a state dict.
 
-    Every parameter must have the arrays named in `needed` and may have those in `allowed`.
+    Every parameter must have the arrays named in `needed` and may have those in `allowed`. One that has taken no step
+    may have none.
     """
     if not (isinstance(state_dict, Mapping) and {"step_count", "steps", "state"} == set(state_dict)):
         raise ValueError(f"state_dict: expected a dict of step_count, steps and state, got {_keys_of(state_dict)}")
@@ -79,7 +119,8 @@ def checked_state(state_dict: Any, needed: Sequence[str],
         _step_count_range(own)
         if own > count:
             raise ValueError(f"steps[{key!r}]: expected at most step_count {count}, got {own}")
-    copies = {key: _copied(key, entry, set(needed), set(allowed)) for key, entry in state.items()}
+    copies = {key: _copied(key, entry, set(needed) if steps[key] or entry else set(), set(allowed))
+              for key, entry in state.items()}
     return int(count), {key: int(own) for key, own in steps.items()}, copies
 
 

@@ -25,13 +25,14 @@ from fastopt._options import (
     refuse_unknown,
     with_grad_scale,
 )
-from fastopt._runtime import dispatch, driver
+from fastopt._runtime import binding, dispatch, driver
 from fastopt._runtime.arrays import Array as Validated
-from fastopt._runtime.binding import Binding
+from fastopt._runtime.binding import Binding, Maker
 from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.paths import Path, named
 from fastopt._runtime.progress import Progress
 from fastopt._typing import Float32Array as Array
-from fastopt._typing import Grads, Params, State
+from fastopt._typing import FloatArray, Grads, Params, State
 from fastopt._typing import LearningRate as Rate
 
 _new_tuple = tuple.__new__
@@ -50,39 +51,55 @@ def _own_names(arguments: Callable[..., Any]) -> list[str]:
     return names[2 : names.index("options")]
 
 
+def _at_rest(count: int, steps: Mapping[Any, int], state: State) -> tuple[int, "Snapshot"]:
+    """A step count and a snapshot with nothing bound; every parameter counts as having taken part in the last step."""
+    return count, Snapshot({}, {}, {key: (own, count) for key, own in steps.items()}, read_only(state))
+
+
+def _taken(snapshot: "Snapshot", keys: list[Any]) -> dict[Any, tuple[int, int]]:
+    """`snapshot.taken` with what the models that have one of the keys have counted."""
+    bounds = {id(bound): bound for bound in map(snapshot.bounds.get, keys) if bound is not None}
+    taken = snapshot.taken
+    for bound in bounds.values():
+        taken = {**taken, **dict(zip(bound.keys, bound.taken(), strict=True))}
+    return taken
+
+
+def _require_hashable(key: Any) -> None:
+    try:
+        hash(key)
+    except TypeError:
+        raise TypeError(f"key: expected a hashable key, got {type(key).__name__}") from None
+
+
 def _constant(*values: Any) -> bool:
     """Whether none of the numbers, and of the tuples that hold some of them, can be changed in place."""
     return {float, int, bool, tuple}.issuperset(map(type, values))
 
 
 class Group(NamedTuple):
-    """Parameters that share one rule."""
+    """Parameters that share one rule: they have taken as many steps, and have gradients at the same steps."""
 
     own: dict[str, Any]
     """The hyper-parameters that `per_param` returned for them."""
-    late: int
-    """Steps of the optimizer in which they were not updated: their own step number is the optimizer's minus this."""
-
-
-class Bound(NamedTuple):
-    """A model whose arrays are bound: all that a step needs except the gradients."""
-
-    keys: list[Any]
-    params: list[Array]
-    groups: list[Group]
-    makers: list[Callable[..., Any]]
-    """For each group a function (step, lr, grad_scale) that makes its rule."""
-    members: list[int]
-    """For each parameter the index of its group."""
-    binding: Any
+    steps: int
+    """How many steps each had taken when it was bound."""
+    rests: bool
+    """Whether they have no state, because none has had a gradient."""
+    pattern: tuple[int | None, bool]
+    """The group in the model that was bound before, and whether they had gradients then."""
 
 
 class Snapshot(NamedTuple):
-    """What changes as a whole, and together with the step count: see `Progress`."""
+    """What changes as a whole, and together with the step count: see `Progress`. Each `Binding` counts its steps."""
 
-    bound: Bound | None
-    steps: dict[Any, int]
-    """Of the keys that are not bound."""
+    bounds: dict[Any, Binding]
+    """The models that are bound, by each of their keys; those of one model follow each other."""
+    heads: dict[Any, Binding]
+    """Those with nested containers, by the keys of the outermost one: the last that has the key."""
+    taken: dict[Any, tuple[int, int]]
+    """For keys that are not bound, and perhaps for others: the steps of the parameter, and the last step of the
+    optimizer that it took part in."""
     state: State
 
 
@@ -162,8 +179,10 @@ class Optimizer:
             self._clip_norm = float(self._clip_norm)
         self._skip_nonfinite = options.get("skip_nonfinite", False)
         _skip_range(self._skip_nonfinite)
+        self._measures = self._clip_norm is not None or self._skip_nonfinite
         self._per_param = per_param
-        self._progress = Progress(0, Snapshot(None, {}, read_only({})))
+        self._progress = Progress(0, Snapshot({}, {}, {}, read_only({})))
+        self._plain: Maker | None = None
         self._check(1, self._hyper["lr"])
 
     @property
@@ -186,11 +205,11 @@ class Optimizer:
     @property
     def steps(self) -> dict[Any, int]:
         """For each key the number of its own steps: a parameter that joins later starts with its own step 1."""
-        count, (bound, steps, _) = self._progress.now()
-        if bound is None:
-            return dict(steps)
-        own = [count - bound.groups[member].late for member in bound.members]
-        return {**steps, **dict(zip(bound.keys, own, strict=True))}
+        snapshot, counts = binding.counted(self._progress)
+        steps = {key: own for key, (own, _) in snapshot.taken.items()}
+        for keys, own in counts:
+            steps.update(zip(keys, own, strict=True))
+        return steps
 
     @property
     def averages(self) -> dict[Any, Array]:
@@ -203,13 +222,15 @@ class Optimizer:
         Parameters
         ----------
         params : dict, sequence or array
-            float32 C-contiguous arrays. They are bound at the first update, and again whenever others are given or one
-            has been resized, reshaped or retyped in place, which no other thread may do during the call. State is kept
-            under the dict's keys or the positions. They may be other parameters than in the last step: each has its own
+            float32 C-contiguous arrays. Dicts, lists and tuples may hold further ones to any depth up to 64. State is
+            kept under the dict's keys or the positions; under the path of an array in an inner container, a tuple of
+            them: ``("layer1", "W")``, ``(0, 1)``. They may be other parameters than in the last step: each has its own
             step count, on which bias corrections depend, as in PyTorch; a schedule gets the optimizer's.
         grads : dict, sequence or array
-            One gradient for each parameter, under the same keys or in the same order; never written. A gradient of
-            another float type or memory layout is converted into a temporary array.
+            One gradient for each parameter, in the same containers under the same keys or in the same order; never
+            written. A gradient of another float type or memory layout is converted into a temporary array. Where it is
+            None, for a parameter or a whole inner container, nothing changes: not the parameter, its state, its average
+            or its own step count. The step counts.
         grad_scale : float
             Multiplies every gradient first (1 / loss scale, 1 / number of accumulated batches).
 
@@ -224,18 +245,80 @@ class Optimizer:
             An array or number that is not as described. Nothing has changed then, neither a parameter nor the step.
         RuntimeError
             Another call of this optimizer runs; nothing has changed.
+
+        Notes
+        -----
+        Arrays are bound when they are given for the first time, and again when others are given under one of their keys
+        or one has been resized, reshaped or retyped in place, which no other thread may do during the call. The
+        optimizer holds a reference to the arrays last given under each key until `load_state_dict`, so that several
+        models, or one in parts, can be updated in turn.
         """
+        if not self._measures:
+            taken = binding.update(self._progress, params, grads, self._hyper["lr"], grad_scale)
+            if taken is not None:
+                return _new_tuple(UpdateInfo, taken)    # as UpdateInfo(…), in half the time
         return self._progress.run("update", self._with_bound, params, grads, "grads", self._step, grad_scale)
+
+    def update_one(self, key: Any, param: Array, grad: FloatArray | None, *, grad_scale: float = 1.0) -> UpdateInfo:
+        """Update one parameter in place, for programs that go through a model parameter by parameter.
+
+        One pass over the model counts as one step. A parameter that took part in the last step begins the next one; any
+        other, a new one too, joins the last step (or the first, before which there is none).
+
+        Parameters
+        ----------
+        key : hashable
+            State is kept under it. The path of an array in nested containers (see `update`) is the key of that array.
+        param : float32 array
+            C-contiguous. It is bound, as in `update`.
+        grad : array or None
+            As in `update`. With None nothing changes except the optimizer's step count: the parameter has taken part.
+        grad_scale : float
+            Multiplies the gradient first.
+
+        Returns
+        -------
+        UpdateInfo
+            As from `update`; the step is the one that the parameter took part in, which is also what a schedule gets
+            and what `step_count` becomes.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As in `update`; nothing has changed then.
+
+        Notes
+        -----
+        clip_norm and skip_nonfinite look at this gradient only. After `load_state_dict` every parameter that has state
+        counts as having taken part in the last step. A parameter that is bound together with others by `update` is
+        bound anew by `update_one`, and the other way round: the two are for different programs.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> params = {"W": np.ones((2, 3), np.float32), "b": np.zeros(3, np.float32)}
+        >>> opt = fastopt.SGD(lr=0.5)
+        >>> [opt.update_one(key, p, np.ones_like(p)).step for _ in range(2) for key, p in params.items()]
+        [1, 1, 2, 2]
+        """
+        if not self._measures:
+            try:
+                taken = binding.update_one(self._progress, key, param, grad, self._hyper["lr"], grad_scale)
+            except TypeError:
+                _require_hashable(key)
+                raise
+            if taken is not None:
+                return _new_tuple(UpdateInfo, taken)
+        return self._progress.run("update_one", self._update_one, key, param, grad, grad_scale)
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: copies of the state, and nothing bound: the next update binds the arrays again."""
         saved = self._progress.read("copy", self._state_dict)
         progress = saved["step_count"], saved["steps"], saved["state"]
-        return {**self.__dict__, "_hyper": dict(self._hyper), "_progress": progress}
+        return {**self.__dict__, "_hyper": dict(self._hyper), "_plain": None, "_progress": progress}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        count, steps, arrays = state["_progress"]
-        self.__dict__.update(state, _progress=Progress(count, Snapshot(None, steps, read_only(arrays))))
+        self.__dict__.update(state, _progress=Progress(*_at_rest(*state["_progress"])))
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}; the arrays are copies.
@@ -262,58 +345,83 @@ class Optimizer:
         """The step count and the snapshot out of a state dict."""
         needed = () if self._per_param else tuple(filter(None, self._states(self._hyper)))
         count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
-        return count, Snapshot(None, steps, read_only(state))
+        return _at_rest(count, steps, state)
 
     def _with_bound(self, params: Params, grads: Grads, source: str, act: Callable[..., Any], *arguments: Any) -> Any:
-        """Return act(snapshot, gradients in the order bound, step, lr, *arguments) for these arrays, bound.
-
-        Where `act` returns None, because an array has changed in place, they are bound anew first.
-        """
-        progress, keys = self._progress, None
-        arrays: list[Array] = []
+        """Return act(snapshot, model, gradients in its order, step, lr, *arguments) for these arrays, bound."""
+        progress = self._progress
         snapshot, step = progress.snapshot, progress.step_count + 1
-        bound = snapshot.bound
-        ordered = None if bound is None else bound.binding.gradients_of(params, grads)
-        if ordered is None:
-            keys, arrays, ordered = paired(params, grads, source)
+        found = binding.lookup(snapshot, params, grads)
         lr = self._hyper["lr"]
+        if found is not None:
+            bound, ordered = found
+            if type(lr) is not float:
+                lr = self._lr_at(step)
+        else:
+            keys, arrays, ordered = paired(params, grads, source)
+            lr = self._lr_at(step)
+            bound = snapshot.bounds.get(keys[0]) if keys else None
+            if bound is None or keys != bound.keys or not self._takes(bound, arrays):
+                snapshot, bound = self._bind(snapshot, keys, arrays, ordered, step, lr)
+        result = act(snapshot, bound, ordered, step, lr, *arguments)
+        return result if result is not None else self._act_again(snapshot, bound, ordered, step, lr, act, *arguments)
+
+    def _update_one(self, key: Any, param: Array, grad: Any, grad_scale: float) -> UpdateInfo:
+        snapshot, step = self._progress.snapshot, self._progress.step_count
+        _require_hashable(key)
+        bound = snapshot.bounds.get(key)
+        if bound is not None and len(bound.keys) == 1:
+            step += bound.last == step
+        else:
+            step += _taken(snapshot, [key]).get(key, (0, 0))[1] == step
+            bound = None
+        lr, ordered = self._hyper["lr"], [grad]
         if type(lr) is not float:
             lr = self._lr_at(step)
-        if keys is not None and (bound is None or keys != bound.keys or not bound.binding.holds(arrays)):
-            snapshot = self._bind(keys, arrays, step, lr)
-        result = act(snapshot, ordered, step, lr, *arguments)
-        if result is None:
-            snapshot = self._bind(snapshot.bound.keys, snapshot.bound.params, step, lr)
-            result = act(snapshot, ordered, step, lr, *arguments)
+        if bound is None or not self._takes(bound, [param]):
+            snapshot, bound = self._bind(snapshot, [key], [param], ordered, step, lr)
+        result = self._step(snapshot, bound, ordered, step, lr, grad_scale)
+        return result or self._act_again(snapshot, bound, ordered, step, lr, self._step, grad_scale)
+
+    def _takes(self, bound: Binding, arrays: list[Array]) -> bool:
+        """Whether these arrays, whose keys are the model's, are bound, or could be in place of those that were."""
+        return bound.holds(arrays) or (self._per_param is None and bound.replace(arrays))
+
+    def _act_again(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
+                   act: Callable[..., Any], *arguments: Any) -> Any:
+        """What `act` returns once the model is bound anew: an array has changed in place, or other gradients are None
+        than before."""
+        snapshot, bound = self._bind(snapshot, bound.keys, bound.params_bound(), ordered, step, lr, bound)
+        result = act(snapshot, bound, ordered, step, lr, *arguments)
         if result is None:
             raise RuntimeError("params: expected arrays that keep their memory, type and shape during the call, got "
                                "some that per_param, a schedule or another thread changes")
         return result
 
-    def _step(self, snapshot: Snapshot, ordered: list[Any], step: int, lr: float,
+    def _step(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
               grad_scale: float) -> UpdateInfo | None:
-        """Take a step, or return None if an array has changed since it was bound."""
-        bound: Any = snapshot.bound
+        """Take a step, or return None if the model is to be bound anew."""
         norm = None
-        if self._clip_norm is not None or self._skip_nonfinite:
+        if self._measures:
             grad_scale_range(grad_scale)
             grad_scale = float(grad_scale)      # a NumPy scalar would give products of its own precision
-            squares = bound.binding.measure(dispatch.active.layerwise.squares(), ordered)
+            squares = bound.measure(dispatch.active.layerwise.squares(), ordered)
             if squares is None:
                 return None
             norm = math.sqrt(squares) * abs(grad_scale)     # not finite if a gradient is not
             if self._skip_nonfinite and not math.isfinite(norm):
-                return UpdateInfo(step - 1, lr, norm, True)
+                return UpdateInfo(self._progress.step_count, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
                 grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        makers = bound.makers
-        if len(makers) == 1:
-            rules = [makers[0](step, lr, grad_scale)]
-        else:
-            rules = [make(step, lr, grad_scale) for make in makers]
-        if not bound.binding.apply(rules, ordered, "grads", self._progress, snapshot):
+        rules = bound.rules_of(ordered, step, lr, grad_scale)
+        if rules is None:
             return None
-        return _new_tuple(UpdateInfo, (step, lr, norm, False))      # as UpdateInfo(…), in half the time
+        if None in rules and not any(rules):    # no rule checks the numbers
+            grad_scale_range(grad_scale)
+            _step_ranges(step, lr)
+        if not bound.apply(rules, ordered, "grads", self._progress, snapshot, step):
+            return None
+        return UpdateInfo(step, lr, norm, False)
 
     def _lr_at(self, step: int) -> float:
         """The learning rate of one step. A schedule is called once per step, for all groups and UpdateInfo."""
@@ -329,12 +437,23 @@ class Optimizer:
 
     def _check(self, step: int, lr: Rate) -> None:
         """Raise an error for hyper-parameters that are not valid at this step, with this learning rate."""
-        self._maker(Group({}, 0))(step, lr(step) if callable(lr) else lr, 1.0)
+        self._maker({})(step, step, lr(step) if callable(lr) else lr, 1.0)
 
-    def _maker(self, group: Group) -> Callable[..., Any]:
-        """A function (step, lr, grad_scale) that makes the group's rule from the optimizer's step and lr."""
-        hyper = {**self._hyper, **group.own}
-        own_lr, has_lr, late = hyper.pop("lr"), "lr" in group.own, group.late
+    def _maker_of(self, group: Group) -> Maker | None:
+        """The group's maker, which all without hyper-parameters of their own share; None if the group rests."""
+        if group.rests:
+            return None
+        if group.own:
+            return self._maker(group.own)
+        if self._plain is None:
+            self._plain = self._maker({})
+        return self._plain
+
+    def _maker(self, own: Mapping[str, Any]) -> Maker:
+        """What makes the rule of parameters with these hyper-parameters: from their own step, the optimizer's step and
+        lr, and grad_scale."""
+        hyper = {**self._hyper, **own}
+        own_lr, has_lr = hyper.pop("lr"), "lr" in own
         options = {name: hyper.pop(name) for name in self._shared}
         if options["average_decay"] is not None:
             options["average"] = True
@@ -349,41 +468,59 @@ class Optimizer:
         values = tuple(hyper[name] for name in _own_names(arguments))   # by position, which takes half as long
         numbers: Arguments | None = None    # constants, once checked: further steps check step and lr only
 
-        def make(step: int, lr: float, grad_scale: float) -> Any:
+        def make(maker: Maker, own_step: int, step: int, lr: float, grad_scale: float) -> Any:
             nonlocal numbers
             if has_lr:
                 lr = own_lr(step) if callable(own_lr) else own_lr
             same = type(grad_scale) is float and grad_scale == scale
             options = checked if same else with_grad_scale(checked, grad_scale)
             if numbers is not None:
-                _step_ranges(step - late, lr)
-                return kernel(step - late, lr, *numbers, options)
-            made = arguments(step - late, lr, *values, options)
+                _step_ranges(own_step, lr)
+                return kernel(own_step, lr, *numbers, options)
+            made = arguments(own_step, lr, *values, options)
             if not varies and _constant(*values, *made[2:-1]):
                 numbers = made[2:-1]
+                if not has_lr:
+                    maker.remember(kernel, numbers, checked)
             return kernel(*made)
 
-        return make
+        return Maker(make)
 
-    def _bind(self, keys: list[Any], params: list[Array], step: int, lr: float) -> Snapshot:
-        """Bind these arrays, with the state they have or new state. The optimizer itself is not changed."""
+    def _bind(self, snapshot: Snapshot, keys: list[Any], params: list[Array], grads: list[Any], step: int, lr: float,
+              before: Binding | None = None) -> tuple[Snapshot, Binding]:
+        """Bind these arrays, with the state they have or new state. The optimizer itself is not changed.
+
+        `before` is the same model as it was bound, whose groups are divided further.
+        """
+        for key, param in zip(keys, params, strict=True):
+            Validated(param, named("params", key), writable=True)   # before it reaches per_param and NumPy
         streams = ("average", *self._state_names)
-        groups, members, state, arrays, steps = [], [], {}, [], self.steps
-        for key, param in zip(keys, params, strict=True):
-            Validated(param, ("params", key), writable=True)    # before it reaches per_param and NumPy
-        for key, param in zip(keys, params, strict=True):
-            group = Group(self._own(key, param), self.step_count - steps.get(key, 0))
+        taken = _taken(snapshot, keys)
+        groups, members, arrays, new = [], [], [], {}
+        for i, (key, param, grad) in enumerate(zip(keys, params, grads, strict=True)):
+            entry, own_steps = snapshot.state.get(key), taken.get(key, (0, 0))[0]
+            rests = grad is None and not own_steps and not entry
+            group = Group(self._own(key, param), own_steps, rests, (before and before.members[i], grad is not None))
             if group not in groups:
                 groups.append(group)
             members.append(groups.index(group))
             hyper = self._hyper_at(step, group.own, lr)
-            state[key] = {name: self._state_of(key, name, param, hyper) for name in self._states(hyper) if name}
-            if hyper["average_decay"] is not None:
-                state[key]["average"] = self._state_of(key, "average", param, hyper)
-            arrays.append((param, None, *map(state[key].get, streams)))
-        binding = Binding(keys, arrays, self._state_names, members)
-        bound = Bound(keys, params, groups, [self._maker(group) for group in groups], members, binding)
-        return Snapshot(bound, steps, read_only({**self.state, **state}))
+            names = [] if rests else [name for name in self._states(hyper) if name]
+            if not rests and hyper["average_decay"] is not None:
+                names.append("average")
+            if entry is None or entry.keys() != set(names):
+                entry = new[key] = {name: self._state_of(key, name, param, hyper) for name in names}
+            arrays.append((param, None, *map(entry.get, streams)))
+        counts = [taken.get(key, (0, 0)) for key in keys]
+        bound = Binding(keys, arrays, self._state_names, members, taken=counts,
+                        makers=[self._maker_of(group) for group in groups], groups=groups)
+        dropped = {id(snapshot.bounds[key]) for key in keys if key in snapshot.bounds}
+        bounds, heads = ({key: kept for key, kept in index.items() if id(kept) not in dropped}
+                         for index in (snapshot.bounds, snapshot.heads))
+        bounds.update(dict.fromkeys(keys, bound))
+        heads.update((key[0], bound) for key in keys if type(key) is Path)
+        state = read_only({**snapshot.state, **new}) if new else snapshot.state
+        return Snapshot(bounds, heads, taken, state), bound
 
     def _own(self, key: Any, param: Array) -> dict[str, Any]:
         """The hyper-parameters that differ for this parameter."""

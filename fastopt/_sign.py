@@ -6,6 +6,7 @@ from typing import Any, Unpack
 from fastopt._optimizer import Optimizer, Snapshot, apply
 from fastopt._options import LR, Arguments, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
 from fastopt._runtime import dispatch
+from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params
@@ -260,8 +261,8 @@ class Sophia(Optimizer):
         params : dict, sequence or array
             As in `update`. They are not changed.
         hessians : dict, sequence or array
-            One estimate for each parameter, as `hessian` of `fastopt.sophia`, under the same keys or in the same order;
-            never written. They are not looked at by clip_norm or skip_nonfinite.
+            One estimate for each parameter, as `hessian` of `fastopt.sophia`, in the same containers; never written. h
+            stays as it is where it is None. clip_norm and skip_nonfinite do not look at them.
 
         Raises
         ------
@@ -270,11 +271,13 @@ class Sophia(Optimizer):
         """
         self._progress.run("update_hessian", self._with_bound, params, hessians, "hessians", self._average_hessian)
 
-    def _average_hessian(self, snapshot: Snapshot, ordered: list[Any], step: int, lr: float) -> bool | None:
-        bound: Any = snapshot.bound
+    def _average_hessian(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int,
+                         lr: float) -> bool | None:
+        made = bound.rules_of(ordered, step, lr, 1.0)     # checks what per_param returned
+        if made is None:
+            return None
         rules = []
-        for group, make in zip(bound.groups, bound.makers, strict=True):
-            make(step, lr, 1.0)     # checks what per_param returned
+        for group, rule in zip(bound.groups, made, strict=True):
             _, beta2 = pair("betas", group.own.get("betas", self._hyper["betas"]))
-            rules.append(dispatch.active.sign.sophia_hessian(beta2))
-        return bound.binding.apply(rules, ordered, "hessians", self._progress, snapshot, False) or None
+            rules.append(rule and dispatch.active.sign.sophia_hessian(beta2))
+        return bound.apply(rules, ordered, "hessians", self._progress, snapshot) or None

@@ -4,6 +4,7 @@ A file holds the arrays under readable names (`state.W1.m`) and, as JSON, the ne
 
     {"version": 2, "root": node, "crc32": number}
     node:  null, true, 3, 0.5, "text"  |  {"float": "nan"}  |  {"array": [name, number]}  |  {"dict": [[key, node], …]}
+    key:   3  |  "text"  |  ["text", 3, …], which is a tuple
 
 The numbers are CRC-32 checksums: of the array's dtype, shape and bytes, and of the JSON itself without the entry crc32.
 Files of version 1, with nodes {"array": name} and no checksums, are read as well.
@@ -40,9 +41,9 @@ def save_state(path: _Path, state: Mapping[Any, Any]) -> None:
     path : str or path
         Ends in ``.npz`` or ``.safetensors`` (which needs the safetensors package: ``pip install "fastopt[state]"``).
     state : dict
-        What ``state_dict()`` returns, or any nested dicts with str or int keys whose values are NumPy arrays (bool,
-        integers, float16, float32, float64), numbers, bools, None or strings. `load_state` restores bits, shapes and
-        types, except that NumPy scalars become Python's and arrays become C-contiguous.
+        What ``state_dict()`` returns, or any nested dicts whose keys are str, int or tuples of these, and whose values
+        are NumPy arrays (bool, integers, float16, float32, float64), numbers, bools, None or strings. `load_state`
+        restores bits, shapes and types, except that NumPy scalars become Python's and arrays become C-contiguous.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def _by_suffix(path: str, npz: _Format, safetensors: _Format) -> _Format:
     raise ValueError(f"path: expected a name that ends in .npz or .safetensors, got {reprlib.repr(path)}")
 
 
-def _encode(value: object, keys: tuple[str | int, ...], arrays: formats.Arrays, taken: set[str]) -> object:
+def _encode(value: object, keys: tuple[Any, ...], arrays: formats.Arrays, taken: set[str]) -> object:
     """The JSON node of the `value` under `keys`; adds its arrays to `arrays` and their names to `taken`."""
     where = "state" + "".join(f"[{key!r}]" for key in keys)
     if value is None or isinstance(value, (bool, str)):
@@ -157,15 +158,21 @@ def _encode(value: object, keys: tuple[str | int, ...], arrays: formats.Arrays, 
         if len(keys) >= _MAX_DEPTH:
             raise ValueError(f"state: expected at most {_MAX_DEPTH} levels of dicts, got more at {where[:200]}…")
         for key in value:
-            if not isinstance(key, (str, int)) or isinstance(key, bool):
-                raise TypeError(f"{where}: expected str or int keys, got {key!r}")
+            if not all(_is_key(part) for part in (key if isinstance(key, tuple) else [key])):
+                raise TypeError(f"{where}: expected str or int keys, or tuples of these, got {key!r}")
         return {"dict": [[key, _encode(entry, (*keys, key), arrays, taken)] for key, entry in value.items()]}
     raise TypeError(f"{where}: expected a dict, array, number, bool, str or None, got {type(value).__name__}")
 
 
-def _name(keys: tuple[str | int, ...], taken: set[str]) -> str:
+def _is_key(part: object) -> bool:
+    """Whether it can be a key of a dict, or a part of one."""
+    return isinstance(part, (str, int)) and not isinstance(part, bool)
+
+
+def _name(keys: tuple[Any, ...], taken: set[str]) -> str:
     """A unique readable name: the keys joined by dots, with characters unsuitable for file names replaced."""
-    first = name = re.sub(r"[^\w.+-]", "_", ".".join(map(str, keys)))[:200] or "_"
+    parts = [part for key in keys for part in (key if isinstance(key, tuple) else [key])]
+    first = name = re.sub(r"[^\w.+-]", "_", ".".join(map(str, parts)))[:200] or "_"
     number = 1
     while name in taken:
         number += 1
@@ -199,9 +206,10 @@ def _decode(text: str | bytes, take: Callable[[str], np.ndarray]) -> StateDict:
             return take(content) if version == 1 else checked(*content)
         if kind == "float":
             return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content]
-        if kind != "dict" or not all(isinstance(key, (str, int)) for key, _ in content):
+        if kind != "dict" or not all(_is_key(part) for key, _ in content
+                                     for part in (key if isinstance(key, list) else [key])):
             raise ValueError(f"the structure holds {kind!r}")
-        return {key: value(entry) for key, entry in content}
+        return {tuple(key) if isinstance(key, list) else key: value(entry) for key, entry in content}
 
     state = value(content["root"])
     if not isinstance(state, dict):

@@ -10,10 +10,12 @@ Float32Array: TypeAlias = NDArray[np.float32]
 FloatArray: TypeAlias = NDArray[np.floating[Any]]
 
 # Not Iterable: every NumPy array is Iterable[Any], whatever its dtype.
-Params: TypeAlias = Float32Array | Mapping[Any, Float32Array] | Sequence[Float32Array] | ValuesView[Float32Array]
-"""What `update` changes: one array, or a model's arrays by key or by position."""
-Grads: TypeAlias = FloatArray | Mapping[Any, FloatArray] | Sequence[FloatArray] | ValuesView[FloatArray]
-"""Their gradients, with the same keys or length."""
+_Params: TypeAlias = Float32Array | Mapping[Any, "_Params"] | Sequence["_Params"]
+Params: TypeAlias = _Params | ValuesView[_Params]
+"""What `update` changes: one array, or a model's arrays by key or by position, in containers that may be nested."""
+_Grads: TypeAlias = FloatArray | Mapping[Any, "_Grads | None"] | Sequence["_Grads | None"]
+Grads: TypeAlias = _Grads | ValuesView[_Grads | None]
+"""Their gradients, in the same containers; None where there is none."""
 
 Schedule: TypeAlias = Callable[[int], float]
 """From the step's number, which starts at 1, to a learning rate."""

@@ -103,7 +103,7 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
     ValueError
         A key is unknown or repeated; or a hyper-parameter is in use that torch's class does not have, so that training
         would continue differently: l1, eps_hat, eps_inside_sqrt, decoupled_weight_decay (except in Adam without
-        weight_decay). With per_param: the optimizer's last update did not include all of `keys`.
+        weight_decay). With per_param: the optimizer has not updated all of `keys` since its state was loaded.
 
     Notes
     -----
@@ -119,7 +119,7 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
     for i, key in enumerate(order):
         entry = saved["state"][key]
         arrays = {name: entry[ours] for ours, name in layout.names.items() if ours in entry}
-        if layout.steps and saved["step_count"]:
+        if layout.steps and saved["steps"][key]:
             arrays = {"step": np.array(saved["steps"][key], np.float32), **arrays}
         if arrays:
             state[i] = arrays
@@ -243,14 +243,21 @@ def _groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, 
     """Each distinct set of overrides that per_param returned, with the positions in `keys` of its parameters."""
     if optimizer._per_param is None:
         return [({}, list(range(len(keys))))]
-    bound = optimizer._progress.snapshot.bound
-    if bound is None or not set(keys) <= set(bound.keys):
-        raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
-                         f"keys {listed(keys)}")
-    groups: dict[int, list[int]] = {}
+    bounds = optimizer._progress.snapshot.bounds
+    if not bounds or not set(keys) <= bounds.keys():
+        raise ValueError("optimizer: with per_param, expected one whose updates included all of keys since its state "
+                         f"was loaded, got keys {listed(keys)}")
+    groups: list[tuple[dict[str, Any], list[int]]] = []
     for i, key in enumerate(keys):
-        groups.setdefault(bound.members[bound.keys.index(key)], []).append(i)
-    return [(bound.groups[member].own, members) for member, members in groups.items()]
+        bound = bounds[key]
+        own = bound.groups[bound.members[bound.keys.index(key)]].own
+        for known, members in groups:
+            if own == known:
+                members.append(i)
+                break
+        else:
+            groups.append((own, [i]))
+    return groups
 
 
 def _group(optimizer: Optimizer, layout: _Layout, own: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def test_later_steps_in_another_order_and_with_wrong_keys():
     opt.update(params, grads)
     opt.update(dict(reversed(params.items())), dict(reversed(grads.items())))
     for wrong in ({"a": grads["a"]}, {"a": grads["a"], "c": grads["b"]}, {**grads, "c": grads["b"]}, [*grads.values()],
-                  {"a": grads["a"], "b": None}):
+                  {"a": grads["a"], "b": "no"}):
         with pytest.raises((TypeError, ValueError), match=r"^grads"):
             opt.update(params, wrong)
     other = np.zeros(2, np.float32)
@@ -80,7 +80,7 @@ def test_wrong_hyper_parameters_are_refused_at_once(options, message):
     ({"a": np.ones(2, F)}, {"a": np.ones(3, F)},
      r"^grads\['a'\]: expected C-contiguous float32 of shape \(2,\), got float32 \(3,\)"),
     ({"a": np.ones(2, F)}, {"a": np.ones((2, 1))}, r"^grads\['a'\]: expected .* got float64 \(2, 1\)"),
-    ({"a": np.ones(2, F)}, {"a": None}, r"^grads\['a'\]: expected .* got None"),
+    ({"a": np.ones(2, F)}, {"a": [1.0, 1.0]}, r"^grads\['a'\]: expected .* got list"),
     ({"a": np.ones(2, F)}, {"a": np.ones(2, int)}, r"^grads\['a'\]: expected .* got int64"),
     ({"a": np.ones(2, F)}, {"a": np.ma.ones(2, F)}, r"^grads\['a'\]: expected .* got masked array"),
     ({"a": np.ones(2, F)}, {"a": np.ones(2, complex)}, r"^grads\['a'\]: expected .* got complex128"),
@@ -101,7 +101,7 @@ def test_bad_models_change_nothing(params, grads, message):
     assert opt.state == {}
 
 
-@pytest.mark.parametrize("defect", [np.ones(7, np.float32), None, np.ones(5, np.int32)], ids=["shape", "None", "int32"])
+@pytest.mark.parametrize("defect", [np.ones(7, np.float32), "no", np.ones(5, np.int32)], ids=["shape", "str", "int32"])
 @pytest.mark.parametrize("k", [0, 50, 99])
 def test_a_defect_in_one_of_a_hundred_changes_nothing(k, defect, rng):
     params = [rng.standard_normal(5).astype(np.float32) for _ in range(100)]

@@ -124,7 +124,7 @@ def test_update_hessian_refuses_with_nothing_changed(bound):
         ({"a": good["a"]}, "^hessians: expected the keys of params, got none for 'b'$"),
         ([good["a"], good["b"]], "^hessians: expected a dict like params, got list$"),
         ({**good, "b": np.ones(4, np.float32)}, r"^hessians\['b'\]: expected C-contiguous float32 of shape \(2, 2\)"),
-        ({**good, "b": None}, r"^hessians\['b'\]: expected .* got None$"),
+        ({**good, "b": "no"}, r"^hessians\['b'\]: expected .* got str$"),
         ({**good, "b": params["b"]}, r"^hessians\['b'\]: expected memory of its own, .* overlaps params\['b'\]$"),
     ]:
         with pytest.raises((TypeError, ValueError), match=message):

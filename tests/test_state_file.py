@@ -115,8 +115,11 @@ def cyclic():
     ({"a": np.ones(2, np.longdouble)}, TypeError, r"^state\['a'\]"),
     ({"a": np.longdouble(2)}, TypeError, r"^state\['a'\]"),
     ({"a": np.ma.ones(2)}, TypeError, r"^state\['a'\]: .* got MaskedArray"),
-    ({"a": {(1, 2): 3}}, TypeError, r"^state\['a'\]: expected str or int keys, got \(1, 2\)"),
-    ({True: 3}, TypeError, r"^state: expected str or int keys, got True"),
+    ({"a": {(1, None): 3}}, TypeError,
+     r"^state\['a'\]: expected str or int keys, or tuples of these, got \(1, None\)"),
+    ({(1, (2, 3)): 3}, TypeError, r"^state: expected str or int keys, .* got \(1, \(2, 3\)\)"),
+    ({True: 3}, TypeError, r"^state: expected str or int keys, .* got True"),
+    ({("w", True): 3}, TypeError, r"^state: expected str or int keys, .* got \('w', True\)"),
     (cyclic(), ValueError, "^state: expected at most 64 levels of dicts"),
 ])
 def test_refused_states_write_nothing(path, state, error, message):

@@ -4,14 +4,19 @@
 # parameter at each step would be most of the cost of a small model. An export does not pin an array, so a step first
 # compares every array with what it was when it was bound (arrays.h), and asks to be bound anew if one differs.
 # Everything is validated before the first element is written.
+#
+# A Binding also counts the steps of its tensors, in the same native call that runs them and replaces the optimizer's
+# snapshot: neither an exception nor another thread comes in between.
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
-from cpython.dict cimport PyDict_GetItemWithError
+from cpython.dict cimport PyDict_GetItemWithError, PyDict_Next
 from cpython.list cimport PyList_GetItem
 from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_GetItem
 from libc.stdlib cimport calloc, free, malloc, qsort
+from libc.string cimport memcpy, memset
 
 from fastopt._runtime.arrays cimport (
-    DESCRIBED, Known, acquire, clear, elements, forget, is_masked, know, label, overlap_error, same_buffer,
+    DESCRIBED, Known, acquire, clear, elements, forget, held, is_masked, know, label, overlap_error, same_buffer,
     same_head, same_shape, shape_of, usable,
 )
 from fastopt._runtime.driver cimport (
@@ -22,16 +27,21 @@ from fastopt._runtime.progress cimport Progress
 
 import numpy
 
+from fastopt._runtime.paths import Path, named
 from fastopt._runtime.strided import contiguous
 
 cdef object ndarray = numpy.ndarray
+cdef object tuple_iter = tuple.__iter__
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)
 
+cdef double FLOAT_MAX = 2.0**128 - 2.0**104     # of float32
+cdef long long MOST_STEPS = 2**62
 cdef Py_ssize_t HELD = 65536            # gradients of at most this many elements stay bound between steps
 
 
 cdef enum:
     FEW = 4             # rules of a model, for which no memory is allocated
+    UNKNOWN = 2         # whether a group has gradients
 
 
 cdef struct Interval:
@@ -41,9 +51,80 @@ cdef struct Interval:
     Py_ssize_t stream
 
 
+cdef struct Taken:
+    long long own       # steps in which the tensor had a gradient
+    long long last      # number of the optimizer's last step in which it took part, with a gradient or without
+
+
+cdef class Node:
+    """A container of bound arrays: the keys of its entries, and for each a Node, or None for an array."""
+    cdef list keys
+    cdef list nodes
+    cdef bint numbered                  # whether keys are 0, 1, …
+
+
+cdef Node node_of(list keys, Py_ssize_t depth, Py_ssize_t start, Py_ssize_t stop):
+    """The container whose arrays have keys[start:stop], of which the first `depth` parts are its own path."""
+    cdef Node node = Node.__new__(Node)
+    cdef Py_ssize_t i = start, end
+    node.keys, node.nodes, node.numbered = [], [], True
+    while i < stop:
+        head, end = keys[i], i + 1
+        if type(keys[i]) is Path and len(keys[i]) > depth + 1:
+            head = keys[i][depth]
+            while end < stop and type(keys[end]) is Path and len(keys[end]) > depth + 1 and keys[end][depth] is head:
+                end += 1
+            node.nodes.append(node_of(keys, depth + 1, i, end))
+        else:
+            head = keys[i][depth] if depth else keys[i]
+            node.nodes.append(None)
+        # The type first: a user's key may define == in any way, even to return an array.
+        node.numbered = node.numbered and type(head) is int and head == len(node.keys)
+        node.keys.append(head)
+        i = end
+    return node
+
+
+cdef Py_ssize_t length(object container) except -2:
+    """Of a list or tuple whose items are those it iterates over; -1 for any other object."""
+    if type(container) is list:
+        return len(<list> container)
+    if type(container) is tuple or (isinstance(container, tuple) and type(container).__iter__ is tuple_iter):
+        return len(<tuple> container)
+    return -1
+
+
 cdef int by_start(const void* a, const void* b) noexcept nogil:
     cdef size_t x = (<const Interval*> a).start, y = (<const Interval*> b).start
     return -1 if x < y else x > y
+
+
+cdef class Maker:
+    """Makes a group's rule at each step: by function(self, the group's own step, the optimizer's, lr, grad_scale)."""
+    cdef object function
+    cdef object kernel                  # None: none to be called directly
+    cdef list arguments                 # its own step, lr, then what is the same at each step
+    cdef list options                   # the last argument: grad_scale, then what is the same at each step
+
+    def __init__(self, function):
+        self.function = function
+
+    def remember(self, kernel, tuple numbers not None, tuple options not None):
+        """From now on the rule is kernel(its own step, lr, *numbers, options) with grad_scale as options[0]."""
+        self.kernel, self.arguments, self.options = kernel, [None, None, *numbers, options], [*options]
+
+    def __call__(self, long long own_step, long long step, lr, grad_scale):
+        return self.rule(own_step, step, lr, grad_scale)
+
+    cdef object rule(self, long long own_step, long long step, object lr, object grad_scale):
+        if (self.kernel is None or own_step > MOST_STEPS or type(lr) is not float or not 0.0 <= <double> lr < FLOAT_MAX
+                or type(grad_scale) is not float or not -FLOAT_MAX < <double> grad_scale < FLOAT_MAX):
+            return self.function(self, own_step, step, lr, grad_scale)      # which checks the numbers
+        self.arguments[0], self.arguments[1] = own_step, lr
+        if <double> grad_scale != <double> self.options[0]:
+            self.options[0] = grad_scale
+            self.arguments[len(self.arguments) - 1] = tuple(self.options)
+        return self.kernel(*self.arguments)
 
 
 cdef class Binding:
@@ -58,15 +139,26 @@ cdef class Binding:
         the rule does not use.
     states : tuple of str
         The states' names.
-    groups : list of int
-        For each tensor the index of its rule among those given to `apply`.
+    members : list of int
+        For each tensor the index of its group, whose rule is the one at this index among those given to `apply`.
     reads : int
         Bit k: stream k is only read; its array need not be writable.
+    taken : list of (int, int), optional
+        For each tensor its steps so far and the last step of the optimizer that it took part in. Those of a group have
+        the same number of steps. Default: none.
+    makers : list, optional
+        For each group its `Maker`, or None if it has no state.
+    groups : list, optional
+        For each group whatever the caller keeps of it.
     """
-    cdef list keys
+    cdef readonly list keys
+    cdef readonly list members
+    cdef readonly list makers
+    cdef readonly list groups
+    cdef Node root                      # the containers in which the user has the arrays
     cdef tuple states
     cdef unsigned reads
-    cdef Py_ssize_t count, total, rules
+    cdef Py_ssize_t count, rules
     cdef Py_buffer* views               # count x STREAMS; the gradient's slot is bound again when a step needs it
     cdef Tensor* tensors
     cdef Table table
@@ -79,16 +171,20 @@ cdef class Binding:
     cdef Known* slopes                  # of each gradient that is bound
     cdef bint large                     # whether a gradient has more than HELD elements
     cdef list arrays                    # holds references to all of them
-    cdef bint numbered                  # whether keys are 0, 1, …
+    cdef Taken* steps                   # of each tensor
+    cdef Py_ssize_t* first              # of each group the first tensor
+    cdef char* present                  # of each group whether its tensors have gradients in this call
+    cdef bint given                     # whether any has
     cdef object source                  # what the user calls the gradients of this call
 
-    def __cinit__(self, list keys, list arrays, tuple states, list groups, unsigned reads=0):
+    def __cinit__(self, list keys, list arrays, tuple states, list members, unsigned reads=0, list taken=None,
+                  list makers=None, list groups=None):
         cdef Py_ssize_t i, k
         cdef Py_buffer* row
         self.keys, self.states, self.count, self.reads = keys, states, len(arrays), reads | 1 << GRAD
-        self.source = "grads"
-        if not (len(keys) == len(groups) == self.count and STATE + len(states) <= STREAMS):
-            raise ValueError("keys, arrays, groups: expected the same length")
+        self.members, self.makers, self.groups, self.source = members, makers, groups, "grads"
+        if not (len(keys) == len(members) == self.count and STATE + len(states) <= STREAMS):
+            raise ValueError("keys, arrays, members: expected the same length")
         if any([len(streams) != STATE + len(states) for streams in arrays]):
             raise ValueError("arrays: expected (param, None, average) and one for each of states")
         self.views = <Py_buffer*> calloc(max(self.count, 1) * STREAMS, sizeof(Py_buffer))
@@ -97,9 +193,13 @@ cdef class Binding:
         self.params = <PyObject**> calloc(max(self.count, 1), sizeof(PyObject*))
         self.known = <Known*> calloc(max(self.count, 1) * STREAMS, sizeof(Known))
         self.slopes = <Known*> calloc(max(self.count, 1), sizeof(Known))
+        self.steps = <Taken*> calloc(max(self.count, 1), sizeof(Taken))
+        self.first = <Py_ssize_t*> calloc(max(self.count, 1), sizeof(Py_ssize_t))
+        self.present = <char*> calloc(max(self.count, 1), 1)
         self.arrays = arrays
         if (self.views == NULL or self.tensors == NULL or self.written == NULL or self.params == NULL
-                or self.known == NULL or self.slopes == NULL):
+                or self.known == NULL or self.slopes == NULL or self.steps == NULL or self.first == NULL
+                or self.present == NULL):
             raise MemoryError
         for i in range(self.count):
             row = &self.views[i * STREAMS]
@@ -111,19 +211,21 @@ cdef class Binding:
                         &row[PARAM] if k != PARAM else NULL)
                 self.tensors[i].x[k] = <float*> row[k].buf
                 self.tensors[i].given |= 1u << k
-                know(&self.known[self.exports], arrays[i][k], &row[k], &row[PARAM], not self.reads >> k & 1)
-                self.indirect += self.known[self.exports].descr == NULL
-                self.exports += 1
                 if row[k].len > 0 and not self.reads >> k & 1:
                     self.written[self.intervals] = Interval(
                         <size_t> row[k].buf, <size_t> row[k].buf + <size_t> row[k].len, i, k)
                     self.intervals += 1
-            self.params[i] = <PyObject*> arrays[i][PARAM]
             self.tensors[i].size = elements(&row[PARAM])
-            self.tensors[i].rule = groups[i]
-            self.rules = max(self.rules, self.tensors[i].rule + 1)
-            self.total += self.tensors[i].size
+            self.tensors[i].rule = members[i]
+            if not 0 <= self.tensors[i].rule <= self.rules:
+                raise ValueError(f"members: expected indices in the order of the first members, got {members}")
+            if self.tensors[i].rule == self.rules:
+                self.first[self.rules] = i
+                self.rules += 1
+            if taken is not None:
+                self.steps[i].own, self.steps[i].last = taken[i]
             self.large = self.large or self.tensors[i].size > HELD
+        self.know_all()
         qsort(self.written, self.intervals, sizeof(Interval), by_start)
         for i in range(1, self.intervals):
             if self.written[i].start < self.written[i - 1].stop:
@@ -133,11 +235,7 @@ cdef class Binding:
                 if self.reads & self.tensors[i].given & 1u << k:
                     self.require_unwritten(i, k)
         cut(&self.table, self.tensors, self.count)
-        self.numbered = True
-        for i in range(self.count):     # the type first: a user's key may define == in any way, even to return an array
-            if type(keys[i]) is not int or keys[i] != i:
-                self.numbered = False
-                break
+        self.root = node_of(keys, 0, 0, self.count)
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -148,6 +246,9 @@ cdef class Binding:
             forget(&self.known[i])
         for i in range(self.count if self.slopes != NULL else 0):
             forget(&self.slopes[i])
+        free(self.steps)
+        free(self.first)
+        free(self.present)
         free(self.params)
         free(self.known)
         free(self.slopes)
@@ -166,36 +267,182 @@ cdef class Binding:
                 return False
         return True
 
-    def gradients_of(self, params, grads):
-        """The gradients in the order bound, if params and grads are both dicts, lists or arrays and params holds the
-        bound arrays under their keys; otherwise None."""
-        cdef Py_ssize_t i
-        cdef PyObject* found
-        cdef dict given, slopes
-        cdef list ordered
-        if type(params) is list and type(grads) is list:
-            return grads[:] if len(grads) == self.count and self.numbered and self.holds(params) else None
+    cdef list gradients_of(self, object params, object grads):
+        """The gradients in the order bound, if params and grads are containers like those bound, of exactly these
+        arrays; otherwise None."""
+        cdef list ordered = []
         if type(params) is ndarray:
-            return [grads] if self.count == 1 and self.numbered and <PyObject*> params == self.params[0] else None
-        if type(params) is not dict or type(grads) is not dict:
-            return None
-        given, slopes = params, grads
-        if len(given) != self.count or len(slopes) != self.count:
-            return None
-        ordered = []
+            return [grads] if (self.count == 1 and <PyObject*> params == self.params[0] and self.root.numbered
+                               and self.root.nodes[0] is None and grads is not None) else None
+        return ordered if grads is not None and self.matches(self.root, params, grads, ordered) else None
+
+    cdef bint matches(self, Node node, object params, object grads, list ordered) except -1:
+        """Add a container's gradients to `ordered`, None for each if it has none; return False if it is another."""
+        cdef Py_ssize_t i, size = len(node.keys)
+        cdef bint keyed = type(params) is dict
+        cdef PyObject* param
+        cdef PyObject* grad = <PyObject*> None
+        if keyed:
+            if len(<dict> params) != size or not (
+                    grads is None or (type(grads) is dict and len(<dict> grads) == size)):
+                return False
+        elif not (node.numbered and length(params) == size and (grads is None or length(grads) == size)):
+            return False
+        for i in range(size):
+            if keyed:
+                param = PyDict_GetItemWithError(<dict> params, node.keys[i])
+                if grads is not None:
+                    grad = PyDict_GetItemWithError(<dict> grads, node.keys[i])
+                if param == NULL or grad == NULL:
+                    return False
+            else:
+                param = item(params, i)
+                if grads is not None:
+                    grad = item(grads, i)
+            if node.nodes[i] is not None:
+                if not self.matches(node.nodes[i], <object> param, <object> grad, ordered):
+                    return False
+            elif len(ordered) < self.count and param == self.params[len(ordered)]:
+                ordered.append(<object> grad)
+            else:
+                return False
+        return True
+
+    def replace(self, list params):
+        """Bind these arrays in place of those bound, if each is an ndarray like the one that it replaces, and all can
+        be updated together: otherwise return False, and nothing has changed.
+
+        What is not accepted here is to be bound anew, which raises the error if there is one.
+        """
+        cdef Py_buffer* views
+        cdef Interval* written
+        cdef Py_ssize_t i, k
+        cdef bint same = len(params) == self.count and self.reads == 1 << GRAD
+        if not same:
+            return False
+        views = <Py_buffer*> calloc(max(self.count, 1), sizeof(Py_buffer))
+        written = <Interval*> malloc(max(self.intervals, 1) * sizeof(Interval))
+        try:
+            if views == NULL or written == NULL:
+                raise MemoryError
+            for i in range(self.count):
+                same = same and (PyList_GetItem(params, i) == self.params[i]
+                                 or taken(&views[i], params[i], &self.views[i * STREAMS], True))
+            memcpy(written, self.written, self.intervals * sizeof(Interval))
+            for i in range(self.intervals):
+                k = written[i].tensor
+                if written[i].stream == PARAM and held(&views[k]):
+                    written[i].start = <size_t> views[k].buf
+                    written[i].stop = written[i].start + <size_t> views[k].len
+            qsort(written, self.intervals, sizeof(Interval), by_start)
+            for i in range(1, self.intervals):
+                same = same and written[i].start >= written[i - 1].stop
+            if same:
+                self.written, written = written, self.written
+                self.swap(views, params)
+        finally:                        # releases the arrays that are no longer bound: that may run code of the user's
+            free(written)
+            for i in range(self.count if views != NULL else 0):
+                if held(&views[i]):
+                    PyBuffer_Release(&views[i])
+            free(views)
+        return same
+
+    cdef int swap(self, Py_buffer* views, list params) except -1:
+        """Exchange the parameters' buffers for those of `views` that are held."""
+        cdef Py_ssize_t i, k
+        cdef Py_buffer* row
+        before = self.arrays            # is released last
+        self.arrays = before[:]
         for i in range(self.count):
-            key = self.keys[i]
-            found = PyDict_GetItemWithError(slopes, key)
-            if found == NULL:
-                return None
-            ordered.append(<object> found)
-            if PyDict_GetItemWithError(given, key) != self.params[i]:
-                return None
-        return ordered
+            if held(&views[i]):
+                self.arrays[i] = (params[i], *before[i][1:])
+                self.release_gradient(i)
+                row = &self.views[i * STREAMS]
+                row[PARAM], views[i] = views[i], row[PARAM]
+                for k in range(STREAMS):
+                    if k == PARAM or not self.tensors[i].given >> k & 1:
+                        self.tensors[i].x[k] = <float*> row[PARAM].buf
+        self.know_all()
+        return 0
+
+    cdef int know_all(self) except -1:
+        """Remember every array bound as it is now."""
+        cdef Py_ssize_t i, k
+        cdef Py_buffer* row
+        for i in range(self.exports):
+            forget(&self.known[i])
+        self.exports = self.indirect = 0
+        for i in range(self.count):
+            row = &self.views[i * STREAMS]
+            self.params[i] = <PyObject*> self.arrays[i][PARAM]
+            for k in range(STREAMS):
+                if self.tensors[i].given >> k & 1:
+                    know(&self.known[self.exports], self.arrays[i][k], &row[k], &row[PARAM], not self.reads >> k & 1)
+                    self.indirect += self.known[self.exports].descr == NULL
+                    self.exports += 1
+        return 0
+
+    def params_bound(self):
+        return [streams[PARAM] for streams in self.arrays]
+
+    def taken(self):
+        """For each tensor (its steps, the last step of the optimizer that it took part in)."""
+        return [(self.steps[i].own, self.steps[i].last) for i in range(self.count)]
+
+    @property
+    def last(self):
+        """The last step of the optimizer that the first tensor took part in."""
+        return self.steps[0].last
+
+    cpdef list rules_of(self, list grads, long long step, object lr, object grad_scale):
+        """For each group the rule from its `Maker`, or None for one without gradients.
+
+        None instead of a list if the model is to be bound anew: only some of a group's tensors have a gradient, or a
+        group has gradients for which there is no maker.
+        """
+        cdef Py_ssize_t i
+        cdef list rules = []
+        if not self.ready(grads):
+            return None
+        for i in range(self.rules):
+            if self.present[i]:
+                rules.append((<Maker?> self.makers[i]).rule(self.steps[self.first[i]].own + 1, step, lr, grad_scale))
+            else:
+                rules.append(None)
+        return rules
+
+    cdef bint ready(self, list grads) except -1:
+        """Whether each group has all of its gradients or none, and in the first case a maker."""
+        cdef Py_ssize_t i
+        if not self.sort(grads):
+            return False
+        for i in range(self.rules):
+            if self.present[i] and self.makers[i] is None:
+                return False
+        return True
+
+    cdef bint sort(self, list grads) except -1:
+        """Find out which groups have gradients; False: some group has gradients for some of its tensors only."""
+        cdef Py_ssize_t i
+        cdef char given
+        cdef char* present
+        if len(grads) != self.count:
+            raise ValueError(f"{self.source}: expected {self.count} arrays, got {len(grads)}")
+        memset(self.present, UNKNOWN, self.rules)
+        self.given = False
+        for i in range(self.count):
+            given = PyList_GetItem(grads, i) != <PyObject*> None
+            present = &self.present[self.tensors[i].rule]
+            if present[0] != UNKNOWN and present[0] != given:
+                return False
+            present[0] = given
+            self.given = self.given or given
+        return True
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
-        return (("params", self.source)[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
-                self.keys[tensor])
+        return named(("params", self.source)[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
+                     self.keys[tensor])
 
     cdef object where(self, Py_ssize_t interval):
         return label(self.name(self.written[interval].tensor, self.written[interval].stream))
@@ -220,7 +467,7 @@ cdef class Binding:
         cdef Py_buffer* slot = &self.views[i * STREAMS + GRAD]
         cdef const Py_buffer* param = &self.views[i * STREAMS]
         self.release_gradient(i)
-        if not taken(slot, grad, param):
+        if not taken(slot, grad, param, False):
             grad = as_gradient(grad, param)
             acquire(slot, grad, self.name(i, GRAD), c"f", False, param)
             if <PyObject*> grad != <PyObject*> slot.obj:    # an exporter that cannot be asked for the same buffer again
@@ -260,27 +507,28 @@ cdef class Binding:
         return same_head(&self.slopes[i]) if self.slopes[i].descr != NULL else same_buffer(&self.slopes[i])
 
     def apply(self, list rules not None, list grads not None, object source="grads", Progress progress=None,
-              object snapshot=None, bint counts=True):
-        """Apply rules[groups[i]] to tensor i for every i, with gradient grads[i]. All or nothing.
+              object snapshot=None, long long step=0):
+        """Apply rules[members[i]] to tensor i for every i, with gradient grads[i]. All or nothing.
 
-        Then `progress`, if given, holds `snapshot`, with the step counted if it `counts`. `source` is what error
-        messages call the gradients.
+        A tensor whose gradient is None stays as it is, as do all others of its group. Then `progress`, if given, holds
+        `snapshot`. Unless `step` is 0, it is the number of the optimizer's step: `progress` gets it, too, and all
+        tensors that have a gradient count a step of their own. `source` is what error messages call the gradients.
 
         Returns
         -------
         bool
-            False if an array has changed since it was bound, in its memory, type, shape or flags: it is to be bound
-            anew, and nothing has been done.
+            False if the model is to be bound anew, and nothing has been done: an array has changed since it was bound,
+            in its memory, type, shape or flags, or only some of a group's tensors have a gradient.
         """
-        return self.step(rules, grads, source, progress, snapshot, counts, NULL)
+        return self.step(rules, grads, source, progress, snapshot, step, NULL)
 
     def measure(self, Rule rule not None, list grads not None):
         """Return the first of rule's sums over all gradients, added in order, or None where `apply` returns False.
         Nothing is written."""
         cdef double total = 0.0
-        return total if self.step([rule] * max(self.rules, 1), grads, "grads", None, None, False, &total) else None
+        return total if self.step([rule] * max(self.rules, 1), grads, "grads", None, None, 0, &total) else None
 
-    cdef bint step(self, list rules, list grads, object source, Progress progress, object snapshot, bint counts,
+    cdef bint step(self, list rules, list grads, object source, Progress progress, object snapshot, long long step,
                    double* total) except -1:
         """Run the rules; add what they measure to `total`, unless that is NULL."""
         cdef Compiled few[FEW]
@@ -289,22 +537,25 @@ cdef class Binding:
         cdef double* sums = NULL
         cdef Plan plan
         cdef Rule rule
-        cdef Py_ssize_t i, count = len(rules)
+        cdef Py_ssize_t i, size = 0, count = len(rules)
         cdef double cost = 0.0
         cdef bint measures = False, applies = False, bound = False
         cdef PyObject* grad
-        if len(grads) != self.count:
-            raise ValueError(f"{source}: expected {self.count} arrays, got {len(grads)}")
+        self.source = source
         if count < self.rules:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
-        self.source = source
+        if not self.sort(grads):
+            return False
         try:
             if count > FEW:
                 code = many = <Compiled*> malloc(count * sizeof(Compiled))
                 if many == NULL:
                     raise MemoryError
-            for i in range(count):
-                rule = rules[i]
+            for i in range(self.rules):
+                if not self.present[i]:
+                    memset(&code[i], 0, sizeof(Compiled))
+                    continue
+                rule = <Rule?> rules[i]
                 code[i] = compiled(rule)
                 cost = max(cost, rule.cost)
                 measures = measures or rule.measure != NULL
@@ -318,22 +569,32 @@ cdef class Binding:
             if not self.unchanged():
                 return False
             for i in range(self.count):
+                if not self.present[self.tensors[i].rule]:
+                    if self.slopes[i].array != NULL:
+                        bound = True
+                        self.release_gradient(i)
+                    continue
                 if not (self.slopes[i].array == PyList_GetItem(grads, i) and self.same_gradient(i)):
                     bound = True
                     self.bind_gradient(i, grads[i])
                 if code[self.tensors[i].rule].needs & ~self.tensors[i].given & ~(1u << GRAD):
                     raise self.missing(i, &code[self.tensors[i].rule])
+                size += self.tensors[i].size
             if bound:                   # code of the user's may have run, and may in unchanged(): gradients come last
                 if not self.unchanged():
                     return False
                 for i in range(self.count):
-                    if not self.same_gradient(i):
+                    if self.present[self.tensors[i].rule] and not self.same_gradient(i):
                         return False
             plan = Plan(self.tensors, self.table, code, sums, applies)
-            run_plan(&plan, cost * <double> self.total)
+            run_plan(&plan, cost * <double> size)
+            if step != 0:
+                for i in range(self.count):
+                    self.steps[i].own += self.present[self.tensors[i].rule]
+                    self.steps[i].last = step
             if progress is not None:
-                progress.replace(progress.step_count + counts, snapshot)
-            if total != NULL:
+                progress.replace(step if step != 0 else progress.step_count, snapshot)
+            if total != NULL and measures:
                 for i in range(self.table.first[self.table.chunks]):
                     total[0] += sums[SUMS * i]
         finally:
@@ -357,16 +618,111 @@ cdef class Binding:
                          "hyper-parameters have changed since")
 
 
-cdef bint taken(Py_buffer* view, object grad, const Py_buffer* param) except -1:
-    """Bind a gradient that needs no conversion; return False, with nothing bound, for any other."""
-    if type(grad) is not ndarray:
+cdef PyObject* item(object container, Py_ssize_t i) except NULL:
+    """An item of a list or tuple, which holds the reference."""
+    if isinstance(container, list):
+        return PyList_GetItem(container, i)
+    return PyTuple_GetItem(container, i)
+
+
+def lookup(object snapshot, object params, object grads):
+    """Return (the Binding, its gradients in order) if these are exactly its arrays, otherwise None.
+
+    `snapshot.bounds` are the bindings by each of their keys, `snapshot.heads` those with nested containers by the keys
+    of the outermost.
+    """
+    cdef Py_ssize_t position = 0
+    cdef PyObject* key
+    cdef PyObject* found
+    cdef Binding bound
+    cdef list ordered
+    if type(params) is dict:
+        if not PyDict_Next(params, &position, &key, NULL):
+            return None
+        first = <object> key
+    else:
+        first = 0
+    found = PyDict_GetItemWithError(<dict?> snapshot.bounds, first)
+    if found == NULL:
+        found = PyDict_GetItemWithError(<dict?> snapshot.heads, first)
+    if found == NULL:
+        return None
+    bound = <Binding?> <object> found
+    ordered = bound.gradients_of(params, grads)
+    return None if ordered is None else (bound, ordered)
+
+
+def update(Progress progress not None, object params, object grads, object lr, object grad_scale):
+    """Take a step of a model that is bound; return (step, lr, None, False), as in an UpdateInfo. None if nothing has been
+    done because the model is not bound, or not as it is now, or because there is no gradient at all."""
+    progress.take("update", True)
+    try:
+        found = lookup(progress.snapshot, params, grads)
+        if found is None:
+            return None
+        return advance(progress, found[0], found[1], progress.step_count + 1, lr, grad_scale)
+    finally:
+        progress.running = None
+
+
+def update_one(Progress progress not None, object key, object param, object grad, object lr, object grad_scale):
+    """What `update` does, for one parameter that is bound alone."""
+    cdef PyObject* found
+    cdef Binding bound
+    progress.take("update_one", True)
+    try:
+        found = PyDict_GetItemWithError(<dict?> progress.snapshot.bounds, key)
+        if found == NULL:
+            return None
+        bound = <Binding?> <object> found
+        if bound.count != 1 or bound.params[0] != <PyObject*> param:
+            return None
+        return advance(progress, bound, [grad], progress.step_count + (bound.steps[0].last == progress.step_count), lr,
+                       grad_scale)
+    finally:
+        progress.running = None
+
+
+cdef object advance(Progress progress, Binding bound, list grads, long long step, object lr, object grad_scale):
+    cdef list rules
+    if type(lr) is not float and callable(lr):
+        if not (bound.ready(grads) and bound.unchanged()):
+            return None
+        lr = lr(step)
+    rules = bound.rules_of(grads, step, lr, grad_scale)
+    if rules is None or not bound.given:
+        return None
+    if not bound.step(rules, grads, "grads", progress, progress.snapshot, step, NULL):
+        return None
+    return step, lr, None, False
+
+
+def counted(Progress progress not None):
+    """Return (the snapshot, [(keys, steps of each)] of the models it has bound), both of one moment.
+
+    No Python code runs in between, so that no other thread does.
+    """
+    cdef list counts = []
+    cdef Binding bound = None
+    cdef Py_ssize_t i
+    snapshot = progress.snapshot
+    for found in (<dict?> snapshot.bounds).values():
+        if found is not bound:          # a model's keys follow each other
+            bound = found
+            counts.append((bound.keys, [bound.steps[i].own for i in range(bound.count)]))
+    return snapshot, counts
+
+
+cdef bint taken(Py_buffer* view, object array, const Py_buffer* param, bint writable) except -1:
+    """Bind an ndarray that can be used as it is; return False, with nothing bound, for any other object."""
+    if type(array) is not ndarray:
         return False
     try:
-        PyObject_GetBuffer(grad, view, DESCRIBED)
+        PyObject_GetBuffer(array, view, DESCRIBED)
     except (TypeError, ValueError, BufferError):
         clear(view)
         return False
-    if usable(view, c"f", False) and same_shape(view, param):
+    if usable(view, c"f", writable) and same_shape(view, param):
         return True
     PyBuffer_Release(view)
     return False

@@ -19,10 +19,6 @@ cdef class Progress:
     def __init__(self, long long step_count, object snapshot):
         self.step_count, self.snapshot = step_count, snapshot
 
-    def now(self):
-        """(step_count, snapshot), which another thread may replace between two accesses to the attributes."""
-        return self.step_count, self.snapshot
-
     def run(self, str name, function, *arguments):
         """Return function(*arguments), the only call that runs; `name` is what messages call it."""
         self.take(name, True)

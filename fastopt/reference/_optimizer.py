@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -32,6 +32,7 @@ class Optimizer:
         self._taken = {*inspect.signature(self._function).parameters, *options_of(self._function)}
         self.step_count = 0
         self.steps: dict[Any, int] = {}
+        self._last: dict[Any, int] = {}     # the last step of the optimizer that a parameter took part in
         self.state: dict[Any, dict[str, Array]] = {}
 
     @property
@@ -41,30 +42,38 @@ class Optimizer:
 
     def update(self, params: Params, grads: Grads, *, grad_scale: float = 1.0) -> UpdateInfo:
         """Take one step: update every parameter in place."""
-        if isinstance(params, np.ndarray):
-            params, grads = [params], [np.asarray(grads)]
-        by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
-        given = dict(grads if isinstance(grads, Mapping) else enumerate(grads))
-        slopes = {key: np.asarray(given[key], param.dtype) for key, param in by_key.items()}
-        step, norm = self.step_count + 1, None
-        lr = _at(self.lr, step)
+        return self._take(self.step_count + 1, list(leaves(params, grads)), grad_scale)
+
+    def update_one(self, key: Any, param: Array, grad: Array | None, *, grad_scale: float = 1.0) -> UpdateInfo:
+        """As `fastopt.Optimizer.update_one`: update one parameter in place; one pass over the model is one step."""
+        begins = self._last.get(key, 0) == self.step_count
+        return self._take(self.step_count + begins, [(key, param, grad)], grad_scale)
+
+    def _take(self, step: int, model: list[tuple[Any, Array, Any]], grad_scale: float) -> UpdateInfo:
+        """Take these parameters, each (key, parameter, gradient), through this step."""
+        slopes = [None if grad is None else np.asarray(grad, param.dtype) for _, param, grad in model]
+        norm, lr = None, _at(self.lr, step)
         if self._clip_norm is not None or self._skip_nonfinite:
-            squares = add_in_order(block for grad in slopes.values() for block in block_squares(grad))
+            squares = add_in_order(block for grad in slopes if grad is not None for block in block_squares(grad))
             norm = math.sqrt(squares) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(self.step_count, lr, norm, True)
             if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
                 grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        for key, param in by_key.items():
+        for (key, param, _), grad in zip(model, slopes, strict=True):
+            self._last[key] = step
+            if grad is None:
+                self.steps.setdefault(key, 0)
+                self.state.setdefault(key, {})
+                continue
             hyper = {**self._hyper, "lr": lr, **self._per_param(key, param)}
             hyper["lr"] = _at(hyper["lr"], step)
-            if key not in self.state:
+            if not self.state.get(key):
                 self.state[key] = self._new_state(param, hyper)
             elif hyper["average_decay"] is not None:        # state may have been loaded without averages
                 self.state[key].setdefault("average", param.copy())
             self.steps[key] = self.steps.get(key, 0) + 1
-            self._call(param, slopes[key], {**hyper, **self.state[key], "step": self.steps[key],
-                                           "grad_scale": grad_scale})
+            self._call(param, grad, {**hyper, **self.state[key], "step": self.steps[key], "grad_scale": grad_scale})
         self.step_count = step
         return UpdateInfo(step, lr, norm, False)
 
@@ -77,9 +86,10 @@ class Optimizer:
         """As `fastopt.Optimizer.load_state_dict`: state that the hyper-parameters need must be there."""
         needed = set() if self._per_param is not _no_hyper else {*self._states(self._hyper)}
         for key, entry in state_dict["state"].items():
-            if not needed <= entry.keys():
+            if not needed <= entry.keys() and (entry or state_dict["steps"][key]):
                 raise ValueError(f"state[{key!r}]: expected arrays named {sorted(needed)}, got {sorted(entry)}")
         self.step_count, self.steps = state_dict["step_count"], dict(state_dict["steps"])
+        self._last = dict.fromkeys(self.steps, self.step_count)
         self.state = {key: {name: array.copy() for name, array in entry.items()}
                       for key, entry in state_dict["state"].items()}
 
@@ -101,6 +111,22 @@ class Optimizer:
     def _initial(self, hyper: Mapping[str, Any], name: str) -> float:
         """The value of every element of a state array before the first step."""
         return 0.0
+
+
+def leaves(params: Any, grads: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Array, Any]]:
+    """Yield (key, parameter, gradient) of every array in containers that may be nested.
+
+    The gradient may be None, for one array or for an inner container. The key in an inner container is the path.
+    """
+    if isinstance(params, np.ndarray):
+        params, grads = [params], [grads]
+    slopes = grads if grads is None or isinstance(grads, Mapping) else list(grads)
+    for key, param in params.items() if isinstance(params, Mapping) else enumerate(params):
+        grad = None if slopes is None else slopes[key]
+        if isinstance(param, (Mapping, list, tuple)):
+            yield from leaves(param, grad, (*path, key))
+        else:
+            yield (*path, key) if path else key, param, grad
 
 
 def _no_hyper(key: Any, param: Array) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from fastopt._options import ModelOptionsWithoutDecay, OptionsWithoutDecay
 from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
 from fastopt.reference._formula import Array, complete, decayed, floats, gradient, greater, update_average
-from fastopt.reference._optimizer import Optimizer
+from fastopt.reference._optimizer import Optimizer, leaves
 
 
 def lion(param: Array, grad: Array, m: Array, *, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99),
@@ -93,15 +93,13 @@ class Sophia(Optimizer):
 
     def update_hessian(self, params: Params, hessians: Grads) -> None:
         """As `fastopt.Sophia.update_hessian`."""
-        if isinstance(params, np.ndarray):
-            params, hessians = [params], [np.asarray(hessians)]
-        by_key = dict(params if isinstance(params, Mapping) else enumerate(params))
-        given = dict(hessians if isinstance(hessians, Mapping) else enumerate(hessians))
-        for key, param in by_key.items():
+        for key, param, hessian in leaves(params, hessians):
+            if hessian is None:
+                continue
             f = param.dtype.type
             hyper = {**self._hyper, **self._per_param(key, param)}
-            if key not in self.state:
+            if not self.state.get(key):
                 self.state[key], self.steps[key] = self._new_state(param, hyper), 0
             _, beta2 = floats(*hyper["betas"])
             h = self.state[key]["h"]
-            h[...] = f(beta2) * h + f(1.0 - beta2) * np.asarray(given[key], param.dtype)
+            h[...] = f(beta2) * h + f(1.0 - beta2) * np.asarray(hessian, param.dtype)
