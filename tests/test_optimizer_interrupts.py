@@ -41,6 +41,33 @@ class Model:
         params = {1: self.params[1][:], 2: self.params[0]}
         self.opt.update(params, {1: self.grads[1], 2: self.grads[0]})
 
+    def without_one(self):
+        """A gradient that is None, for the first time: its group is divided."""
+        self.opt.update(self.params, [self.grads[0], None])
+
+    def one(self):
+        """A parameter that was bound with others."""
+        self.opt.update_one(1, self.params[1], self.grads[1])
+
+    def in_turn(self):
+        """Models that stay bound."""
+        params, grads = dict(enumerate(self.params)), dict(enumerate(self.grads))
+        for key in (0, 1, 0):
+            self.opt.update({key: params[key]}, {key: grads[key]})
+        return lambda: self.opt.update({1: params[1]}, {1: grads[1]})
+
+    def one_in_turn(self):
+        for key in (0, 1, 0):
+            self.opt.update_one(key, self.params[key], self.grads[key])
+        return lambda: self.opt.update_one(1, self.params[1], self.grads[1])
+
+    def new_array(self):
+        """In place of one that is bound."""
+        self.opt._per_param = None
+        self.opt.update_one(0, self.params[0], self.grads[0])
+        self.params[0] = self.params[0].copy()
+        return lambda: self.opt.update_one(0, self.params[0], self.grads[0])
+
     def load(self):
         twin = Model(3)
         saved = twin.opt.state_dict()
@@ -52,6 +79,13 @@ CALLS = {
     "update": (2, {}, lambda model: model.update),
     "update with clip_norm": (2, {"clip_norm": 0.1}, lambda model: model.update),
     "update of other arrays": (2, {}, lambda model: model.rebind),
+    "update without one gradient": (2, {}, lambda model: model.without_one),
+    "update_one": (2, {}, lambda model: model.one),
+    "first update_one": (0, {}, lambda model: model.one),
+    "update of models in turn": (1, {}, lambda model: model.in_turn()),
+    "update_one in turn": (1, {}, lambda model: model.one_in_turn()),
+    "update_one in turn with clip_norm": (1, {"clip_norm": 0.1}, lambda model: model.one_in_turn()),
+    "update_one of a new array": (1, {}, lambda model: model.new_array()),
     "load_state_dict": (2, {}, lambda model: model.load()),
     "load_state_dict before the first update": (0, {}, lambda model: model.load()),
 }
@@ -61,8 +95,9 @@ CALLS = {
 def test_a_call_is_done_or_not(name):
     steps, options, call_of = CALLS[name]
     model = Model(steps, **options)
+    call = call_of(model)
     before = contents(model.opt, model.params)
-    call_of(model)()
+    call()
     after = contents(model.opt, model.params)
     assert before != after
     seen, at, goes_on = [], 1, True

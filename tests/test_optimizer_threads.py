@@ -69,6 +69,30 @@ def test_updates_from_several_threads_are_counted_or_refused(bound, often):
     assert refused > 0
 
 
+def test_each_thread_a_parameter_of_its_own(often):
+    """Of one optimizer: refused calls are made again, and each step is counted once."""
+    params, opt = [np.zeros(300, F) for _ in range(4)], fastopt.SGD(lr=1.0)
+    grad = np.ones(300, F)
+    seen = []
+
+    def work(number):
+        done = 0
+        while done < 100:
+            try:
+                opt.update_one(number, params[number], grad)
+                done += 1
+            except RuntimeError:
+                pass
+            seen.append(opt.steps.get(number, 0) == done)
+
+    assert together(4, work) == []
+    assert all(seen)
+    assert opt.steps == dict.fromkeys(range(4), 100)
+    assert 100 <= opt.step_count <= 400
+    for param in params:
+        assert (param == -100.0).all()
+
+
 def test_steps_read_while_an_update_ends():
     """By the step count and the arrays of one moment, whichever bytecode the update comes before."""
     begun, read = [], type(fastopt.Adam()).steps.fget
@@ -116,12 +140,15 @@ def test_a_lock_around_each_call_is_enough(often):
 def calls(opt, param):
     """Every call that writes, and one that reads, as a second thread makes it."""
     grad, saved = np.ones_like(param), {"step_count": 0, "steps": {}, "state": {}}
-    return {"update": lambda: opt.update(param, grad), "load_state_dict": lambda: opt.load_state_dict(saved),
+    return {"update": lambda: opt.update(param, grad), "update_one": lambda: opt.update_one(0, param, grad),
+            "new key": lambda: opt.update_one(1, grad.copy(), grad),
+            "load_state_dict": lambda: opt.load_state_dict(saved),
             "update_hessian": lambda: opt.update_hessian(param, grad), "state_dict": opt.state_dict,
             "copy": lambda: copy.copy(opt)}
 
 
-@pytest.mark.parametrize("name", ["update", "load_state_dict", "update_hessian", "state_dict", "copy"])
+@pytest.mark.parametrize("name", ["update", "update_one", "new key", "load_state_dict", "update_hessian", "state_dict",
+                                  "copy"])
 def test_what_a_second_thread_is_told(name):
     """And nothing has changed; the lr can be assigned meanwhile, for the next step."""
     inside, go_on = threading.Event(), threading.Event()
@@ -142,7 +169,7 @@ def test_what_a_second_thread_is_told(name):
     try:
         with pytest.raises(RuntimeError, match=BUSY) as caught:
             calls(opt, param)[name]()
-        assert str(caught.value).startswith(f"{name}: ")
+        assert str(caught.value).startswith(f"{name.replace('new key', 'update_one')}: ")
         opt.lr = 0.25
         assert_same_bits(param, before)
         assert opt.step_count == 1
@@ -153,7 +180,7 @@ def test_what_a_second_thread_is_told(name):
     calls(opt, param)[name]()
 
 
-@pytest.mark.parametrize("name", ["update", "load_state_dict", "update_hessian"])
+@pytest.mark.parametrize("name", ["update", "update_one", "new key", "load_state_dict", "update_hessian"])
 @pytest.mark.parametrize("caller", ["schedule", "per_param"])
 def test_a_call_from_within_an_update_is_refused(name, caller):
     param = np.zeros(5, F)

@@ -653,8 +653,8 @@ def lookup(object snapshot, object params, object grads):
 
 
 def update(Progress progress not None, object params, object grads, object lr, object grad_scale):
-    """Take a step of a model that is bound; return (step, lr, None, False), as in an UpdateInfo. None if nothing has been
-    done because the model is not bound, or not as it is now, or because there is no gradient at all."""
+    """Take a step of a model that is bound; return (step, lr, None, False), as in an UpdateInfo. None if nothing has
+    been done because the model is not bound, or not as it is now, or because there is no gradient at all."""
     progress.take("update", True)
     try:
         found = lookup(progress.snapshot, params, grads)
