@@ -1,6 +1,7 @@
 """What a user hands to an optimizer, parameters with their gradients and state dicts, and the state it shows."""
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -62,8 +63,7 @@ def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[An
              grads if isinstance(grads, Mapping) or not isinstance(grads, Iterable) else list(grads), source, leaves)
     keys = [key for key, _, _ in leaves]
     if any(type(key) is Path for key in keys) and len(set(keys)) < len(keys):
-        seen: set[Any] = set()
-        twice = next(key for key in keys if key in seen or seen.add(key))
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
         raise ValueError(f"params: expected one array for each key, got two for {twice!r}")
     return keys, [param for _, param, _ in leaves], [grad for _, _, grad in leaves]
 

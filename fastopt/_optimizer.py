@@ -181,6 +181,7 @@ class Optimizer:
         _skip_range(self._skip_nonfinite)
         self._measures = self._clip_norm is not None or self._skip_nonfinite
         self._per_param = per_param
+        self._replaces = per_param is None      # which looks at every array that is bound
         self._progress = Progress(0, Snapshot({}, {}, {}, read_only({})))
         self._plain: Maker | None = None
         self._check(1, self._hyper["lr"])
@@ -248,13 +249,14 @@ class Optimizer:
 
         Notes
         -----
-        Arrays are bound when they are given for the first time, and again when others are given under one of their keys
-        or one has been resized, reshaped or retyped in place, which no other thread may do during the call. The
-        optimizer holds a reference to the arrays last given under each key until `load_state_dict`, so that several
-        models, or one in parts, can be updated in turn.
+        Arrays are bound when they are given for the first time, which takes some 5 µs for each; and again when others
+        are given (as fast again, or, without per_param and for the same keys and shapes, in 0.5 µs), or one has been
+        resized, reshaped or retyped in place, which no other thread may do during the call. Models stay bound, so that
+        several, or one in parts, can be updated in turn; another set of keys takes the place of those that share a key
+        with it. The optimizer holds a reference to the arrays last given under each key until `load_state_dict`.
         """
         if not self._measures:
-            taken = binding.update(self._progress, params, grads, self._hyper["lr"], grad_scale)
+            taken = binding.update(self._progress, params, grads, self._hyper["lr"], grad_scale, self._replaces)
             if taken is not None:
                 return _new_tuple(UpdateInfo, taken)    # as UpdateInfo(…), in half the time
         return self._progress.run("update", self._with_bound, params, grads, "grads", self._step, grad_scale)
@@ -303,7 +305,8 @@ class Optimizer:
         """
         if not self._measures:
             try:
-                taken = binding.update_one(self._progress, key, param, grad, self._hyper["lr"], grad_scale)
+                taken = binding.update_one(self._progress, key, param, grad, self._hyper["lr"], grad_scale,
+                                           self._replaces)
             except TypeError:
                 _require_hashable(key)
                 raise
@@ -351,7 +354,7 @@ class Optimizer:
         """Return act(snapshot, model, gradients in its order, step, lr, *arguments) for these arrays, bound."""
         progress = self._progress
         snapshot, step = progress.snapshot, progress.step_count + 1
-        found = binding.lookup(snapshot, params, grads)
+        found = binding.lookup(snapshot, params, grads, self._replaces)
         lr = self._hyper["lr"]
         if found is not None:
             bound, ordered = found
@@ -385,7 +388,7 @@ class Optimizer:
 
     def _takes(self, bound: Binding, arrays: list[Array]) -> bool:
         """Whether these arrays, whose keys are the model's, are bound, or could be in place of those that were."""
-        return bound.holds(arrays) or (self._per_param is None and bound.replace(arrays))
+        return bound.holds(arrays) or (self._replaces and bound.replace(arrays))
 
     def _act_again(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
                    act: Callable[..., Any], *arguments: Any) -> Any:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import measure_builds
+import measure_calls
 import measure_epoch
 import measure_levels
 import measure_ratios
@@ -116,6 +117,13 @@ def test_threads(capsys):
         (name, size) for name in ("adam", "sgd", "log_softmax") for size in ("256", "512")]
 
 
+def test_calls(capsys):
+    measure_calls.main(["--rounds", "2"])
+    rows = re.findall(r"^\| (.+) \| (\d+) \| [\d.]+ \| [\d.]+ \|$", capsys.readouterr().out, re.M)
+    assert rows == [(name, str(count)) for name, count, _ in measure_calls.calls()]
+    assert len(rows) > 5
+
+
 def test_builds(capsys):
     folder = os.path.dirname(fastopt.__path__[0])
     measure_builds.main([folder, folder, "--rounds", "2"])
@@ -149,6 +157,6 @@ def test_ratios(capsys, monkeypatch, numpy_alone):
 
 def test_every_program_is_tested():
     """measure_sweep in test_sweep.py, the others here."""
-    here = (measure_builds, measure_epoch, measure_levels, measure_ratios, measure_threads)
+    here = (measure_builds, measure_calls, measure_epoch, measure_levels, measure_ratios, measure_threads)
     assert {path.stem for path in Path(measure_epoch.__file__).parent.glob("measure_*.py")} == {
         "measure_sweep", *(module.__name__ for module in here)}

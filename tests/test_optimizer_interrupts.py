@@ -63,7 +63,7 @@ class Model:
 
     def new_array(self):
         """In place of one that is bound."""
-        self.opt._per_param = None
+        self.opt._per_param, self.opt._replaces = None, True
         self.opt.update_one(0, self.params[0], self.grads[0])
         self.params[0] = self.params[0].copy()
         return lambda: self.opt.update_one(0, self.params[0], self.grads[0])

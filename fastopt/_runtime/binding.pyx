@@ -267,17 +267,30 @@ cdef class Binding:
                 return False
         return True
 
-    cdef list gradients_of(self, object params, object grads):
+    cdef list gradients_of(self, object params, object grads, bint replaces):
         """The gradients in the order bound, if params and grads are containers like those bound, of exactly these
-        arrays; otherwise None."""
-        cdef list ordered = []
+        arrays, or `replaces` and of others that `replace` takes; otherwise None."""
+        cdef list ordered = [], arrays = []
+        if grads is None:
+            return None
         if type(params) is ndarray:
-            return [grads] if (self.count == 1 and <PyObject*> params == self.params[0] and self.root.numbered
-                               and self.root.nodes[0] is None and grads is not None) else None
-        return ordered if grads is not None and self.matches(self.root, params, grads, ordered) else None
+            if self.count != 1 or not self.root.numbered or self.root.nodes[0] is not None:
+                return None
+            if <PyObject*> params == self.params[0] or (replaces and self.replace([params])):
+                return [grads]
+            return None
+        if self.matches(self.root, params, grads, ordered, None):
+            return ordered
+        if not replaces:
+            return None
+        ordered = []
+        return ordered if self.matches(self.root, params, grads, ordered, arrays) and self.replace(arrays) else None
 
-    cdef bint matches(self, Node node, object params, object grads, list ordered) except -1:
-        """Add a container's gradients to `ordered`, None for each if it has none; return False if it is another."""
+    cdef bint matches(self, Node node, object params, object grads, list ordered, list arrays) except -1:
+        """Add a container's gradients to `ordered`, None for each if it has none; return False if it is another.
+
+        Its parameters are added to `arrays`, or have to be those bound if that is None.
+        """
         cdef Py_ssize_t i, size = len(node.keys)
         cdef bint keyed = type(params) is dict
         cdef PyObject* param
@@ -300,15 +313,17 @@ cdef class Binding:
                 if grads is not None:
                     grad = item(grads, i)
             if node.nodes[i] is not None:
-                if not self.matches(node.nodes[i], <object> param, <object> grad, ordered):
+                if not self.matches(node.nodes[i], <object> param, <object> grad, ordered, arrays):
                     return False
-            elif len(ordered) < self.count and param == self.params[len(ordered)]:
-                ordered.append(<object> grad)
-            else:
+                continue
+            if arrays is not None:
+                arrays.append(<object> param)
+            elif param != self.params[len(ordered)]:
                 return False
+            ordered.append(<object> grad)
         return True
 
-    def replace(self, list params):
+    cpdef bint replace(self, list params) except -1:
         """Bind these arrays in place of those bound, if each is an ndarray like the one that it replaces, and all can
         be updated together: otherwise return False, and nothing has changed.
 
@@ -625,8 +640,9 @@ cdef PyObject* item(object container, Py_ssize_t i) except NULL:
     return PyTuple_GetItem(container, i)
 
 
-def lookup(object snapshot, object params, object grads):
-    """Return (the Binding, its gradients in order) if these are exactly its arrays, otherwise None.
+def lookup(object snapshot, object params, object grads, bint replaces):
+    """Return (the Binding, its gradients in order) if these are exactly its arrays, or `replaces` and others that can
+    be bound in place of them; otherwise None.
 
     `snapshot.bounds` are the bindings by each of their keys, `snapshot.heads` those with nested containers by the keys
     of the outermost.
@@ -648,16 +664,16 @@ def lookup(object snapshot, object params, object grads):
     if found == NULL:
         return None
     bound = <Binding?> <object> found
-    ordered = bound.gradients_of(params, grads)
+    ordered = bound.gradients_of(params, grads, replaces)
     return None if ordered is None else (bound, ordered)
 
 
-def update(Progress progress not None, object params, object grads, object lr, object grad_scale):
+def update(Progress progress not None, object params, object grads, object lr, object grad_scale, bint replaces):
     """Take a step of a model that is bound; return (step, lr, None, False), as in an UpdateInfo. None if nothing has
     been done because the model is not bound, or not as it is now, or because there is no gradient at all."""
     progress.take("update", True)
     try:
-        found = lookup(progress.snapshot, params, grads)
+        found = lookup(progress.snapshot, params, grads, replaces)
         if found is None:
             return None
         return advance(progress, found[0], found[1], progress.step_count + 1, lr, grad_scale)
@@ -665,7 +681,8 @@ def update(Progress progress not None, object params, object grads, object lr, o
         progress.running = None
 
 
-def update_one(Progress progress not None, object key, object param, object grad, object lr, object grad_scale):
+def update_one(Progress progress not None, object key, object param, object grad, object lr, object grad_scale,
+               bint replaces):
     """What `update` does, for one parameter that is bound alone."""
     cdef PyObject* found
     cdef Binding bound
@@ -675,7 +692,9 @@ def update_one(Progress progress not None, object key, object param, object grad
         if found == NULL:
             return None
         bound = <Binding?> <object> found
-        if bound.count != 1 or bound.params[0] != <PyObject*> param:
+        if bound.count != 1:
+            return None
+        if bound.params[0] != <PyObject*> param and not (replaces and bound.replace([param])):
             return None
         return advance(progress, bound, [grad], progress.step_count + (bound.steps[0].last == progress.step_count), lr,
                        grad_scale)

@@ -59,3 +59,14 @@ fastopt.sgd(params["w"], grads["w"], 0.1)  # type: ignore[call-arg, arg-type]
 fastopt.Adan(betas=(0.98, 0.92))  # type: ignore[arg-type]
 sophia.update(params, grads, grads)  # type: ignore[call-arg, arg-type]
 fastopt.sgd([0.1], grads["w"], lr=0.1)  # type: ignore[arg-type]
+
+# Nested containers and gradients that are None.
+layers = [(params["w"], params["b"]), (params["w"], params["b"])]
+opt.update(layers, [(grads["w"], None), (grads["w"], grads["b"])])
+opt.update({"layers": layers, "head": {"w": params["w"]}}, {"layers": None, "head": {"w": grads["w"]}})
+opt.update(params, {"w": grads["w"], "b": None})
+assert_type(opt.update_one("w", params["w"], grads["w"], grad_scale=0.5), fastopt.UpdateInfo)
+opt.update_one(("layers", 0), params["w"], None)
+opt.update(params, None)  # type: ignore[arg-type]
+opt.update([(params["w"], None)], layers)  # type: ignore[list-item]
+opt.update_one("w", [params["w"]], grads["w"])  # type: ignore[arg-type]
