@@ -29,7 +29,7 @@ from fastopt._runtime import binding, dispatch, driver
 from fastopt._runtime.arrays import Array as Validated
 from fastopt._runtime.binding import Binding, Maker
 from fastopt._runtime.hyper import Ranges
-from fastopt._runtime.paths import Path, named
+from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.progress import Progress
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import FloatArray, Grads, Params, State
@@ -143,10 +143,10 @@ class Optimizer:
 
     Notes
     -----
-    One call at a time: while `update`, `state_dict`, `load_state_dict` or a copy (by copy or pickle) runs, another of
-    them from a second thread raises a RuntimeError and changes nothing; so does `update` or `load_state_dict` from
-    within a schedule or `per_param`. In a process that was forked by one thread while another updated, every call does,
-    until `load_state_dict` restores the optimizer.
+    One call at a time: while `update`, `update_one`, `state_dict`, `load_state_dict` or a copy (by copy or pickle)
+    runs, another of them from a second thread raises a RuntimeError and changes nothing; so does one that changes the
+    optimizer from within a schedule or `per_param`. In a process that was forked by one thread while another updated,
+    every call does, until `load_state_dict` restores the optimizer.
     """
 
     _rule: ClassVar[tuple[str, Callable[..., Arguments]]]
@@ -365,7 +365,8 @@ class Optimizer:
             lr = self._lr_at(step)
             bound = snapshot.bounds.get(keys[0]) if keys else None
             if bound is None or keys != bound.keys or not self._takes(bound, arrays):
-                snapshot, bound = self._bind(snapshot, keys, arrays, ordered, step, lr)
+                snapshot, bound = self._bind(snapshot, keys, arrays, ordered, step, lr, source)
+        bound.source = source
         result = act(snapshot, bound, ordered, step, lr, *arguments)
         return result if result is not None else self._act_again(snapshot, bound, ordered, step, lr, act, *arguments)
 
@@ -382,7 +383,8 @@ class Optimizer:
         if type(lr) is not float:
             lr = self._lr_at(step)
         if bound is None or not self._takes(bound, [param]):
-            snapshot, bound = self._bind(snapshot, [key], [param], ordered, step, lr)
+            snapshot, bound = self._bind(snapshot, [key], [param], ordered, step, lr, "grad")
+        bound.source = "grad"
         result = self._step(snapshot, bound, ordered, step, lr, grad_scale)
         return result or self._act_again(snapshot, bound, ordered, step, lr, self._step, grad_scale)
 
@@ -394,7 +396,7 @@ class Optimizer:
                    act: Callable[..., Any], *arguments: Any) -> Any:
         """What `act` returns once the model is bound anew: an array has changed in place, or other gradients are None
         than before."""
-        snapshot, bound = self._bind(snapshot, bound.keys, bound.params_bound(), ordered, step, lr, bound)
+        snapshot, bound = self._bind(snapshot, bound.keys, bound.params_bound(), ordered, step, lr, bound.source, bound)
         result = act(snapshot, bound, ordered, step, lr, *arguments)
         if result is None:
             raise RuntimeError("params: expected arrays that keep their memory, type and shape during the call, got "
@@ -422,7 +424,7 @@ class Optimizer:
         if None in rules and not any(rules):    # no rule checks the numbers
             grad_scale_range(grad_scale)
             _step_ranges(step, lr)
-        if not bound.apply(rules, ordered, "grads", self._progress, snapshot, step):
+        if not bound.apply(rules, ordered, self._progress, snapshot, step):
             return None
         return UpdateInfo(step, lr, norm, False)
 
@@ -490,13 +492,14 @@ class Optimizer:
         return Maker(make)
 
     def _bind(self, snapshot: Snapshot, keys: list[Any], params: list[Array], grads: list[Any], step: int, lr: float,
-              before: Binding | None = None) -> tuple[Snapshot, Binding]:
+              source: str, before: Binding | None = None) -> tuple[Snapshot, Binding]:
         """Bind these arrays, with the state they have or new state. The optimizer itself is not changed.
 
-        `before` is the same model as it was bound, whose groups are divided further.
+        `source` is what the user calls the gradients; `before` is the same model as it was bound, whose groups are
+        divided further.
         """
         for key, param in zip(keys, params, strict=True):
-            Validated(param, named("params", key), writable=True)   # before it reaches per_param and NumPy
+            Validated(param, named(params_beside(source), key), writable=True)  # before it reaches per_param and NumPy
         streams = ("average", *self._state_names)
         taken = _taken(snapshot, keys)
         groups, members, arrays, new = [], [], [], {}
@@ -516,7 +519,7 @@ class Optimizer:
             arrays.append((param, None, *map(entry.get, streams)))
         counts = [taken.get(key, (0, 0)) for key in keys]
         bound = Binding(keys, arrays, self._state_names, members, taken=counts,
-                        makers=[self._maker_of(group) for group in groups], groups=groups)
+                        makers=[self._maker_of(group) for group in groups], groups=groups, source=source)
         dropped = {id(snapshot.bounds[key]) for key in keys if key in snapshot.bounds}
         bounds, heads = ({key: kept for key, kept in index.items() if id(kept) not in dropped}
                          for index in (snapshot.bounds, snapshot.heads))

@@ -280,4 +280,4 @@ class Sophia(Optimizer):
         for group, rule in zip(bound.groups, made, strict=True):
             _, beta2 = pair("betas", group.own.get("betas", self._hyper["betas"]))
             rules.append(rule and dispatch.active.sign.sophia_hessian(beta2))
-        return bound.apply(rules, ordered, "hessians", self._progress, snapshot) or None
+        return bound.apply(rules, ordered, self._progress, snapshot) or None

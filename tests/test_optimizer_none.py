@@ -109,6 +109,19 @@ def test_nothing_is_bound_anew_while_the_same_gradients_are_none():
     assert opt.step_count == 13
 
 
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}], ids=["plain", "clip_norm"])
+def test_the_schedule_is_asked_once(options):
+    """Also where the model is bound anew, because of another pattern or an array that has changed in place."""
+    asked, params = [], [np.ones(4, F), np.ones(3, F)]
+    opt = fastopt.SGD(lr=lambda step: asked.append(step) or 1.0, **options)
+    asked.clear()
+    for absent in (set(), {0}, {1}, {0, 1}, {0}, set()):
+        opt.update(params, [None if i in absent else np.ones_like(param) for i, param in enumerate(params)])
+    params[0].resize(9, refcheck=False)
+    opt.update(params, [np.ones_like(param) for param in params])
+    assert asked == list(range(1, 8))
+
+
 def test_the_groups_without_gradients_make_no_rule():
     """So that frozen parameters cost next to nothing: their schedule is not asked."""
     asked = []

@@ -27,7 +27,7 @@ from fastopt._runtime.progress cimport Progress
 
 import numpy
 
-from fastopt._runtime.paths import Path, named
+from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.strided import contiguous
 
 cdef object ndarray = numpy.ndarray
@@ -150,6 +150,8 @@ cdef class Binding:
         For each group its `Maker`, or None if it has no state.
     groups : list, optional
         For each group whatever the caller keeps of it.
+    source : str
+        What the user calls the gradients.
     """
     cdef readonly list keys
     cdef readonly list members
@@ -175,14 +177,14 @@ cdef class Binding:
     cdef Py_ssize_t* first              # of each group the first tensor
     cdef char* present                  # of each group whether its tensors have gradients in this call
     cdef bint given                     # whether any has
-    cdef object source                  # what the user calls the gradients of this call
+    cdef public object source           # what the user calls the gradients of this call: grads, grad, hessians
 
     def __cinit__(self, list keys, list arrays, tuple states, list members, unsigned reads=0, list taken=None,
-                  list makers=None, list groups=None):
+                  list makers=None, list groups=None, object source="grads"):
         cdef Py_ssize_t i, k
         cdef Py_buffer* row
         self.keys, self.states, self.count, self.reads = keys, states, len(arrays), reads | 1 << GRAD
-        self.members, self.makers, self.groups, self.source = members, makers, groups, "grads"
+        self.members, self.makers, self.groups, self.source = members, makers, groups, source
         if not (len(keys) == len(members) == self.count and STATE + len(states) <= STREAMS):
             raise ValueError("keys, arrays, members: expected the same length")
         if any([len(streams) != STATE + len(states) for streams in arrays]):
@@ -370,9 +372,9 @@ cdef class Binding:
         before = self.arrays            # is released last
         self.arrays = before[:]
         for i in range(self.count):
+            self.release_gradient(i)    # of each tensor: it may overlap another one's new parameter
             if held(&views[i]):
                 self.arrays[i] = (params[i], *before[i][1:])
-                self.release_gradient(i)
                 row = &self.views[i * STREAMS]
                 row[PARAM], views[i] = views[i], row[PARAM]
                 for k in range(STREAMS):
@@ -456,8 +458,9 @@ cdef class Binding:
         return True
 
     cdef tuple name(self, Py_ssize_t tensor, Py_ssize_t stream):
-        return named(("params", self.source)[stream] if stream <= GRAD else f"state {stream_name(self.states, stream)}",
-                     self.keys[tensor])
+        if stream == PARAM:
+            return named(params_beside(self.source), self.keys[tensor])
+        return named(self.source if stream == GRAD else f"state {stream_name(self.states, stream)}", self.keys[tensor])
 
     cdef object where(self, Py_ssize_t interval):
         return label(self.name(self.written[interval].tensor, self.written[interval].stream))
@@ -521,13 +524,13 @@ cdef class Binding:
         """Whether the gradient bound to tensor i is as it was then."""
         return same_head(&self.slopes[i]) if self.slopes[i].descr != NULL else same_buffer(&self.slopes[i])
 
-    def apply(self, list rules not None, list grads not None, object source="grads", Progress progress=None,
-              object snapshot=None, long long step=0):
+    def apply(self, list rules not None, list grads not None, Progress progress=None, object snapshot=None,
+              long long step=0):
         """Apply rules[members[i]] to tensor i for every i, with gradient grads[i]. All or nothing.
 
         A tensor whose gradient is None stays as it is, as do all others of its group. Then `progress`, if given, holds
         `snapshot`. Unless `step` is 0, it is the number of the optimizer's step: `progress` gets it, too, and all
-        tensors that have a gradient count a step of their own. `source` is what error messages call the gradients.
+        tensors that have a gradient count a step of their own.
 
         Returns
         -------
@@ -535,15 +538,15 @@ cdef class Binding:
             False if the model is to be bound anew, and nothing has been done: an array has changed since it was bound,
             in its memory, type, shape or flags, or only some of a group's tensors have a gradient.
         """
-        return self.step(rules, grads, source, progress, snapshot, step, NULL)
+        return self.step(rules, grads, progress, snapshot, step, NULL)
 
     def measure(self, Rule rule not None, list grads not None):
         """Return the first of rule's sums over all gradients, added in order, or None where `apply` returns False.
         Nothing is written."""
         cdef double total = 0.0
-        return total if self.step([rule] * max(self.rules, 1), grads, "grads", None, None, 0, &total) else None
+        return total if self.step([rule] * max(self.rules, 1), grads, None, None, 0, &total) else None
 
-    cdef bint step(self, list rules, list grads, object source, Progress progress, object snapshot, long long step,
+    cdef bint step(self, list rules, list grads, Progress progress, object snapshot, long long step,
                    double* total) except -1:
         """Run the rules; add what they measure to `total`, unless that is NULL."""
         cdef Compiled few[FEW]
@@ -556,7 +559,6 @@ cdef class Binding:
         cdef double cost = 0.0
         cdef bint measures = False, applies = False, bound = False
         cdef PyObject* grad
-        self.source = source
         if count < self.rules:
             raise ValueError(f"rules: expected {self.rules}, got {count}")
         if not self.sort(grads):
@@ -676,7 +678,7 @@ def update(Progress progress not None, object params, object grads, object lr, o
         found = lookup(progress.snapshot, params, grads, replaces)
         if found is None:
             return None
-        return advance(progress, found[0], found[1], progress.step_count + 1, lr, grad_scale)
+        return advance(progress, found[0], "grads", found[1], progress.step_count + 1, lr, grad_scale)
     finally:
         progress.running = None
 
@@ -696,22 +698,24 @@ def update_one(Progress progress not None, object key, object param, object grad
             return None
         if bound.params[0] != <PyObject*> param and not (replaces and bound.replace([param])):
             return None
-        return advance(progress, bound, [grad], progress.step_count + (bound.steps[0].last == progress.step_count), lr,
-                       grad_scale)
+        return advance(progress, bound, "grad", [grad],
+                       progress.step_count + (bound.steps[0].last == progress.step_count), lr, grad_scale)
     finally:
         progress.running = None
 
 
-cdef object advance(Progress progress, Binding bound, list grads, long long step, object lr, object grad_scale):
+cdef object advance(Progress progress, Binding bound, str source, list grads, long long step, object lr,
+                    object grad_scale):
     cdef list rules
+    bound.source = source
     if type(lr) is not float and callable(lr):
-        if not (bound.ready(grads) and bound.unchanged()):
+        if not (bound.ready(grads) and bound.given and bound.unchanged()):
             return None
         lr = lr(step)
     rules = bound.rules_of(grads, step, lr, grad_scale)
     if rules is None or not bound.given:
         return None
-    if not bound.step(rules, grads, "grads", progress, progress.snapshot, step, NULL):
+    if not bound.step(rules, grads, progress, progress.snapshot, step, NULL):
         return None
     return step, lr, None, False
 

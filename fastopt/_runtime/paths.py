@@ -12,6 +12,11 @@ class Path(tuple[Any, ...]):
         return tuple, (tuple(self),)        # a copy is a plain tuple
 
 
+def params_beside(source: str) -> str:
+    """What the user calls the parameters whose gradients are called `source`."""
+    return "param" if source == "grad" else "params"
+
+
 def named(source: str, key: Any) -> tuple[str, Any]:
     """The name of an array for an error message, a pair that reads as container[key]."""
     if type(key) is Path:

@@ -261,6 +261,15 @@ def optimizer_cases(name, settings):
         opt, params, grads = trained(rng, module, name)
         return Case(opt.update, {"params": params, "grads": grads, "grad_scale": 0.5}, (opt,))
 
+    @case(f"{name}.update_one")
+    def update_one(rng, module):
+        opt, params, grads = trained(rng, module, name)
+        key, param, grad = 0, params, grads
+        if not isinstance(params, np.ndarray):
+            key = rng.choice([*params]) if isinstance(params, dict) else int(rng.integers(len(params)))
+            param, grad = params[key], grads[key]
+        return Case(opt.update_one, {"key": key, "param": param, "grad": grad, "grad_scale": 0.5}, (opt,))
+
     @case(f"{name}.lr=")
     def assign_lr(rng, module):
         opt, _, _ = trained(rng, module, name)
