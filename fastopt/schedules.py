@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import SupportsIndex, TypeVar
 
+from fastopt._power_schedules import END, inv_scaling, inverse_sqrt, noam, store
 from fastopt._runtime.hyper import boolean, integer, number
 from fastopt._typing import Schedule
 
-__all__ = ["constant", "cosine", "exponential_decay", "inverse_time_decay", "join", "linear_warmup",
-           "piecewise_constant"]
-
-
-_END = 2**64
-"""Steps and numbers of steps are below it: a float can hold them."""
+__all__ = ["constant", "cosine", "exponential_decay", "inv_scaling", "inverse_sqrt", "inverse_time_decay", "join",
+           "linear_warmup", "noam", "piecewise_constant"]
 
 _Entry = TypeVar("_Entry")
 
@@ -42,18 +39,12 @@ def _entries(values: Iterable[_Entry], name: str, of: str) -> tuple[_Entry, ...]
 def _boundaries(values: Iterable[SupportsIndex], count: int, what: str) -> tuple[int, ...]:
     """`values` as a tuple of strictly increasing ints, one fewer than the `count` of the argument named `what`."""
     values = _entries(values, "boundaries", "ints")
-    boundaries = tuple(integer(value, f"boundaries[{i}]", 1, _END) for i, value in enumerate(values))
+    boundaries = tuple(integer(value, f"boundaries[{i}]", 1, END) for i, value in enumerate(values))
     if len(boundaries) != count - 1:
         raise ValueError(f"boundaries: expected one fewer than {what} ({count - 1}), got {len(boundaries)}")
     if any(a >= b for a, b in pairwise(boundaries)):
         raise ValueError(f"boundaries: expected strictly increasing ints, got {reprlib.repr(list(boundaries))}")
     return boundaries
-
-
-def _store(schedule: Schedule, **fields: object) -> None:
-    """Set fields of a frozen dataclass."""
-    for name, value in fields.items():
-        object.__setattr__(schedule, name, value)
 
 
 @dataclass(frozen=True)
@@ -69,10 +60,10 @@ class constant:
     value: float
 
     def __post_init__(self) -> None:
-        _store(self, value=number(self.value, "value", "[0, inf)"))
+        store(self, value=number(self.value, "value", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        integer(step, "step", 1, _END)
+        integer(step, "step", 1, END)
         return self.value
 
 
@@ -100,10 +91,10 @@ class piecewise_constant:
         values = tuple(number(value, f"values[{i}]", "[0, inf)") for i, value in enumerate(given))
         if not values:
             raise ValueError("values: expected at least one number, got none")
-        _store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
+        store(self, values=values, boundaries=_boundaries(self.boundaries, len(values), "values"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        return self.values[bisect_left(self.boundaries, integer(step, "step", 1, _END))]
+        return self.values[bisect_left(self.boundaries, integer(step, "step", 1, END))]
 
 
 @dataclass(frozen=True)
@@ -130,13 +121,13 @@ class exponential_decay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
-               decay_rate=number(self.decay_rate, "decay_rate", "double (0, 1]"),
-               staircase=boolean(self.staircase, "staircase"))
+        store(self, initial=number(self.initial, "initial", "[0, inf)"),
+              decay_steps=integer(self.decay_steps, "decay_steps", 1, END),
+              decay_rate=number(self.decay_rate, "decay_rate", "double (0, 1]"),
+              staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = integer(step, "step", 1, _END) - 1
+        t = integer(step, "step", 1, END) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial * self.decay_rate**periods
 
@@ -165,13 +156,13 @@ class inverse_time_decay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
-               decay_rate=number(self.decay_rate, "decay_rate", "double [0, inf)"),
-               staircase=boolean(self.staircase, "staircase"))
+        store(self, initial=number(self.initial, "initial", "[0, inf)"),
+              decay_steps=integer(self.decay_steps, "decay_steps", 1, END),
+              decay_rate=number(self.decay_rate, "decay_rate", "double [0, inf)"),
+              staircase=boolean(self.staircase, "staircase"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = integer(step, "step", 1, _END) - 1
+        t = integer(step, "step", 1, END) - 1
         periods = t // self.decay_steps if self.staircase else t / self.decay_steps
         return self.initial / (1.0 + self.decay_rate * periods)
 
@@ -199,12 +190,12 @@ class cosine:
     alpha: float = 0.0
 
     def __post_init__(self) -> None:
-        _store(self, initial=number(self.initial, "initial", "[0, inf)"),
-               decay_steps=integer(self.decay_steps, "decay_steps", 1, _END),
-               alpha=number(self.alpha, "alpha", "[0, 1]"))
+        store(self, initial=number(self.initial, "initial", "[0, inf)"),
+              decay_steps=integer(self.decay_steps, "decay_steps", 1, END),
+              alpha=number(self.alpha, "alpha", "[0, 1]"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(integer(step, "step", 1, _END) - 1, self.decay_steps)
+        t = min(integer(step, "step", 1, END) - 1, self.decay_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
         return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
 
@@ -234,12 +225,12 @@ class linear_warmup:
     initial: float = 0.0
 
     def __post_init__(self) -> None:
-        _store(self, peak=number(self.peak, "peak", "[0, inf)"),
-               warmup_steps=integer(self.warmup_steps, "warmup_steps", 1, _END),
-               initial=number(self.initial, "initial", "[0, inf)"))
+        store(self, peak=number(self.peak, "peak", "[0, inf)"),
+              warmup_steps=integer(self.warmup_steps, "warmup_steps", 1, END),
+              initial=number(self.initial, "initial", "[0, inf)"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        t = min(integer(step, "step", 1, _END) - 1, self.warmup_steps)
+        t = min(integer(step, "step", 1, END) - 1, self.warmup_steps)
         if t == self.warmup_steps:
             return self.peak            # initial + (peak - initial) may round
         return self.initial + (self.peak - self.initial) * t / self.warmup_steps
@@ -272,10 +263,10 @@ class join:
                                 "for a fixed rate use constant(lr)")
         if not schedules:
             raise ValueError("schedules: expected at least one function, got none")
-        _store(self, schedules=schedules,
-               boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
+        store(self, schedules=schedules,
+              boundaries=_boundaries(self.boundaries, len(schedules), "schedules"))
 
     def __call__(self, step: SupportsIndex) -> float:
-        count: int = integer(step, "step", 1, _END)
+        count: int = integer(step, "step", 1, END)
         k = bisect_left(self.boundaries, count)
         return self.schedules[k](count - self.boundaries[k - 1] if k else count)

@@ -18,6 +18,10 @@ EXAMPLES = [
     schedules.inverse_time_decay(0.1, 10, 0.5, staircase=True),
     schedules.cosine(0.1, 1000, alpha=0.1),
     schedules.linear_warmup(0.1, 5),
+    schedules.noam(512, 4000, factor=2.0),
+    schedules.inverse_sqrt(0.1, 5, initial=0.01),
+    schedules.inv_scaling(0.1),
+    schedules.inv_scaling(0.1, 0.25, steps_per_epoch=3, samples=500),
     schedules.join([schedules.linear_warmup(0.1, 5), schedules.cosine(0.1, 20)], [5]),
 ]
 
@@ -37,6 +41,15 @@ VALUES = [
     (schedules.cosine(0.5, 300, alpha=0.2), {1: 0.5, 101: 0.4, 151: 0.3, 201: 0.2, 301: 0.1}),
     (schedules.linear_warmup(0.1, 5), {1: 0.0, 2: 0.02, 3: 0.04, 5: 0.08, 6: 0.1, 7: 0.1}),
     (schedules.linear_warmup(0.1, 4, initial=0.02), {1: 0.02, 3: 0.06, 5: 0.1, 10**9: 0.1}),
+    # 1 / √64 = 1/8; 4^(-3/2) = 1/8: the peak, 1 / √(64 · 4) = 1/16, is that of update 4.
+    (schedules.noam(64, 4), {1: 1 / 64, 2: 2 / 64, 4: 1 / 16, 16: 1 / 32, 64: 1 / 64}),
+    (schedules.noam(64, 1, factor=2.0), {1: 0.25, 4: 0.125}),
+    (schedules.inverse_sqrt(0.1, 4), {1: 0.0, 2: 0.025, 4: 0.075, 5: 0.1, 17: 0.05, 65: 0.025}),
+    (schedules.inverse_sqrt(0.1, 4, initial=0.02), {1: 0.02, 3: 0.06, 5: 0.1, 17: 0.05}),
+    (schedules.inv_scaling(0.1), {1: 0.1, 4: 0.05, 16: 0.025}),
+    (schedules.inv_scaling(0.1, power=2.0), {1: 0.1, 2: 0.025, 10: 0.001}),
+    (schedules.inv_scaling(0.1, power=0.0), {1: 0.1, 10**9: 0.1}),
+    (schedules.inv_scaling(1.0, power=1.0, steps_per_epoch=2, samples=3), {1: 1.0, 2: 1.0, 3: 0.25, 4: 0.25, 5: 1 / 7}),
     (schedules.join([schedules.linear_warmup(0.1, 5), schedules.cosine(0.1, 300), schedules.constant(0.01)],
                     [5, 306]),
      {1: 0.0, 5: 0.08, 6: 0.1, 106: 0.075, 206: 0.025, 306: 0.0, 307: 0.01}),
@@ -55,6 +68,7 @@ def test_last_value_is_exact():
     assert schedules.linear_warmup(0.1, 3)(4) == 0.1
     assert schedules.cosine(0.1, 7)(8) == 0.0
     assert schedules.cosine(0.3, 7)(1) == 0.3
+    assert schedules.inverse_sqrt(0.1, 3)(4) == 0.1
 
 
 def test_a_boundary_is_a_number_of_updates():
@@ -103,8 +117,34 @@ def test_the_last_step(schedule):
 
 
 def test_a_rate_that_is_a_double():
+    assert schedules.inv_scaling(1.0, 1e300)(2) == 0.0      # 2 to this power is above the largest double
+    assert schedules.inv_scaling(1.0, 1e300)(1) == 1.0
     assert schedules.exponential_decay(1.0, 1, 1e-300)(2) == 1e-300
     assert schedules.inverse_time_decay(1.0, 1, 1e300)(2) == 1e-300
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_inv_scaling_is_scikit_learns(early_stopping):
+    """The rate of every update in its own training, bit by bit: 150 or 135 examples in batches of 40."""
+    network = pytest.importorskip("sklearn.neural_network")
+    optimizers = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+    rates = []
+
+    class Recorded(network.MLPClassifier):
+        def _backprop(self, *args, **kwargs):
+            rates.append(self._optimizer.learning_rate)
+            return super()._backprop(*args, **kwargs)
+
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((150, 3)), np.arange(150) % 2
+    clf = Recorded((4,), solver="sgd", learning_rate="invscaling", learning_rate_init=0.3, power_t=0.4, batch_size=40,
+                   max_iter=5, tol=0.0, n_iter_no_change=100, early_stopping=early_stopping, random_state=0)
+    with pytest.warns(UserWarning, match="Maximum iterations"):
+        clf.fit(x, labels)
+    assert type(clf._optimizer) is optimizers.SGDOptimizer
+    n = 135 if early_stopping else 150
+    schedule = schedules.inv_scaling(0.3, 0.4, steps_per_epoch=math.ceil(n / 40), samples=n)
+    assert rates == [schedule(step) for step in range(1, 21)]
 
 
 def test_immutable():
@@ -175,6 +215,18 @@ NAN, INF = math.nan, math.inf
      "peak: expected a number in [0, inf), got inf"),
     (lambda: schedules.linear_warmup(0.1, 5, initial=-1), ValueError,
      "initial: expected a number in [0, inf), got -1"),
+    (lambda: schedules.noam(0, 5), ValueError, "d_model: expected an int in [1, 2**64), got 0"),
+    (lambda: schedules.noam(512.0, 5), TypeError, "d_model: expected an int, got float 512.0"),
+    (lambda: schedules.noam(512, 0), ValueError, "warmup_steps: expected an int in [1, 2**64), got 0"),
+    (lambda: schedules.noam(512, 5, -1.0), ValueError, "factor: expected a number in [0, inf), got -1.0"),
+    (lambda: schedules.inverse_sqrt(-0.1, 5), ValueError, "peak: expected a number in [0, inf), got -0.1"),
+    (lambda: schedules.inverse_sqrt(0.1, 0), ValueError, "warmup_steps: expected an int in [1, 2**64), got 0"),
+    (lambda: schedules.inverse_sqrt(0.1, 5, NAN), ValueError, "initial: expected a number in [0, inf), got nan"),
+    (lambda: schedules.inv_scaling(INF), ValueError, "initial: expected a number in [0, inf), got inf"),
+    (lambda: schedules.inv_scaling(0.1, -0.5), ValueError, "power: expected a number in [0, inf), got -0.5"),
+    (lambda: schedules.inv_scaling(0.1, steps_per_epoch=2.5), TypeError,
+     "steps_per_epoch: expected an int, got float 2.5"),
+    (lambda: schedules.inv_scaling(0.1, samples=0), ValueError, "samples: expected an int in [1, 2**64), got 0"),
     (lambda: schedules.join([0.1], []), TypeError,
      "schedules[0]: expected a function of the step, got float; for a fixed rate use constant(lr)"),
     (lambda: schedules.join(schedules.constant(1.0), []), TypeError,
