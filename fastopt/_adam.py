@@ -22,7 +22,7 @@ from fastopt._typing import LearningRate as Rate
 
 _BETAS = {"betas[0]": "[0, 1)", "betas[1]": "[0, 1)"}
 _ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS)
-_adam_ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS, amsgrad="bool", eps_hat="bool")
+_adam_ranges = Ranges(step=STEP, lr=LR, **_BETAS, eps=EPS, amsgrad="bool", eps_hat="bool", bias_correction="bool")
 _nadam_ranges = Ranges(momentum_decay="double [0, inf)")
 
 
@@ -33,15 +33,15 @@ def _arguments(step: int, lr: float, betas: tuple[float, float], eps: float, opt
 
 
 def _adam_arguments(step: int, lr: float, betas: tuple[float, float], eps: float, amsgrad: bool, eps_hat: bool,
-                    options: Checked) -> Arguments:
+                    bias_correction: bool, options: Checked) -> Arguments:
     beta1, beta2 = pair("betas", betas)
-    _adam_ranges(step, lr, beta1, beta2, eps, amsgrad, eps_hat)
-    return step, lr, beta1, beta2, eps, amsgrad, eps_hat, options
+    _adam_ranges(step, lr, beta1, beta2, eps, amsgrad, eps_hat, bias_correction)
+    return step, lr, beta1, beta2, eps, amsgrad, eps_hat, bias_correction, options
 
 
 def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, vmax: Array | None = None, eps_hat: bool = False,
-         **options: Unpack[Options]) -> None:
+         bias_correction: bool = True, **options: Unpack[Options]) -> None:
     """Update one parameter in place by Adam.
 
     With the gradient g (scaled, clipped and regularised: `fastopt.Options`) and t = ``step``::
@@ -51,6 +51,7 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
         p ← p · (1 − lr · decoupled_weight_decay) − α · m / (√v + ε′)
 
         α = lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ)      ε′ = eps · √(1 − β₂ᵗ)
+        α = lr                               ε′ = eps                   without bias_correction
 
     Parameters
     ----------
@@ -66,6 +67,8 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
         The largest v so far. If given, it replaces v in the denominator (AMSGrad).
     eps_hat : bool
         Add eps to √v itself: ε′ = eps. This is the form of Keras, TensorFlow, scikit-learn and a remark in the paper.
+    bias_correction : bool
+        False leaves out both corrections, as thinc's ops and BERT's AdamW do.
     **options
         Regularisation, clipping and averaging: see `fastopt.Options`.
 
@@ -89,7 +92,8 @@ def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float 
     >>> p
     array([0.9, 0.9, 0.9], dtype=float32)
     """
-    arguments = _adam_arguments(step, lr, betas, eps, vmax is not None, eps_hat, check_options(adam, options))
+    arguments = _adam_arguments(step, lr, betas, eps, vmax is not None, eps_hat, bias_correction,
+                                check_options(adam, options))
     apply(dispatch.active.adam.adam(*arguments), param, grad, options.get("average"), m, v, vmax)
 
 
@@ -98,7 +102,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    lr, betas, eps, eps_hat
+    lr, betas, eps, eps_hat, bias_correction
         As in `fastopt.adam`; lr may be a function of the step (1-based), see `fastopt.schedules`.
     amsgrad : bool
         Keep the largest v and divide by its root.
@@ -113,9 +117,11 @@ class Adam(Optimizer):
     _rule = ("adam.adam", _adam_arguments)
     _state_names = ("m", "v", "vmax")
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 amsgrad: bool = False, eps_hat: bool = False, **options: Unpack[ModelOptions]) -> None:
-        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 amsgrad: bool = False, eps_hat: bool = False, bias_correction: bool = True,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
+                              bias_correction=bias_correction), options)
 
     @staticmethod
     def _states(hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
@@ -127,7 +133,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    lr, betas, eps, amsgrad, eps_hat
+    lr, betas, eps, amsgrad, eps_hat, bias_correction
         As in `fastopt.Adam`.
     weight_decay : float
         The parameter shrinks by lr · weight_decay before the step; nothing is added to the gradient.
@@ -143,11 +149,11 @@ class AdamW(Adam):
     _decay = "decoupled_weight_decay"
     _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.01, amsgrad: bool = False, eps_hat: bool = False,
-                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
-        super().__init__(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat, weight_decay=weight_decay,
-                         **options)
+                 bias_correction: bool = True, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+        super().__init__(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
+                         bias_correction=bias_correction, weight_decay=weight_decay, **options)
 
 
 def adamax(param: Array, grad: Array, m: Array, u: Array, *, step: int, lr: float = 2e-3,
@@ -202,7 +208,7 @@ class Adamax(Optimizer):
     _rule = ("adam.adamax", _arguments)
     _state_names = ("m", "u")
 
-    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 2e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps), options)
 
@@ -297,7 +303,7 @@ class NAdam(Optimizer):
     _varies = True
     _state_names = ("m", "v")
 
-    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 2e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  momentum_decay: float = 4e-3, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
 
@@ -355,6 +361,6 @@ class RAdam(Optimizer):
     _rule = ("adam.radam", _arguments)
     _state_names = ("m", "v")
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps), options)

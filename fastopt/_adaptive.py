@@ -95,7 +95,7 @@ class Adagrad(Optimizer):
     _rule = ("adaptive.adagrad", _adagrad_arguments)
     _state_names = ("h",)
 
-    def __init__(self, *, lr: Rate = 0.01, lr_decay: float = 0.0, eps: float = 1e-10, eps_inside_sqrt: bool = False,
+    def __init__(self, lr: Rate = 0.01, *, lr_decay: float = 0.0, eps: float = 1e-10, eps_inside_sqrt: bool = False,
                  initial_accumulator_value: float = 0.0, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, lr_decay=lr_decay, eps=eps, eps_inside_sqrt=eps_inside_sqrt,
                               initial_accumulator_value=initial_accumulator_value), options)
@@ -164,7 +164,7 @@ class Adadelta(Optimizer):
     _rule = ("adaptive.adadelta", _adadelta_arguments)
     _state_names = ("v", "u")
 
-    def __init__(self, *, lr: Rate = 1.0, rho: float = 0.9, eps: float = 1e-6, **options: Unpack[ModelOptions]) -> None:
+    def __init__(self, lr: Rate = 1.0, *, rho: float = 0.9, eps: float = 1e-6, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, rho=rho, eps=eps), options)
 
 
@@ -239,7 +239,7 @@ class RMSprop(Optimizer):
     _rule = ("adaptive.rmsprop", _rmsprop_arguments)
     _state_names = ("v", "grad_avg", "buf")
 
-    def __init__(self, *, lr: Rate = 0.01, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
+    def __init__(self, lr: Rate = 0.01, *, alpha: float = 0.99, eps: float = 1e-8, momentum: float = 0.0,
                  centered: bool = False, eps_inside_sqrt: bool = False, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, alpha=alpha, eps=eps, momentum=momentum, centered=centered,
                               eps_inside_sqrt=eps_inside_sqrt), options)
@@ -327,6 +327,6 @@ class Adan(Optimizer):
     _state_names = ("m", "v", "n", "prev")
     _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float, float] = (0.98, 0.92, 0.99), eps: float = 1e-8,
                  weight_decay: float = 0.0, no_prox: bool = False, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, no_prox=no_prox), options)

@@ -86,7 +86,7 @@ class LARS(Optimizer):
     _rule = ("layerwise.lars", _lars_arguments)
     _state_names = ("v",)
 
-    def __init__(self, *, lr: Rate, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
+    def __init__(self, lr: Rate, *, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), options)
 
@@ -157,6 +157,6 @@ class LAMB(Optimizer):
     _state_names = ("m", "v")
     _not_decoupled = "its weight_decay is part of the direction"
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
                  weight_decay: float = 0.01, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), options)

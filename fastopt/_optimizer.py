@@ -14,21 +14,24 @@ from fastopt._models import checked_state, listed, paired, read_only
 from fastopt._options import (
     DEFAULTS,
     LR,
+    MODEL_DEFAULTS,
     STEP,
     Arguments,
     ModelOptions,
     UpdateInfo,
     as_numbers,
+    call_text,
     check_options,
     check_own_decay,
     grad_scale_range,
     refuse_unknown,
+    with_average_decay,
     with_grad_scale,
 )
 from fastopt._runtime import binding, dispatch, driver
 from fastopt._runtime.arrays import Array as Validated
 from fastopt._runtime.binding import Binding, Maker
-from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.hyper import Ranges, number
 from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.progress import Progress
 from fastopt._typing import Float32Array as Array
@@ -36,8 +39,7 @@ from fastopt._typing import FloatArray, Grads, Params, State
 from fastopt._typing import LearningRate as Rate
 
 _new_tuple = tuple.__new__
-_clip_norm_range = Ranges(clip_norm="(0, inf]")
-_skip_range = Ranges(skip_nonfinite="bool")
+_switch_ranges = Ranges(average_warmup="bool", skip_nonfinite="bool")
 _step_ranges = Ranges(step=STEP, lr=LR)
 
 
@@ -75,6 +77,11 @@ def _require_hashable(key: Any) -> None:
 def _constant(*values: Any) -> bool:
     """Whether none of the numbers, and of the tuples that hold some of them, can be changed in place."""
     return {float, int, bool, tuple}.issuperset(map(type, values))
+
+
+def _clipped(grad_scale: float, norm: float, limit: float) -> float:
+    """The grad_scale with which gradients, whose norm with this grad_scale is `norm`, are clipped by it."""
+    return grad_scale * (limit / (norm + 1e-6)) if limit < norm + 1e-6 else grad_scale
 
 
 class Group(NamedTuple):
@@ -118,11 +125,18 @@ class Optimizer:
         Largest Euclidean norm of all gradients together, > 0: where clip_norm / (norm + 1e-6) is below 1, the
         gradients are multiplied by it, before clip_value applies. It costs one more pass over the gradients; the norm
         is a sum in double precision in a fixed order. A norm of NaN clips nothing.
+    clip_norm_per_param : float, optional
+        The same for each gradient by its own norm, in place of clip_norm. Keras' clipnorm, thinc's grad_clip and
+        numpy-ml's clip_norm do so, without the 1e-6.
     skip_nonfinite : bool
         Change nothing, the step count included, when a gradient holds an inf or NaN.
     average_decay : float, optional
         Keep an exponential moving average of every parameter in `averages`, updated after each step as in
         `fastopt.Options`; it starts as the parameter before its first step.
+    average_warmup : bool
+        At a parameter's own step t its average's decay is min(average_decay, (1 + t) / (10 + t)), so that the average
+        soon forgets the initial parameter: the form of TensorFlow's ExponentialMovingAverage with num_updates = t, and
+        of thinc, whose averages start as 0. Needs average_decay.
     per_param : callable, optional
         ``per_param(key, array)`` returns a dict of the hyper-parameters that differ for that parameter ({} for
         none). Weight decay on matrices only: ``lambda key, p: {} if p.ndim > 1 else {"weight_decay": 0.0}``. It is
@@ -173,18 +187,30 @@ class Optimizer:
         left_out = {*own, *(["decoupled_weight_decay"] if self._not_decoupled else [])}
         self._shared = tuple(name for name in DEFAULTS if name in ModelOptions.__annotations__.keys() - left_out)
         self._hyper = {**own, **{name: options.get(name, DEFAULTS[name]) for name in self._shared}}
-        self._clip_norm = options.get("clip_norm")
-        if self._clip_norm is not None:
-            _clip_norm_range(self._clip_norm)
-            self._clip_norm = float(self._clip_norm)
-        self._skip_nonfinite = options.get("skip_nonfinite", False)
-        _skip_range(self._skip_nonfinite)
-        self._measures = self._clip_norm is not None or self._skip_nonfinite
+        given = {**MODEL_DEFAULTS, **options}
+        self._clip_norm, self._clip_norm_per_param = (
+            None if given[name] is None else number(given[name], name, "(0, inf]")
+            for name in ("clip_norm", "clip_norm_per_param"))
+        if self._clip_norm is not None and self._clip_norm_per_param is not None:
+            raise ValueError("clip_norm_per_param: expected None together with clip_norm, got "
+                             f"{self._clip_norm_per_param}")
+        self._skip_nonfinite, self._average_warmup = given["skip_nonfinite"], given["average_warmup"]
+        _switch_ranges(self._average_warmup, self._skip_nonfinite)
+        if self._average_warmup and self._hyper["average_decay"] is None:
+            raise ValueError("average_warmup: expected average_decay with it, got None")
+        self._measures = (self._clip_norm is not None or self._clip_norm_per_param is not None
+                          or bool(self._skip_nonfinite))
         self._per_param = per_param
         self._replaces = per_param is None      # which looks at every array that is bound
         self._progress = Progress(0, Snapshot({}, {}, {}, read_only({})))
         self._plain: Maker | None = None
         self._check(1, self._hyper["lr"])
+
+    def __repr__(self) -> str:
+        return call_text(type(self), {
+            **self._hyper, "average_warmup": self._average_warmup, "clip_norm": self._clip_norm,
+            "clip_norm_per_param": self._clip_norm_per_param, "skip_nonfinite": self._skip_nonfinite,
+            "per_param": self._per_param})
 
     @property
     def step_count(self) -> int:
@@ -406,19 +432,23 @@ class Optimizer:
     def _step(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
               grad_scale: float) -> UpdateInfo | None:
         """Take a step, or return None if the model is to be bound anew."""
-        norm = None
+        norm = scales = None
         if self._measures:
             grad_scale_range(grad_scale)
             grad_scale = float(grad_scale)      # a NumPy scalar would give products of its own precision
-            squares = bound.measure(dispatch.active.layerwise.squares(), ordered)
+            each: Any = None if self._clip_norm_per_param is None else []
+            squares = bound.measure(dispatch.active.layerwise.squares(), ordered, each)
             if squares is None:
                 return None
             norm = math.sqrt(squares) * abs(grad_scale)     # not finite if a gradient is not
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(self._progress.step_count, lr, norm, True)
-            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
-                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
-        rules = bound.rules_of(ordered, step, lr, grad_scale)
+            if self._clip_norm_per_param is not None:
+                norms = [math.sqrt(squares) * abs(grad_scale) for squares in each]
+                scales = [_clipped(grad_scale, own, self._clip_norm_per_param) for own in norms]
+            elif self._clip_norm is not None:
+                grad_scale = _clipped(grad_scale, norm, self._clip_norm)
+        rules = bound.rules_of(ordered, step, lr, grad_scale, scales)
         if rules is None:
             return None
         if None in rules and not any(rules):    # no rule checks the numbers
@@ -468,6 +498,7 @@ class Optimizer:
             checked = check_options(type(self), options)
         checked = as_numbers(checked)
         scale = checked[0]
+        average_decay = float(options["average_decay"]) if self._average_warmup else None
         name, arguments = self._rule    # not self: the cycle would keep the arrays until the next garbage collection
         kernel, varies = operator.attrgetter(name)(dispatch.active), self._varies
         values = tuple(hyper[name] for name in _own_names(arguments))   # by position, which takes half as long
@@ -479,13 +510,15 @@ class Optimizer:
                 lr = own_lr(step) if callable(own_lr) else own_lr
             same = type(grad_scale) is float and grad_scale == scale
             options = checked if same else with_grad_scale(checked, grad_scale)
+            if average_decay is not None:
+                options = with_average_decay(options, min(average_decay, (1 + own_step) / (10 + own_step)))
             if numbers is not None:
                 _step_ranges(own_step, lr)
                 return kernel(own_step, lr, *numbers, options)
             made = arguments(own_step, lr, *values, options)
             if not varies and _constant(*values, *made[2:-1]):
                 numbers = made[2:-1]
-                if not has_lr:
+                if not has_lr and average_decay is None:
                     maker.remember(kernel, numbers, checked)
             return kernel(*made)
 
@@ -507,9 +540,10 @@ class Optimizer:
             entry, own_steps = snapshot.state.get(key), taken.get(key, (0, 0))[0]
             rests = grad is None and not own_steps and not entry
             group = Group(self._own(key, param), own_steps, rests, (before and before.members[i], grad is not None))
-            if group not in groups:
+            alone = self._clip_norm_per_param is not None       # has a scale of its own
+            if alone or group not in groups:
                 groups.append(group)
-            members.append(groups.index(group))
+            members.append(len(groups) - 1 if alone else groups.index(group))
             hyper = self._hyper_at(step, group.own, lr)
             names = [] if rests else [name for name in self._states(hyper) if name]
             if not rests and hyper["average_decay"] is not None:

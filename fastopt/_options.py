@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict, cast
 
+from fastopt._names import suggestion, text
 from fastopt._runtime.hyper import Ranges
 from fastopt._typing import Float32Array, PerParam
 
@@ -74,7 +75,9 @@ class Options(OptionsWithoutDecay, total=False):
 class ModelOptionsWithoutDecay(_Shared, total=False):
     """What the constructor of an optimizer class takes that defines its own weight_decay: see `fastopt.Optimizer`."""
 
+    average_warmup: bool
     clip_norm: float | None
+    clip_norm_per_param: float | None
     skip_nonfinite: bool
     per_param: PerParam | None
 
@@ -121,6 +124,9 @@ _ranges = Ranges(
 
 DEFAULTS: dict[str, Any] = dict(grad_scale=1.0, maximize=False, clip_value=None, weight_decay=0.0, l1=0.0,
                                 decoupled_weight_decay=0.0, average_decay=None, average=None)
+MODEL_DEFAULTS: dict[str, Any] = dict(average_warmup=False, clip_norm=None, clip_norm_per_param=None,
+                                      skip_nonfinite=False, per_param=None)
+"""Of the options that only classes have."""
 _POSITIONS = {name: position for position, name in enumerate(DEFAULTS)}
 _absent: dict[str, Any] = dict(clip_value=math.inf, average_decay=0.0, average=False)
 """What kernels get for None."""
@@ -166,6 +172,11 @@ def with_grad_scale(options: Checked, grad_scale: float) -> Checked:
     return _replaced(options, "grad_scale", grad_scale)
 
 
+def with_average_decay(options: Checked, average_decay: float) -> Checked:
+    """Checked options with another average_decay."""
+    return _replaced(options, "average_decay", average_decay)
+
+
 def _replaced(options: Checked, name: str, value: float) -> Checked:
     i = _POSITIONS[name]
     return (*options[:i], value, *options[i + 1 :])     # type: ignore[return-value]
@@ -173,10 +184,10 @@ def _replaced(options: Checked, name: str, value: float) -> Checked:
 
 @functools.cache
 def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of the keyword-only arguments that a function or class takes, its ``**options`` included."""
+    """The names of the arguments of a function or class that are no arrays, its ``**options`` included."""
     names: list[str] = []
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is parameter.KEYWORD_ONLY:
+        if parameter.kind is parameter.KEYWORD_ONLY or parameter.name == "lr":
             names.append(parameter.name)
         elif parameter.kind is parameter.VAR_KEYWORD:
             names += [name for options in typing.get_args(parameter.annotation) for name in options.__annotations__]
@@ -188,7 +199,22 @@ def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> 
     taken = options_of(function)
     for name in options:
         if name not in taken:
-            raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {', '.join(taken)}")
+            betas = inspect.signature(function).parameters.get("betas")
+            meant = suggestion(name, taken, 0 if betas is None else len(betas.default))
+            raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {meant or ', '.join(taken)}")
+
+
+def call_text(cls: type, arguments: Mapping[str, Any]) -> str:
+    """An optimizer's repr: the call with lr and those of the other arguments that differ from their defaults."""
+    ours = next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == "fastopt")
+    signature = inspect.signature(ours).parameters
+    shown = []
+    for name in options_of(ours):
+        default = signature[name].default if name in signature else {**DEFAULTS, **MODEL_DEFAULTS}[name]
+        value = text(arguments[name])
+        if name == "lr" or value != text(default):
+            shown.append(f"{name}={value}")
+    return f"{cls.__name__}({', '.join(shown)})"
 
 
 def triple(name: str, values: Any) -> tuple[float, float, float]:

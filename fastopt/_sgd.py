@@ -85,7 +85,7 @@ class SGD(Optimizer):
     _rule = ("sgd.sgd", _sgd_arguments)
     _state_names = ("buf",)
 
-    def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+    def __init__(self, lr: Rate = 1e-3, *, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
 
@@ -154,7 +154,7 @@ class Momentum(Optimizer):
     _rule = ("sgd.momentum", _momentum_arguments)
     _state_names = ("v",)
 
-    def __init__(self, *, lr: Rate = 0.01, momentum: float = 0.9, nesterov: bool = False,
+    def __init__(self, lr: Rate = 0.01, *, momentum: float = 0.9, nesterov: bool = False,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
@@ -216,7 +216,7 @@ class SGDM(Optimizer):
     _rule = ("sgd.sgdm", _sgdm_arguments)
     _state_names = ("m",)
 
-    def __init__(self, *, lr: Rate = 0.01, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
+    def __init__(self, lr: Rate = 0.01, *, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, beta=beta), options)
 
 
@@ -280,6 +280,6 @@ class ASGD(Optimizer):
     _rule = ("sgd.asgd", _asgd_arguments)
     _state_names = ("ax",)
 
-    def __init__(self, *, lr: Rate = 0.01, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
+    def __init__(self, lr: Rate = 0.01, *, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), options)

@@ -81,7 +81,7 @@ class Lion(Optimizer):
     _decay = "decoupled_weight_decay"
     _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+    def __init__(self, lr: Rate = 1e-4, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas), dict(options, weight_decay=weight_decay))
 
@@ -159,7 +159,7 @@ class Rprop(Optimizer):
     _state_names = ("prev", "step_size")
     _not_decoupled = "no learning rate multiplies its step"
 
-    def __init__(self, *, lr: Rate = 0.01, etas: tuple[float, float] = (0.5, 1.2),
+    def __init__(self, lr: Rate = 0.01, *, etas: tuple[float, float] = (0.5, 1.2),
                  step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes), dict(options, weight_decay=weight_decay))
@@ -249,7 +249,7 @@ class Sophia(Optimizer):
     _decay = "decoupled_weight_decay"
     _not_decoupled = "its weight_decay is decoupled"
 
-    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
+    def __init__(self, lr: Rate = 1e-4, *, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
                  eps: float = 1e-12, weight_decay: float = 0.1, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, rho=rho, eps=eps), dict(options, weight_decay=weight_decay))
 

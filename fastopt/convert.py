@@ -26,7 +26,7 @@ Adadelta
     v: square_avg, u: acc_delta.
 Adam, AdamW
     m: exp_avg, v: exp_avg_sq, vmax: max_exp_avg_sq. torch divides √v by √(1 − β₂ᵗ) and adds eps; here α and eps are
-    multiplied by √(1 − β₂ᵗ) first, which is the same in exact arithmetic. eps_hat is not in torch.
+    multiplied by √(1 − β₂ᵗ) first, which is the same in exact arithmetic. eps_hat and bias_correction are not in torch.
 
 torch may use fused multiply-adds, so one step may differ by a few units in the last place.
 Not converted: the averages of average_decay (in fastopt they start again from the parameters; torch has swa_utils);
@@ -77,7 +77,9 @@ _LAYOUTS: dict[type[Optimizer], _Layout] = {
     AdamW: _ADAM,
     Adam: _ADAM,
 }
-_WITHOUT_COUNTERPART = ("l1", "eps_hat", "eps_inside_sqrt", "decoupled_weight_decay")
+_WITHOUT_COUNTERPART = {"l1": 0.0, "eps_hat": False, "eps_inside_sqrt": False, "decoupled_weight_decay": 0.0,
+                        "bias_correction": True}
+"""Hyper-parameters that torch does not have, and the values that mean what torch does."""
 
 
 def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> StateDict:
@@ -102,8 +104,8 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
         The optimizer is of another class.
     ValueError
         A key is unknown or repeated; or a hyper-parameter is in use that torch's class does not have, so that training
-        would continue differently: l1, eps_hat, eps_inside_sqrt, decoupled_weight_decay (except in Adam without
-        weight_decay). With per_param: the optimizer has not updated all of `keys` since its state was loaded.
+        would continue differently: l1, eps_hat, eps_inside_sqrt, bias_correction=False, decoupled_weight_decay (except
+        in Adam without weight_decay). With per_param: the optimizer has not updated all of `keys` since its state was loaded.
 
     Notes
     -----
@@ -270,8 +272,8 @@ def _group(optimizer: Optimizer, layout: _Layout, own: dict[str, Any]) -> dict[s
     elif isinstance(optimizer, Adam) and hyper["decoupled_weight_decay"] and not hyper["weight_decay"]:
         group["weight_decay"], group["decoupled_weight_decay"] = hyper["decoupled_weight_decay"], True
         hyper["decoupled_weight_decay"] = 0.0
-    for name in _WITHOUT_COUNTERPART:
-        if hyper.get(name):
-            raise ValueError(f"{name}: expected {type(hyper[name])()!r}, because torch.optim does not have it, got "
+    for name, value in _WITHOUT_COUNTERPART.items():
+        if hyper.get(name, value) != value:
+            raise ValueError(f"{name}: expected {value!r}, because torch.optim does not have it, got "
                              f"{hyper[name]!r}")
     return group

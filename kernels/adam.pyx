@@ -6,7 +6,8 @@
 #   u = max(u, v)                               amsgrad (Reddi et al. 2018); otherwise v stands for u
 #   p ← p · (1 − lr · λ) − α · m / (√u + ε′)    α = lr · √(1 − β₂ᵗ) / (1 − β₁ᵗ),  ε′ = ε · √(1 − β₂ᵗ)
 #
-# which is torch.optim's form. eps_hat puts ε on √v itself: ε′ = ε. λ is AdamW's decoupled weight decay.
+# which is torch.optim's form. eps_hat puts ε on √v itself: ε′ = ε. Without bias correction √(1 − β₂ᵗ) and 1 − β₁ᵗ are
+# 1 in both scalars. λ is AdamW's decoupled weight decay.
 #
 # With the same m and v:
 #   adamax (the paper's section 7)     u ← max(β₂ · u, |g| + ε);  p ← p · (1 − lr · λ) − lr / (1 − β₁ᵗ) · m / u
@@ -55,15 +56,16 @@ cdef void adam_rule(const void* scalars, float* const* x, Py_ssize_t n) noexcept
 
 
 def adam(long long step, double lr, double beta1, double beta2, double eps, bint amsgrad, bint eps_hat,
-         object common):
+         bint bias_correction, object common):
     """The rule of step `step`."""
     cdef Rule rule = Rule.__new__(Rule)
     cdef Adam* s = <Adam*> rule.block
-    cdef double root = sqrt(1.0 - pow(beta2, <double> step))
+    cdef double first = 1.0 - pow(beta1, <double> step) if bias_correction else 1.0
+    cdef double root = sqrt(1.0 - pow(beta2, <double> step)) if bias_correction else 1.0
     set_common(rule, lr, common)
     s.beta1, s.one_minus_beta1 = beta1, 1.0 - beta1
     s.beta2, s.one_minus_beta2 = beta2, 1.0 - beta2
-    s.alpha = lr * root / (1.0 - pow(beta1, <double> step))
+    s.alpha = lr * root / first
     s.eps = eps if eps_hat else eps * root
     rule.fn, rule.cost, rule.states = adam_rule, 0.5, ("m", "v", "vmax")
     rule.uses |= FIRST | SECOND

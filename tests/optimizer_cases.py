@@ -16,9 +16,9 @@ import fastopt
 
 
 def taken_by(function):
-    """The names of all keyword-only arguments of a function or class, those of its ``**options`` included."""
+    """The names of all arguments of a function or class that are no arrays, those of its ``**options`` included."""
     parameters = inspect.signature(function).parameters.values()
-    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    names = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.name == "lr"]
     (options,) = [typing.get_args(p.annotation)[0] for p in parameters if p.kind is p.VAR_KEYWORD]
     return {*names, *options.__annotations__}
 
@@ -138,11 +138,14 @@ ROWS = [
         calls=(call(), call(betas=(0.5, 0.8, 0.95), eps=1e-3, weight_decay=0.1), call(weight_decay=0.1, no_prox=True)),
         refused={"betas": ((1.0, 0.9, 0.9), (0.9, 1.0, 0.9), (0.9, 0.9, -0.1), (0.9, 0.9), 0.9, ("a", 0.9, 0.9))},
         loops=((13, 1, 1), (11, 1, 1)), torch=False),
-    Row("Adam", "adam", settings=({"lr": 0.01}, {"lr": 0.01, "amsgrad": True, "eps_hat": True}),
+    Row("Adam", "adam",
+        settings=({"lr": 0.01}, {"lr": 0.01, "amsgrad": True, "eps_hat": True}, {"lr": 0.01, "bias_correction": False}),
         calls=(call(), call("vmax", betas=(0.8, 0.95)), call(eps_hat=True, eps=1e-3),
+               call(bias_correction=False, eps=1e-3), call("vmax", bias_correction=False, betas=(0.8, 0.95)),
                call(eps=0.0, betas=(0.0, 0.0))),
         loops=((8, 1, 1), (8, 1, 1))),
-    Row("AdamW", "adam", settings=({"lr": 0.01, "weight_decay": 0.1},)),
+    Row("AdamW", "adam", settings=({"lr": 0.01, "weight_decay": 0.1},
+                                   {"lr": 0.01, "weight_decay": 0.1, "bias_correction": False})),
     Row("Adamax", "adamax", settings=({"lr": 0.01},), calls=(call(),),
         loops=((6, 1, 0),)),
     Row("NAdam", "nadam", settings=({"lr": 0.01},), calls=(call(), call(momentum_decay=0.1, betas=(0.8, 0.99))),

@@ -37,6 +37,26 @@ def test_the_paper_in_double(eps_hat, amsgrad, rng):
     np.testing.assert_allclose(param, p, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("eps_hat", [False, True])
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_without_bias_correction_in_double(eps_hat, amsgrad, rng):
+    """m / (√v + eps) with the moments as they are; where eps is added makes no difference."""
+    lr, (beta1, beta2), eps = 0.01, (0.9, 0.99), 1e-2
+    p = rng.standard_normal(100)
+    m = v = vmax = np.zeros(100)
+    ours = {name: np.zeros(100, np.float32) for name in ("m", "v", *(["vmax"] if amsgrad else []))}
+    param = p.astype(np.float32)
+    for t in range(1, 51):
+        g = rng.standard_normal(100) / t
+        fastopt.adam(param, g.astype(np.float32), **ours, step=t, lr=lr, betas=(beta1, beta2), eps=eps, eps_hat=eps_hat,
+                     bias_correction=False)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g**2
+        vmax = np.maximum(vmax, v)
+        p = p - lr * m / (np.sqrt(vmax if amsgrad else v) + eps)
+    np.testing.assert_allclose(param, p, rtol=1e-5, atol=1e-6)
+
+
 def test_bias_correction_does_not_stop_at_2_to_the_24():
     """A float32 step counter sticks there: β₂ᵗ must have become 0, the corrections exactly 1, and no NaN."""
     for step in (2**24 + 1, 2**31 + 1, 2**62):

@@ -10,6 +10,7 @@ from golden.record import ROWS as RECORDED
 from optimizer_cases import ROWS, taken_by
 
 import fastopt
+from fastopt._options import MODEL_DEFAULTS
 from fastopt._runtime import dispatch
 
 ROOT = Path(__file__).parents[1]
@@ -80,9 +81,16 @@ class TestEveryOptimizer:
     def test_function_and_class_have_the_same_hyper_parameters(self, row):
         """Except those of the whole model, which only the class has, and the optional arrays and the step."""
         of_function = taken_by(getattr(fastopt, row.function)) - {"step", "grad_scale", "average", *row.optional_states}
-        of_class = taken_by(getattr(fastopt, row.name)) - {"clip_norm", "skip_nonfinite", "per_param"}
+        of_class = taken_by(getattr(fastopt, row.name)) - {*MODEL_DEFAULTS}
         assert of_function - of_class <= {"decoupled_weight_decay"}
         assert of_class - of_function <= {"lr", "amsgrad", "centered", "initial_accumulator_value"}
+
+    def test_lr_is_the_only_positional_argument_of_the_class(self, row):
+        for module in (fastopt, fastopt.reference):
+            (name, *_), *others = (
+                (p.name, p.default) for p in inspect.signature(getattr(module, row.name)).parameters.values()
+                if p.kind is p.POSITIONAL_OR_KEYWORD)
+            assert (name, others) == ("lr", []), f"{module.__name__}.{row.name}"
 
     def test_has_steps_computed_by_hand(self, row):
         path = f"tests/test_{row.family}.py"

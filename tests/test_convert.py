@@ -196,6 +196,7 @@ def test_decoupled_weight_decay_of_adam():
     (None, TypeError, "got NoneType"),
     (fastopt.Adam(l1=0.1), ValueError, r"^l1: expected 0\.0, .* got 0\.1"),
     (fastopt.Adam(eps_hat=True), ValueError, "^eps_hat: expected False, .* got True"),
+    (fastopt.AdamW(bias_correction=False), ValueError, "^bias_correction: expected True, .* got False"),
     (fastopt.RMSprop(eps_inside_sqrt=True), ValueError, "^eps_inside_sqrt: expected False"),
     (fastopt.SGD(decoupled_weight_decay=0.1), ValueError, r"^decoupled_weight_decay: expected 0\.0"),
     (fastopt.Adam(decoupled_weight_decay=0.1, weight_decay=0.1), ValueError,

@@ -63,6 +63,11 @@ def test_wrong_per_param(per_param, error, message):
     ({"amsgrad": "no"}, "^amsgrad: expected True or False, got str 'no'"),
     ({"maximize": 1}, "^maximize: expected True or False"),
     ({"skip_nonfinite": None}, "^skip_nonfinite: expected True or False"),
+    ({"bias_correction": 1}, "^bias_correction: expected True or False, got int 1"),
+    ({"average_warmup": 1, "average_decay": 0.9}, "^average_warmup: expected True or False, got int 1"),
+    ({"average_warmup": True}, "^average_warmup: expected average_decay with it, got None"),
+    ({"clip_norm_per_param": 1.5, "clip_norm": 1.0},
+     "^clip_norm_per_param: expected None together with clip_norm, got 1.5"),
 ])
 def test_wrong_hyper_parameters_are_refused_at_once(options, message):
     with pytest.raises((TypeError, ValueError), match=message):
@@ -146,7 +151,8 @@ def test_no_collection_at_all(params, grads, message):
         fastopt.SGD().update(params, grads)
 
 
-@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"skip_nonfinite": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0}, {"clip_norm_per_param": 1.0}, {"skip_nonfinite": True}],
+                         ids=str)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "1", None])
 def test_wrong_grad_scale(options, bad):
     """It is an error of its own, not a gradient that holds NaN and may be skipped."""
@@ -182,11 +188,11 @@ def test_unknown_options(row, module):
     """A function and a class refuse what they do not take and list what they take; no array is written."""
     arrays = {name: np.ones(3, np.float32) for name in ("param", "grad", *row.states)}
     needed = {**({"step": 1} if "step" in row.taken else {}), **row.valid}
-    for unknown in ("learning_rate", "clip_norm", *({"weight_decay", "decoupled_weight_decay"} - row.taken)):
+    for unknown in ("nonsense", "clip_norm", *({"weight_decay", "decoupled_weight_decay"} - row.taken)):
         with pytest.raises(TypeError, match=f"^{row.function}: unknown option '{unknown}', expected ") as caught:
             getattr(module, row.function)(**arrays, **needed, weight_decay=0.1, **{unknown: 0.1})
         assert set(str(caught.value).partition("expected ")[2].split(", ")) == row.taken
-    for unknown in ("learning_rate", "grad_scale", "average"):
+    for unknown in ("nonsense", "grad_scale"):
         with pytest.raises(TypeError, match=f"^{row.name}: unknown option '{unknown}', expected ") as caught:
             getattr(module, row.name)(**row.settings[0], **{unknown: 0.1})
         assert set(str(caught.value).partition("expected ")[2].split(", ")) == taken_by(getattr(fastopt, row.name))
@@ -233,11 +239,12 @@ def test_parameters_beside_each_other():
 
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), "1", None])
 def test_wrong_clip_norm(bad):
-    if bad is None:
-        fastopt.SGD(clip_norm=None)
-        return
-    with pytest.raises((TypeError, ValueError), match="^clip_norm: expected a number"):
-        fastopt.SGD(clip_norm=bad)
+    for name in ("clip_norm", "clip_norm_per_param"):
+        if bad is None:
+            fastopt.SGD(**{name: None})
+            continue
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected a number"):
+            fastopt.SGD(**{name: bad})
 
 
 @pytest.mark.parametrize(("state_dict", "message"), [

@@ -13,6 +13,8 @@ COMMON = {
     "plain": {},
     "everything": {"weight_decay": 0.01, "l1": 1e-3, "decoupled_weight_decay": 0.1, "maximize": True,
                    "clip_value": 0.7, "clip_norm": 3.0, "skip_nonfinite": True, "average_decay": 0.9},
+    "own_norm": {"weight_decay": 0.01, "clip_value": 0.7, "clip_norm_per_param": 3.0, "average_decay": 0.3,
+                 "average_warmup": True},
 }
 
 
@@ -273,6 +275,65 @@ def test_clip_norm_sees_the_scaled_gradients():
     info = fastopt.SGD(lr=1.0, clip_norm=1.0).update(param, np.full(1, 256.0, np.float32), grad_scale=-1 / 128)
     assert info.grad_norm == 2.0
     np.testing.assert_allclose(param, 1.0, rtol=1e-6)
+
+
+def test_clip_norm_per_param():
+    """Gradients of norm 5 and 0.5: the first is scaled down to 1; both are in the norm."""
+    params = {"a": np.zeros(2, np.float32), "b": np.zeros(1, np.float32)}
+    grads = {"a": np.array([3.0, 4.0], np.float32), "b": np.full(1, 0.5, np.float32)}
+    opt = fastopt.SGD(lr=1.0, clip_norm_per_param=1.0)
+    assert opt.update(params, grads).grad_norm == np.sqrt(25.25)
+    np.testing.assert_allclose(params["a"], [-0.6, -0.8], rtol=1e-6)
+    assert params["b"][0] == -0.5
+    assert (grads["a"] == [3.0, 4.0]).all()
+
+
+@pytest.mark.parametrize(("norm", "factor"), [(0.5, 1.0), (1.0 - 2.0**-24, 1.0 / (1.0 - 2.0**-24 + 1e-6)), (4e-6, 1.0)])
+def test_clip_norm_per_param_has_the_form_of_clip_norm(norm, factor):
+    param, small = np.zeros(1, np.float32), np.zeros(1, np.float32)
+    grads = [np.full(1, 0.125, np.float32), np.full(1, norm, np.float32)]
+    fastopt.SGD(lr=1.0, clip_norm_per_param=1.0).update([small, param], grads)
+    assert param[0] == -np.float32(np.float32(factor) * np.float32(norm))
+    assert small[0] == -0.125
+
+
+def test_clip_norm_per_param_sees_the_scaled_gradients():
+    params = [np.zeros(1, np.float32), np.zeros(1, np.float32)]
+    info = fastopt.SGD(lr=1.0, clip_norm_per_param=1.0).update(
+        params, [np.full(1, 256.0, np.float32), np.full(1, 64.0, np.float32)], grad_scale=-1 / 128)
+    assert info.grad_norm == np.sqrt(4.25)
+    np.testing.assert_allclose(params, [[1.0], [0.5]], rtol=1e-6)
+
+
+def test_own_norms_have_the_same_bits_for_any_threads(level, rng, always_parallel):
+    """Of tensors of several segments, and of empty ones between them."""
+    grads = list(model(rng).values())
+    results = []
+    for threads in (1, 2, 3, 7, 16):
+        params = [np.zeros_like(g) for g in grads]
+        with fastopt.num_threads(threads):
+            fastopt.SGD(lr=1.0, clip_norm_per_param=1.0).update(params, grads)
+        results.append(params)
+    for param, grad, *others in zip(results[0], grads, *results[1:], strict=True):
+        norm = np.sqrt(np.sum(np.square(grad, dtype=np.float64)))
+        np.testing.assert_allclose(param, -grad / max(norm, 1.0), rtol=3e-6)
+        for other in others:
+            assert_same_bits(param, other)
+
+
+def test_an_average_that_warms_up():
+    """By hand, at each parameter's own step: 2/11, 3/12, 4/13, … up to average_decay."""
+    params = {"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
+    one = np.ones(1, np.float32)
+    opt = fastopt.SGD(lr=1.0, maximize=True, average_decay=0.5, average_warmup=True)
+    expected = {"a": 0.0, "b": 0.0}
+    for step in range(1, 21):
+        keys = ("a",) if step <= 5 else ("a", "b")
+        opt.update({key: params[key] for key in keys}, dict.fromkeys(keys, one))
+        for key, t in zip(keys, (step, step - 5), strict=False):
+            decay = (2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15, 7 / 16, 8 / 17, 0.5)[min(t, 8) - 1]
+            expected[key] = decay * expected[key] + (1 - decay) * t
+            np.testing.assert_allclose(opt.averages[key], expected[key], rtol=1e-6)
 
 
 def test_grad_norm_does_not_overflow_and_is_exact_to_double():

@@ -412,8 +412,9 @@ cdef class Binding:
         """The last step of the optimizer that the first tensor took part in."""
         return self.steps[0].last
 
-    cpdef list rules_of(self, list grads, long long step, object lr, object grad_scale):
-        """For each group the rule from its `Maker`, or None for one without gradients.
+    cpdef list rules_of(self, list grads, long long step, object lr, object grad_scale, list scales=None):
+        """For each group the rule from its `Maker`, or None for one without gradients. `scales`, if given, has a
+        grad_scale for each group.
 
         None instead of a list if the model is to be bound anew: only some of a group's tensors have a gradient, or a
         group has gradients for which there is no maker.
@@ -424,7 +425,8 @@ cdef class Binding:
             return None
         for i in range(self.rules):
             if self.present[i]:
-                rules.append((<Maker?> self.makers[i]).rule(self.steps[self.first[i]].own + 1, step, lr, grad_scale))
+                rules.append((<Maker?> self.makers[i]).rule(self.steps[self.first[i]].own + 1, step, lr,
+                                                            grad_scale if scales is None else scales[i]))
             else:
                 rules.append(None)
         return rules
@@ -540,15 +542,16 @@ cdef class Binding:
         """
         return self.step(rules, grads, progress, snapshot, step, NULL)
 
-    def measure(self, Rule rule not None, list grads not None):
+    def measure(self, Rule rule not None, list grads not None, list each=None):
         """Return the first of rule's sums over all gradients, added in order, or None where `apply` returns False.
-        Nothing is written."""
+        The sums over each gradient are appended to `each`. No array is written."""
         cdef double total = 0.0
-        return total if self.step([rule] * max(self.rules, 1), grads, None, None, 0, &total) else None
+        rules = [rule] * max(self.rules, 1)
+        return total if self.step(rules, grads, None, None, 0, &total, each) else None
 
     cdef bint step(self, list rules, list grads, Progress progress, object snapshot, long long step,
-                   double* total) except -1:
-        """Run the rules; add what they measure to `total`, unless that is NULL."""
+                   double* total, list each=None) except -1:
+        """Run the rules; add what they measure to `total`, unless that is NULL, and append each tensor's to `each`."""
         cdef Compiled few[FEW]
         cdef Compiled* many = NULL
         cdef Compiled* code = few
@@ -614,6 +617,8 @@ cdef class Binding:
             if total != NULL and measures:
                 for i in range(self.table.first[self.table.chunks]):
                     total[0] += sums[SUMS * i]
+            if each is not None:
+                self.add_each(sums, each)
         finally:
             # Only small gradients stay bound: for them rebinding is a noticeable cost; the memory of large ones should
             # be free when the user drops them.
@@ -625,6 +630,18 @@ cdef class Binding:
             free(many)
             free(sums)
         return True
+
+    cdef int add_each(self, const double* sums, list each) except -1:
+        """Append each tensor's sum over its segments, in order; 0 for all if `sums` is NULL."""
+        cdef Py_ssize_t i, s = 0
+        cdef double total
+        for i in range(self.count):
+            total = 0.0
+            while sums != NULL and s < self.table.first[self.table.chunks] and self.table.segments[s].tensor == i:
+                total += sums[SUMS * s]
+                s += 1
+            each.append(total)
+        return 0
 
     cdef object missing(self, Py_ssize_t i, const Compiled* code):
         """The error for a stream of tensor i that the rule needs and that is not bound."""

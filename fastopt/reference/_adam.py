@@ -14,14 +14,14 @@ from fastopt.reference._optimizer import Optimizer
 
 def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int, lr: float = 1e-3,
          betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, vmax: Array | None = None, eps_hat: bool = False,
-         **options: Unpack[Options]) -> None:
+         bias_correction: bool = True, **options: Unpack[Options]) -> None:
     """See `fastopt.adam`."""
     o = complete(adam, options)
     f = param.dtype.type
     lr, beta1, beta2, eps = floats(lr, *betas, eps)
     step = int(step)
-    root = math.sqrt(1.0 - beta2**step)
-    alpha = lr * root / (1.0 - beta1**step)
+    root = math.sqrt(1.0 - beta2**step) if bias_correction else 1.0
+    alpha = lr * root / (1.0 - beta1**step) if bias_correction else lr
     g = gradient(param, grad, o)
     m[...] = f(beta1) * m + f(1.0 - beta1) * g
     v[...] = f(beta2) * v + f(1.0 - beta2) * (g * g)
@@ -110,9 +110,11 @@ class Adam(Optimizer):
 
     _function = staticmethod(adam)
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
-                 amsgrad: bool = False, eps_hat: bool = False, **options: Unpack[ModelOptions]) -> None:
-        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat), options)
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+                 amsgrad: bool = False, eps_hat: bool = False, bias_correction: bool = True,
+                 **options: Unpack[ModelOptions]) -> None:
+        super().__init__(dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
+                              bias_correction=bias_correction), options)
 
     def _states(self, hyper: Mapping[str, Any]) -> Sequence[str]:
         return ("m", "v", "vmax") if hyper["amsgrad"] else ("m", "v")
@@ -121,11 +123,11 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """See `fastopt.AdamW`."""
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  weight_decay: float = 0.01, amsgrad: bool = False, eps_hat: bool = False,
-                 **options: Unpack[ModelOptionsWithoutDecay]) -> None:
+                 bias_correction: bool = True, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         Optimizer.__init__(self, dict(lr=lr, betas=betas, eps=eps, amsgrad=amsgrad, eps_hat=eps_hat,
-                                      weight_decay=weight_decay), options)
+                                      bias_correction=bias_correction, weight_decay=weight_decay), options)
 
     def _call(self, param: Array, grad: Array, arguments: dict[str, Any]) -> None:
         super()._call(param, grad, {**arguments, "weight_decay": 0.0,
@@ -137,7 +139,7 @@ class Adamax(Optimizer):
 
     _function = staticmethod(adamax)
 
-    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 2e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps), options)
 
@@ -147,7 +149,7 @@ class NAdam(Optimizer):
 
     _function = staticmethod(nadam)
 
-    def __init__(self, *, lr: Rate = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 2e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  momentum_decay: float = 4e-3, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, momentum_decay=momentum_decay), options)
 
@@ -157,6 +159,6 @@ class RAdam(Optimizer):
 
     _function = staticmethod(radam)
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps), options)

@@ -64,7 +64,7 @@ class LARS(Optimizer):
 
     _function = staticmethod(lars)
 
-    def __init__(self, *, lr: Rate, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
+    def __init__(self, lr: Rate, *, momentum: float = 0.9, trust_coefficient: float = 1e-3, eps: float = 1e-8,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, trust_coefficient=trust_coefficient, eps=eps), options)
 
@@ -74,6 +74,6 @@ class LAMB(Optimizer):
 
     _function = staticmethod(lamb)
 
-    def __init__(self, *, lr: Rate = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
+    def __init__(self, lr: Rate = 1e-3, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-6,
                  weight_decay: float = 0.01, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay), options)

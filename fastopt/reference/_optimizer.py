@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastopt._options import DEFAULTS, ModelOptions, UpdateInfo, options_of, refuse_unknown
+from fastopt._options import DEFAULTS, MODEL_DEFAULTS, ModelOptions, UpdateInfo, call_text, options_of, refuse_unknown
 from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
 from fastopt.reference._formula import Array, add_in_order, block_squares
@@ -24,9 +24,12 @@ class Optimizer:
     def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         refuse_unknown(type(self), options)
         shared = {name: default for name, default in DEFAULTS.items() if name in ModelOptions.__annotations__}
-        given = {**shared, "clip_norm": None, "skip_nonfinite": False, "per_param": None, **options}
-        self._clip_norm, self._skip_nonfinite = given.pop("clip_norm"), given.pop("skip_nonfinite")
-        self._per_param: Callable[[Any, Array], Mapping[str, Any]] = given.pop("per_param") or _no_hyper
+        given = {**shared, **MODEL_DEFAULTS, **options}
+        self._model = {name: given.pop(name) for name in MODEL_DEFAULTS}
+        self._clip_norm, self._skip_nonfinite = self._model["clip_norm"], self._model["skip_nonfinite"]
+        self._clip_norm_per_param, self._average_warmup = (
+            self._model["clip_norm_per_param"], self._model["average_warmup"])
+        self._per_param: Callable[[Any, Array], Mapping[str, Any]] = self._model["per_param"] or _no_hyper
         self._hyper = {**given, **own}
         self.lr: Rate = self._hyper.pop("lr")
         self._taken = {*inspect.signature(self._function).parameters, *options_of(self._function)}
@@ -34,6 +37,9 @@ class Optimizer:
         self.steps: dict[Any, int] = {}
         self._last: dict[Any, int] = {}     # the last step of the optimizer that a parameter took part in
         self.state: dict[Any, dict[str, Array]] = {}
+
+    def __repr__(self) -> str:
+        return call_text(type(self), {**self._hyper, "lr": self.lr, **self._model})
 
     @property
     def averages(self) -> dict[Any, Array]:
@@ -53,13 +59,13 @@ class Optimizer:
         """Take these parameters, each (key, parameter, gradient), through this step."""
         slopes = [None if grad is None else np.asarray(grad, param.dtype) for _, param, grad in model]
         norm, lr = None, _at(self.lr, step)
-        if self._clip_norm is not None or self._skip_nonfinite:
+        if self._clip_norm is not None or self._clip_norm_per_param is not None or self._skip_nonfinite:
             squares = add_in_order(block for grad in slopes if grad is not None for block in block_squares(grad))
             norm = math.sqrt(squares) * abs(grad_scale)
             if self._skip_nonfinite and not math.isfinite(norm):
                 return UpdateInfo(self.step_count, lr, norm, True)
-            if self._clip_norm is not None and self._clip_norm < norm + 1e-6:
-                grad_scale = grad_scale * (self._clip_norm / (norm + 1e-6))
+            if self._clip_norm is not None:
+                grad_scale = _clipped(grad_scale, norm, self._clip_norm)
         for (key, param, _), grad in zip(model, slopes, strict=True):
             self._last[key] = step
             if grad is None:
@@ -72,8 +78,14 @@ class Optimizer:
                 self.state[key] = self._new_state(param, hyper)
             elif hyper["average_decay"] is not None:        # state may have been loaded without averages
                 self.state[key].setdefault("average", param.copy())
-            self.steps[key] = self.steps.get(key, 0) + 1
-            self._call(param, grad, {**hyper, **self.state[key], "step": self.steps[key], "grad_scale": grad_scale})
+            self.steps[key] = t = self.steps.get(key, 0) + 1
+            if self._average_warmup:
+                hyper["average_decay"] = min(float(hyper["average_decay"]), (1 + t) / (10 + t))
+            scale = grad_scale
+            if self._clip_norm_per_param is not None:
+                own_norm = math.sqrt(add_in_order(block_squares(grad))) * abs(grad_scale)
+                scale = _clipped(grad_scale, own_norm, self._clip_norm_per_param)
+            self._call(param, grad, {**hyper, **self.state[key], "step": t, "grad_scale": scale})
         self.step_count = step
         return UpdateInfo(step, lr, norm, False)
 
@@ -127,6 +139,11 @@ def leaves(params: Any, grads: Any, path: tuple[Any, ...] = ()) -> Iterator[tupl
             yield from leaves(param, grad, (*path, key))
         else:
             yield (*path, key) if path else key, param, grad
+
+
+def _clipped(grad_scale: float, norm: float, limit: float) -> float:
+    """The grad_scale with which gradients, whose norm with this grad_scale is `norm`, are clipped by it."""
+    return grad_scale * (limit / (norm + 1e-6)) if limit < norm + 1e-6 else grad_scale
 
 
 def _no_hyper(key: Any, param: Array) -> Mapping[str, Any]:

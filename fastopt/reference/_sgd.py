@@ -74,7 +74,7 @@ class SGD(Optimizer):
 
     _function = staticmethod(sgd)
 
-    def __init__(self, *, lr: Rate = 1e-3, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+    def __init__(self, lr: Rate = 1e-3, *, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, dampening=dampening, nesterov=nesterov), options)
 
@@ -87,7 +87,7 @@ class Momentum(Optimizer):
 
     _function = staticmethod(momentum)
 
-    def __init__(self, *, lr: Rate = 0.01, momentum: float = 0.9, nesterov: bool = False,
+    def __init__(self, lr: Rate = 0.01, *, momentum: float = 0.9, nesterov: bool = False,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, momentum=momentum, nesterov=nesterov), options)
 
@@ -97,7 +97,7 @@ class SGDM(Optimizer):
 
     _function = staticmethod(sgdm)
 
-    def __init__(self, *, lr: Rate = 0.01, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
+    def __init__(self, lr: Rate = 0.01, *, beta: float = 0.9, **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, beta=beta), options)
 
 
@@ -106,6 +106,6 @@ class ASGD(Optimizer):
 
     _function = staticmethod(asgd)
 
-    def __init__(self, *, lr: Rate = 0.01, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
+    def __init__(self, lr: Rate = 0.01, *, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6,
                  **options: Unpack[ModelOptions]) -> None:
         super().__init__(dict(lr=lr, lambd=lambd, alpha=alpha, t0=t0), options)

@@ -63,7 +63,7 @@ class Lion(Optimizer):
 
     _function = staticmethod(lion)
 
-    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
+    def __init__(self, lr: Rate = 1e-4, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0,
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, weight_decay=weight_decay), options)
 
@@ -73,7 +73,7 @@ class Rprop(Optimizer):
 
     _function = staticmethod(rprop)
 
-    def __init__(self, *, lr: Rate = 0.01, etas: tuple[float, float] = (0.5, 1.2),
+    def __init__(self, lr: Rate = 0.01, *, etas: tuple[float, float] = (0.5, 1.2),
                  step_sizes: tuple[float, float] = (1e-6, 50.0), weight_decay: float = 0.0,
                  **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, etas=etas, step_sizes=step_sizes, weight_decay=weight_decay), options)
@@ -87,7 +87,7 @@ class Sophia(Optimizer):
 
     _function = staticmethod(sophia)
 
-    def __init__(self, *, lr: Rate = 1e-4, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
+    def __init__(self, lr: Rate = 1e-4, *, betas: tuple[float, float] = (0.965, 0.99), rho: float = 0.04,
                  eps: float = 1e-12, weight_decay: float = 0.1, **options: Unpack[ModelOptionsWithoutDecay]) -> None:
         super().__init__(dict(lr=lr, betas=betas, rho=rho, eps=eps, weight_decay=weight_decay), options)
 

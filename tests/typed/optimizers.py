@@ -35,6 +35,8 @@ opt.load_state_dict(opt.state_dict())
 
 # Every form of parameters, every kind of learning rate.
 fastopt.SGD(lr=0.1, momentum=0.9).update([params["w"], params["b"]], [grads["w"], grads["b"]])
+fastopt.SGD(0.1, momentum=0.9, clip_norm_per_param=1.0).update(params, grads)
+fastopt.AdamW(schedules.noam(512, 4000), bias_correction=False, average_decay=0.999, average_warmup=True)
 fastopt.AdamW(lr=lambda step: 0.1 / step).update(params["w"], grads["w"])
 fastopt.Lion(lr=schedules.constant(1e-4)).update(params, {key: np.ones(param.shape) for key, param in params.items()})
 optimizers: list[fastopt.Optimizer] = [fastopt.Momentum(), fastopt.RMSprop(), fastopt.LAMB()]
@@ -50,6 +52,7 @@ fastopt.sophia(params["w"], grads["w"], params["w"], params["w"], None, l1=0.1)
 # Errors: mypy would report an unused "type: ignore" here.
 fastopt.Adam(lr="0.1")  # type: ignore[arg-type]
 fastopt.Adam(beta=0.9)  # type: ignore[call-arg]
+fastopt.Adam(1e-3, (0.9, 0.99))  # type: ignore[call-arg, arg-type]
 fastopt.Adam(lr=0.1, per_param={"w": {}})  # type: ignore[arg-type]
 opt.update(params)  # type: ignore[call-arg]
 opt.update(params, grads, 0.5)  # type: ignore[call-arg]
