@@ -60,7 +60,7 @@ def test_a_read_only_stream_overlaps_nothing_that_is_written():
 
 
 @pytest.mark.parametrize(("family", "function", "numbers", "missing"), [
-    ("adam", "adam", (1, 0.1, 0.9, 0.99, 1e-8, True, False), "vmax"),
+    ("adam", "adam", (1, 0.1, 0.9, 0.99, 1e-8, True, False, True), "vmax"),
     ("adaptive", "rmsprop", (1, 0.1, 0.9, 1e-8, False, True, 0.0), "grad_avg"),
     ("adaptive", "rmsprop", (1, 0.1, 0.9, 1e-8, False, False, 0.9), "buf"),
     ("sign", "sophia", (1, 0.1, 0.9, 0.99, 0.1, 1e-8, True), "hessian"),

@@ -52,7 +52,7 @@ fastopt.sophia(params["w"], grads["w"], params["w"], params["w"], None, l1=0.1)
 # Errors: mypy would report an unused "type: ignore" here.
 fastopt.Adam(lr="0.1")  # type: ignore[arg-type]
 fastopt.Adam(beta=0.9)  # type: ignore[call-arg]
-fastopt.Adam(1e-3, (0.9, 0.99))  # type: ignore[call-arg, arg-type]
+fastopt.Adam(1e-3, (0.9, 0.99))  # type: ignore[call-arg]
 fastopt.Adam(lr=0.1, per_param={"w": {}})  # type: ignore[arg-type]
 opt.update(params)  # type: ignore[call-arg]
 opt.update(params, grads, 0.5)  # type: ignore[call-arg]
