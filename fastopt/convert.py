@@ -105,7 +105,8 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
     ValueError
         A key is unknown or repeated; or a hyper-parameter is in use that torch's class does not have, so that training
         would continue differently: l1, eps_hat, eps_inside_sqrt, bias_correction=False, decoupled_weight_decay (except
-        in Adam without weight_decay). With per_param: the optimizer has not updated all of `keys` since its state was loaded.
+        in Adam without weight_decay). With per_param: the optimizer has not updated all of `keys` since its state was
+        loaded.
 
     Notes
     -----
