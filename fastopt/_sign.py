@@ -262,7 +262,7 @@ class Sophia(Optimizer):
             As in `update`. They are not changed.
         hessians : dict, sequence or array
             One estimate for each parameter, as `hessian` of `fastopt.sophia`, in the same containers; never written. h
-            stays as it is where it is None. clip_norm and skip_nonfinite do not look at them.
+            stays as it is where it is None. They are neither clipped nor looked at by skip_nonfinite.
 
         Raises
         ------

@@ -321,6 +321,23 @@ def test_own_norms_have_the_same_bits_for_any_threads(level, rng, always_paralle
             assert_same_bits(param, other)
 
 
+def test_own_norms_and_averages_that_warm_up_where_gradients_are_none(rng):
+    """And with update_one: the reference's bits, whichever parameters a step leaves out."""
+    options = {"clip_norm_per_param": 0.5, "average_decay": 0.6, "average_warmup": True}
+    ours = model(rng)
+    theirs = {key: param.copy() for key, param in ours.items()}
+    opt, ref = fastopt.Adam(0.01, **options), fastopt.reference.Adam(0.01, **options)
+    for step in range(12):
+        grads = {key: grad if rng.random() < 0.7 and step != 4 else None for key, grad in model(rng).items()}
+        assert opt.update(ours, grads) == ref.update(theirs, grads)
+        for key, grad in grads.items():
+            assert opt.update_one(key, ours[key], grad) == ref.update_one(key, theirs[key], grad)
+    for key in ours:
+        assert_same_bits(ours[key], theirs[key], key)
+        for name, array in ref.state[key].items():
+            assert_same_bits(opt.state[key][name], array, f"{key} {name}")
+
+
 def test_an_average_that_warms_up():
     """By hand, at each parameter's own step: 2/11, 3/12, 4/13, … up to average_decay."""
     params = {"a": np.zeros(1, np.float32), "b": np.zeros(1, np.float32)}
