@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastopt import convert, init, schedules
+from fastopt import init, schedules
 from fastopt._activation import activation_backward, activation_forward
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, Adan, RMSprop, adadelta, adagrad, adan, rmsprop
@@ -34,7 +34,7 @@ from fastopt._sign import Lion, Rprop, Sophia, lion, rprop, sophia
 from fastopt._softmax import hardmax, log_softmax, log_softmax_backward, softmax, softmax_backward
 
 if TYPE_CHECKING:
-    from fastopt import reference
+    from fastopt import adapters, convert, reference
     from fastopt._heap import keep_heap
     from fastopt._state_file import load_state, save_state
 
@@ -44,7 +44,7 @@ __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
     "BatchGradientSums", "BatchNorm", "BatchStatistics", "Dense", "Dropout", "Embedding", "Layer", "LayerNorm", "Lion",
     "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop", "Sophia", "UpdateInfo",
-    "activation_backward", "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "asgd",
+    "activation_backward", "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "adapters", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
     "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward",
     "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap",
@@ -60,8 +60,8 @@ if not TYPE_CHECKING:       # with a __getattr__, type checkers would take every
 
     def __getattr__(name: str) -> Any:
         """Import what many programs do not use when it is first asked for: together a third of the import time."""
-        if name == "reference":
-            return import_module("fastopt.reference")
+        if name in ("adapters", "convert", "reference"):
+            return import_module(f"fastopt.{name}")
         if name in ("load_state", "save_state"):
             return getattr(import_module("fastopt._state_file"), name)
         if name == "keep_heap":

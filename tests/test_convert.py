@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from conversions import assert_near, draw
 from helpers import assert_same_bits
 
 import fastopt
@@ -21,7 +22,19 @@ CLASSES = {
     "Adam": {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.01},
     "Adam with AMSGrad": {"lr": 0.01, "amsgrad": True},
     "AdamW": {"lr": 0.01, "weight_decay": 0.1},
+    "Adamax": {"lr": 0.01, "betas": (0.8, 0.99), "weight_decay": 0.01},
+    "NAdam": {"lr": 0.01, "betas": (0.8, 0.99), "momentum_decay": 0.01, "weight_decay": 0.01},
+    "RAdam": {"lr": 0.01, "betas": (0.9, 0.99), "weight_decay": 0.01},
+    "ASGD": {"lr": 0.1, "lambd": 0.01, "alpha": 0.5, "t0": 5, "weight_decay": 0.01},
+    "Rprop": {"lr": 0.01, "etas": (0.4, 1.3), "step_sizes": (1e-5, 1.0)},
+    "Momentum": {"lr": 0.1, "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},
+    "SGDM": {"lr": 0.1, "beta": 0.8, "weight_decay": 0.01},
 }
+THEIRS = {
+    "Momentum": {"lr": 0.1, "momentum": 0.8, "dampening": 0.0, "nesterov": True, "weight_decay": 0.01},
+    "SGDM": {"lr": 0.1, "momentum": 0.8, "dampening": 0.8, "weight_decay": 0.01},
+}
+"""The arguments of torch's SGD that take the same steps."""
 STATE = {
     "SGD": [], "SGD with momentum": ["momentum_buffer"], "SGD with Nesterov": ["momentum_buffer"],
     "Adagrad": ["step", "sum"], "RMSprop": ["step", "square_avg"],
@@ -29,9 +42,13 @@ STATE = {
     "RMSprop centred with momentum": ["step", "square_avg", "grad_avg", "momentum_buffer"],
     "Adadelta": ["step", "square_avg", "acc_delta"], "Adam": ["step", "exp_avg", "exp_avg_sq"],
     "Adam with AMSGrad": ["step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"],
-    "AdamW": ["step", "exp_avg", "exp_avg_sq"],
+    "AdamW": ["step", "exp_avg", "exp_avg_sq"], "Adamax": ["step", "exp_avg", "exp_inf"],
+    "NAdam": ["step", "mu_product", "exp_avg", "exp_avg_sq"], "RAdam": ["step", "exp_avg", "exp_avg_sq"],
+    "ASGD": ["step", "eta", "mu", "ax"], "Rprop": ["step", "prev", "step_size"],
+    "Momentum": ["momentum_buffer"], "SGDM": ["momentum_buffer"],
 }
 """Names of one parameter's state arrays in torch 2.13's state_dict() after a step."""
+CAPTURABLE = {"maximize": False, "foreach": None, "differentiable": False, "capturable": False}
 GROUP = {
     "SGD": {"lr": 0.001, "momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False,
             "foreach": None, "differentiable": False, "fused": None},
@@ -47,17 +64,25 @@ GROUP = {
     "AdamW": {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "amsgrad": False,
               "maximize": False, "foreach": None, "capturable": False, "differentiable": False, "fused": None,
               "decoupled_weight_decay": True},
+    "Adamax": {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, **CAPTURABLE},
+    "NAdam": {"lr": 0.002, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "momentum_decay": 0.004,
+              "decoupled_weight_decay": False, **CAPTURABLE},
+    "RAdam": {"lr": 0.001, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "decoupled_weight_decay": False,
+              **CAPTURABLE},
+    "ASGD": {"lr": 0.01, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0, **CAPTURABLE},
+    "Rprop": {"lr": 0.01, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50.0), **CAPTURABLE},
 }
 """The entry of param_groups in torch 2.13's state_dict() with every hyper-parameter at its default."""
-SHAPES = {"w": (5, 7), "b": (7,), "scalar": ()}
+FORMS = [name for name in CLASSES if name.split()[0] in ("SGD", *THEIRS)]
+"""What torch stores no step count for."""
+
+
+def torch_name(name):
+    return "SGD" if name in THEIRS else name.split()[0]
 
 
 def make(name, **options):
     return getattr(fastopt, name.split()[0])(**{**CLASSES[name], **options})
-
-
-def draw(rng):
-    return {key: np.asarray(rng.standard_normal(shape), np.float32) for key, shape in SHAPES.items()}
 
 
 def trained(name, steps=3, **options):
@@ -78,11 +103,11 @@ def test_layout_as_recorded_from_torch(name):
         assert set(entry) == set(STATE[name])
         for array_name, array in entry.items():
             assert array.dtype == np.float32
-            assert array.shape == (() if array_name == "step" else list(params.values())[i].shape)
+            number = array_name in ("step", "mu_product", "eta", "mu")
+            assert array.shape == (() if number else list(params.values())[i].shape)
         assert entry.get("step", 3.0) == 3.0
     (group,) = given["param_groups"]
-    expected = GROUP[name.split()[0]]
-    assert group == {**expected, **CLASSES[name], "params": [0, 1, 2]}
+    assert group == {**GROUP[torch_name(name)], **THEIRS.get(name, CLASSES[name]), "params": [0, 1, 2]}
 
 
 def test_another_thread_cannot_convert_during_an_update():
@@ -132,8 +157,11 @@ def test_a_round_trip_continues_with_the_same_bits(name):
     order = ["scalar", "w", "b"]
     given = to_torch(opt, keys=order)
     again = make(name)
-    from_torch(again, given, keys=order, step_count=3 if name.startswith("SGD") else None)
+    from_torch(again, given, keys=order, step_count=3 if name in FORMS else None)
     assert again.step_count == 3
+    if name == "Momentum":      # its state is divided by lr and multiplied by it
+        np.testing.assert_allclose(again.state["w"]["v"], opt.state["w"]["v"], rtol=2e-7)
+        return
     copies = {key: param.copy() for key, param in params.items()}
     for _ in range(3):
         grads = draw(rng)
@@ -183,16 +211,17 @@ def test_lr_is_that_of_the_next_step():
     assert to_torch(opt)["param_groups"][0]["lr"] == 0.25
 
 
-def test_decoupled_weight_decay_of_adam():
-    opt = fastopt.Adam(decoupled_weight_decay=0.25)
+@pytest.mark.parametrize("kind", [fastopt.Adam, fastopt.NAdam, fastopt.RAdam])
+def test_decoupled_weight_decay(kind):
+    opt = kind(decoupled_weight_decay=0.25)
     (group,) = to_torch(opt)["param_groups"]
     assert group["weight_decay"] == 0.25
     assert group["decoupled_weight_decay"] is True
 
 
 @pytest.mark.parametrize(("opt", "error", "message"), [
-    (fastopt.Lion(), TypeError, "^optimizer: expected one of SGD, Adagrad, .* got Lion"),
-    (fastopt.Momentum(), TypeError, "got Momentum"),
+    (fastopt.Lion(), TypeError, "^optimizer: expected one of SGD, Momentum, .* got Lion"),
+    (fastopt.LARS(lr=0.1), TypeError, "got LARS"),
     (None, TypeError, "got NoneType"),
     (fastopt.Adam(l1=0.1), ValueError, r"^l1: expected 0\.0, .* got 0\.1"),
     (fastopt.Adam(eps_hat=True), ValueError, "^eps_hat: expected False, .* got True"),
@@ -247,6 +276,27 @@ def test_refused_state_dicts_change_nothing(change, error, message):
     assert fresh.step_count == 0
 
 
+def test_a_momentum_product_of_other_hyper_parameters():
+    opt, _, _ = trained("NAdam")
+    given = to_torch(opt)
+    from_torch(make("NAdam"), given)
+    with pytest.raises(ValueError, match="^state_dict: expected .* as the mu_product of 0, which follows from"):
+        from_torch(make("NAdam", momentum_decay=0.02), given)
+    with pytest.raises(ValueError, match="^weight_decay: expected 0.0, because torch.optim does not have it, got 0.5"):
+        to_torch(fastopt.Rprop(weight_decay=0.5))
+
+
+@pytest.mark.parametrize("own", [{"lr": lambda step: 0.1}, {"lr": 0.0}, {"per_param": lambda key, param: {}}])
+def test_a_velocity_that_carries_the_learning_rate_needs_a_constant_one(own):
+    opt, _, _ = trained("Momentum", **own)
+    message = "^lr: expected one constant > 0 for all parameters, by which torch.optim's buffer and v of Momentum"
+    with pytest.raises(ValueError, match=message):
+        to_torch(opt)
+    given = to_torch(trained("SGD with momentum")[0])
+    with pytest.raises(ValueError, match=message):
+        from_torch(make("Momentum", **own), given)
+
+
 def test_a_step_count_where_torch_has_one():
     opt, _, _ = trained("Adam")
     with pytest.raises(ValueError, match="^step_count: expected None for Adam, .* got 3"):
@@ -259,25 +309,14 @@ def test_a_step_count_where_torch_has_one():
 def torch_twin(torch, name, params, **options):
     """Copies of the parameters as tensors, and torch's optimizer of them."""
     tensors = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params.values()]
-    hyper = {**CLASSES[name], **options}
-    if name.startswith("SGD"):
-        hyper.setdefault("lr", 1e-3)
-    return tensors, getattr(torch.optim, name.split()[0])(tensors, foreach=False, **hyper)
+    hyper = {**THEIRS.get(name, CLASSES[name]), **options}
+    return tensors, getattr(torch.optim, torch_name(name))(tensors, foreach=False, **hyper)
 
 
 def torch_step(torch, tensors, opt, grads):
     for tensor, grad in zip(tensors, grads.values(), strict=True):
         tensor.grad = torch.from_numpy(grad.copy())
     opt.step()
-
-
-def assert_near(tensors, params, before, steps):
-    """Equal up to a few units in the last place of the parameter and of the distance moved, for every step."""
-    for tensor, (key, param) in zip(tensors, params.items(), strict=True):
-        theirs = tensor.detach().numpy()
-        unit = np.spacing(np.maximum(np.abs(param), np.abs(before[key])).astype(np.float32))
-        moved = np.abs(param - before[key]).max() * 2.0**-23
-        assert (np.abs(theirs - param) <= steps * (unit + 8 * moved)).all(), key
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -294,7 +333,7 @@ def test_from_fastopt_to_torch_midway(name):
         grads = draw(rng)
         opt.update(params, grads)
         torch_step(torch, tensors, theirs, grads)
-    assert_near(tensors, params, before, 10)
+    assert_near([tensor.detach() for tensor in tensors], params, before, 10, name)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -307,14 +346,14 @@ def test_from_torch_to_fastopt_midway(name):
         torch_step(torch, tensors, theirs, draw(rng))
     params = {key: tensor.detach().numpy().copy() for key, tensor in zip(params, tensors, strict=True)}
     opt = make(name)
-    from_torch(opt, theirs.state_dict(), keys=params, step_count=20 if name.startswith("SGD") else None)
+    from_torch(opt, theirs.state_dict(), keys=params, step_count=20 if name in FORMS else None)
     assert opt.step_count == 20
     before = {key: param.copy() for key, param in params.items()}
     for _ in range(10):
         grads = draw(rng)
         opt.update(params, grads)
         torch_step(torch, tensors, theirs, grads)
-    assert_near(tensors, params, before, 10)
+    assert_near([tensor.detach() for tensor in tensors], params, before, 10, name)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -325,7 +364,8 @@ def test_the_records_match_the_installed_torch(name):
     torch_step(torch, tensors, theirs, params)
     given = theirs.state_dict()
     assert [set(entry) for entry in given["state"].values()] == [set(STATE[name])] * len(given["state"])
-    ours = {**GROUP[name.split()[0]], **CLASSES[name], "foreach": False, "params": [0, 1, 2]}
+    hyper = THEIRS.get(name, CLASSES[name])
+    ours = {**GROUP[torch_name(name)], **hyper, "foreach": False, "params": [0, 1, 2]}
     assert given["param_groups"] == [ours]
 
 

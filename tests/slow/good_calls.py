@@ -4,6 +4,8 @@ The functions in tests/arguments.py, the optimizers in tests/optimizer_cases.py 
 get theirs from their rows there.
 """
 
+from collections import namedtuple
+
 import numpy as np
 from arguments import (
     CACHES,
@@ -338,7 +340,7 @@ def init_cases(name):
 for name in fastopt.init.__all__:
     init_cases(name)
 
-CONVERTED = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
+CONVERTED = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Rprop")
 
 
 def convertible(rng):
@@ -362,6 +364,73 @@ def from_torch(rng, module):
     opt.update({"W": f32(rng, 5, 3), "b": f32(rng, 3)}, {"W": f32(rng, 5, 3), "b": f32(rng, 3)})
     return Case(fastopt.convert.from_torch,
                 {"optimizer": opt, "state_dict": state, "keys": ["W", "b"], "step_count": None}, (opt,))
+
+
+def convertible_to_keras(rng):
+    opt = fastopt.Adam(lr=0.1, eps_hat=True)
+    for _ in range(2):
+        opt.update({"W": f32(rng, 5, 3), "b": f32(rng, 3)}, {"W": f32(rng, 5, 3), "b": f32(rng, 3)})
+    return opt
+
+
+@case("convert.to_keras")
+def to_keras(rng, module):
+    opt = convertible_to_keras(rng)
+    return Case(fastopt.convert.to_keras, {"optimizer": opt, "keys": ["b", "W"]}, (opt,))
+
+
+@case("convert.from_keras")
+def from_keras(rng, module):
+    opt = convertible_to_keras(rng)
+    store = fastopt.convert.to_keras(opt, ["W", "b"])
+    return Case(fastopt.convert.from_keras, {"optimizer": opt, "store": store, "keys": ["W", "b"]}, (opt,))
+
+
+TraceState = namedtuple("TraceState", "trace")
+
+
+def convertible_to_optax(rng):
+    opt = fastopt.SGD(lr=0.1, momentum=0.9)
+    opt.update({"W": f32(rng, 5, 3), "b": f32(rng, 3)}, {"W": f32(rng, 5, 3), "b": f32(rng, 3)})
+    return opt, TraceState({"W": f32(rng, 5, 3), "b": f32(rng, 3)})
+
+
+@case("convert.to_optax")
+def to_optax(rng, module):
+    opt, state = convertible_to_optax(rng)
+    return Case(fastopt.convert.to_optax, {"optimizer": opt, "opt_state": state, "keys": ["W", "b"]}, (opt,))
+
+
+@case("convert.from_optax")
+def from_optax(rng, module):
+    opt, state = convertible_to_optax(rng)
+    return Case(fastopt.convert.from_optax,
+                {"optimizer": opt, "opt_state": state, "keys": ["W", "b"], "step_count": None}, (opt,))
+
+
+@case("convert.layer_to_torch")
+def layer_to_torch(rng, module):
+    layer = fastopt.BatchNorm(3)
+    return Case(fastopt.convert.layer_to_torch, {"layer": layer}, (layer,))
+
+
+@case("convert.layer_from_torch")
+def layer_from_torch(rng, module):
+    layer = fastopt.Dense(3, 2, rng=np.random.default_rng(0))
+    return Case(fastopt.convert.layer_from_torch,
+                {"layer": layer, "state_dict": {"weight": f32(rng, 2, 3), "bias": f32(rng, 2)}}, (layer,))
+
+
+@case("convert.layer_to_keras")
+def layer_to_keras(rng, module):
+    layer = fastopt.BatchNorm(3)
+    return Case(fastopt.convert.layer_to_keras, {"layer": layer}, (layer,))
+
+
+@case("convert.layer_from_keras")
+def layer_from_keras(rng, module):
+    layer = fastopt.LayerNorm(3)
+    return Case(fastopt.convert.layer_from_keras, {"layer": layer, "weights": [f32(rng, 3), f32(rng, 3)]}, (layer,))
 
 
 def state(rng):

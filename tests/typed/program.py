@@ -32,8 +32,19 @@ def move(opt: fastopt.Adam, keys: list[str]) -> None:
     assert_type(state, dict[str, Any])
     assert_type(convert.from_torch(opt, state, keys), None)
     fastopt.save_state("state.npz", state)
+    store = convert.to_keras(opt, keys)
+    assert_type(store, dict[str, NDArray[Any]])
+    assert_type(convert.from_keras(opt, store, keys), None)
+    assert_type(convert.from_optax(opt, convert.to_optax(opt, (), keys), step_count=3), None)
 
 
+layer = fastopt.BatchNorm(3)
+arrays = convert.layer_to_torch(layer)
+assert_type(arrays, dict[str, NDArray[Any]])
+convert.layer_from_torch(layer, arrays)
+weights = convert.layer_to_keras(layer)
+assert_type(weights, list[Array])
+convert.layer_from_keras(layer, weights)
 assert_type(fastopt.load_state("state.npz"), dict[str, Any])
 
 assert_type(fastopt.show_config(), None)
@@ -48,6 +59,7 @@ rate("1")  # type: ignore[arg-type]
 schedules.constant(0.1).value = 0.2  # type: ignore[misc]
 schedules.join([0.1], [])  # type: ignore[list-item]
 convert.to_torch(schedules.constant(0.1))  # type: ignore[arg-type]
+convert.layer_to_torch(fastopt.Dropout(0.5, rng))  # type: ignore[arg-type]
 fastopt.save_state("state.npz", [0.1])  # type: ignore[arg-type]
 fastopt.show_config(mode="json")  # type: ignore[call-overload]
 fastopt.show_config()["isa"]  # type: ignore[index]
