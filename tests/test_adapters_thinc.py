@@ -107,7 +107,7 @@ def test_losses_are_thinc_s(name):
     }[name]
     expected, _ = train(thinc, theirs)
     losses, model = train(thinc, Optimizer(ours))
-    np.testing.assert_allclose(losses, expected, rtol=5e-5)     # thinc's C Adam rounds the corrected rate to float32
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=2e-5)      # they start at 1.4
     assert losses[-1] < 0.5 * losses[0]
     assert ours.steps == {(node.id, param): 100 for node in model.walk() for param in node.param_names}
 

@@ -251,7 +251,7 @@ def test_steps_that_differ_and_keys_that_do_not_fit():
     opt = fastopt.Adam()
     with pytest.raises(ValueError, match="^optimizer: expected one that has taken a step"):
         to_optax(opt, adam_state())
-    with pytest.raises(ValueError, match="^keys: expected one for each array of the tree, got 2"):
+    with pytest.raises(ValueError, match="^keys: expected 3 keys, one for each array of the tree, got 2"):
         from_optax(opt, adam_state(), keys=["w", "b"])
     with pytest.raises(ValueError, match="^keys: expected 3 keys, one for each array of the tree, got 4"):
         from_optax(opt, adam_state(), keys=range(4))

@@ -118,27 +118,27 @@ def to_optax(optimizer: Optimizer, opt_state: Any, keys: Iterable[Hashable] | No
     order = None if keys is None else known(saved, keys, _ORDER)
     written: set[tuple[Hashable, str]] = set()
 
-    def fill(node: Any, states: States) -> Any:
-        fields = {}
-        for field, scaled in states.items():
-            def leaf(path: tuple[Hashable, ...], i: int, old: Any, field: str = field, ours: str = scaled.name) -> Any:
-                key = _key(path, i, order)
-                if ours not in saved["state"].get(key, {}):
-                    raise ValueError("opt_state: expected arrays for keys of the optimizer's state, got "
-                                     f"{reprlib.repr(key)} of {field}")
-                if key in {k for k, name in written if name == ours}:
-                    raise ValueError(f"opt_state: expected one {ours} for each key, got two for {reprlib.repr(key)}")
-                array = to_theirs({field: states[field]}, optimizer, hyper, saved["state"][key], LIBRARY)[field]
-                if np.shape(old) != array.shape:
-                    raise ValueError(f"opt_state: expected shape {array.shape} for {reprlib.repr(key)} of {field}, got "
-                                     f"{np.shape(old)}")
-                written.add((key, ours))
-                return array
+    def array(key: Hashable, field: str, old: Any, states: States) -> Float32Array:
+        ours, entry = states[field].name, saved["state"].get(key, {})
+        if ours not in entry:
+            raise ValueError("opt_state: expected arrays for keys of the optimizer's state, got "
+                             f"{reprlib.repr(key)} of {field}")
+        if (key, ours) in written:
+            raise ValueError(f"opt_state: expected one {ours} for each key, got two for {reprlib.repr(key)}")
+        if np.shape(old) != entry[ours].shape:
+            raise ValueError(f"opt_state: expected shape {entry[ours].shape} for {reprlib.repr(key)} of {field}, got "
+                             f"{np.shape(old)}")
+        written.add((key, ours))
+        return to_theirs({field: states[field]}, optimizer, hyper, entry, LIBRARY)[field]
 
-            fields[field] = _mapped(getattr(node, field), leaf)
+    def fill(node: Any, states: States) -> Any:
+        fields, keys_there = {}, []
+        for field in states:
+            leaves = _leaves(getattr(node, field), order)
+            keys_there = [key for key, _ in leaves]
+            fields[field] = _filled(getattr(node, field), [array(key, field, old, states) for key, old in leaves])
         if "count" in node._fields:
-            found = {key for key, _ in written}
-            fields["count"] = np.array(min(common_step(saved, found, LIBRARY), 2**31 - 1), np.int32)
+            fields["count"] = np.array(min(common_step(saved, keys_there, LIBRARY), 2**31 - 1), np.int32)
         return node._replace(**fields)
 
     count = np.array(min(saved["step_count"], 2**31 - 1), np.int32)
@@ -183,14 +183,8 @@ def from_optax(optimizer: Optimizer, opt_state: Any, keys: Iterable[Hashable] | 
     def take(node: Any, states: States) -> Any:
         found: dict[Hashable, dict[str, Float32Array]] = {}
         for field in states:
-            def leaf(path: tuple[Hashable, ...], i: int, old: Any, field: str = field) -> Any:
-                key = _key(path, i, order)
-                found.setdefault(key, {})[field] = array_of("opt_state", f"{field} of {reprlib.repr(key)}", old)
-                return old
-
-            _mapped(getattr(node, field), leaf)
-        if order is not None and len(found) != len(order):
-            raise ValueError(f"keys: expected {len(found)} keys, one for each array of the tree, got {len(order)}")
+            for key, leaf in _leaves(getattr(node, field), order):
+                found.setdefault(key, {})[field] = array_of("opt_state", f"{field} of {reprlib.repr(key)}", leaf)
         for key, arrays in found.items():
             entry = entries.setdefault(key, {})
             ours = to_ours(states, optimizer, hyper, arrays, LIBRARY)
@@ -244,12 +238,10 @@ def _walk(opt_state: Any, optimizer: Optimizer, layout: _Layout, act: Visit, cou
     return visit(opt_state)
 
 
-def _mapped(tree: Any, leaf: Callable[[tuple[Hashable, ...], int, Any], Any]) -> Any:
-    """The same tree of leaf(path, position, array), in the order of ``jax.tree.leaves``."""
-    position = 0
+def _mapped(tree: Any, leaf: Callable[[tuple[Hashable, ...], Any], Any]) -> Any:
+    """The same tree of leaf(path, array), called in the order of ``jax.tree.leaves``."""
 
     def visit(node: Any, path: tuple[Hashable, ...]) -> Any:
-        nonlocal position
         if node is None or (isinstance(node, tuple) and hasattr(node, "_fields") and not node._fields):
             return node         # no parameter here, or one that optax.masked leaves to another optimizer
         if isinstance(node, Mapping):
@@ -259,20 +251,26 @@ def _mapped(tree: Any, leaf: Callable[[tuple[Hashable, ...], int, Any], Any]) ->
             return type(node)(visit(member, (*path, i)) for i, member in enumerate(node))
         if not hasattr(node, "shape"):
             raise TypeError(f"opt_state: expected dicts, lists and tuples of arrays, got {type(node).__name__}")
-        made = leaf(path, position, node)
-        position += 1
-        return made
+        return leaf(path, node)
 
     return visit(tree, ())
 
 
-def _key(path: tuple[Hashable, ...], i: int, order: list[Hashable] | None) -> Hashable:
-    """The key of the array at this path, the i-th of its tree."""
-    if order is not None:
-        if i >= len(order):
-            raise ValueError(f"keys: expected one for each array of the tree, got {len(order)}")
-        return order[i]
-    return path[0] if len(path) == 1 else path or 0
+def _filled(tree: Any, arrays: Iterable[Any]) -> Any:
+    """The same tree with these arrays, in the order of `_leaves`."""
+    rest = iter(arrays)
+    return _mapped(tree, lambda path, leaf: next(rest))
+
+
+def _leaves(tree: Any, order: list[Hashable] | None) -> list[tuple[Hashable, Any]]:
+    """The arrays of a tree with their keys: those in `order`, or the paths."""
+    found: list[tuple[Hashable, Any]] = []
+    _mapped(tree, lambda path, leaf: found.append((path[0] if len(path) == 1 else path or 0, leaf)))
+    if order is None:
+        return found
+    if len(order) != len(found):
+        raise ValueError(f"keys: expected {len(found)} keys, one for each array of the tree, got {len(order)}")
+    return [(key, leaf) for key, (_, leaf) in zip(order, found, strict=True)]
 
 
 def _used(optimizer: Optimizer, layout: _Layout) -> dict[str, States]:
