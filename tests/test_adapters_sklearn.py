@@ -156,6 +156,16 @@ def test_what_is_not_float32_is_refused_before_anything_changes(dtype):
     assert clf.predict(X.astype(np.float64)).shape == y.shape
 
 
+def test_parameters_that_scikit_learn_trained_in_float64():
+    X, y = data("classifier")
+    clf = MLPClassifier(max_iter=2, warm_start=True).fit(X.astype(np.float64), y)
+    before = [array.copy() for array in clf.coefs_]
+    with pytest.raises(TypeError, match=r"^params\[0\]: expected writable C-contiguous float32 array, got float64"):
+        use(clf, fastopt.Adam()).fit(X, y)
+    for array, weights in zip(clf.coefs_, before, strict=True):
+        assert_same_bits(array, weights, "coefs")
+
+
 def test_clones_have_an_optimizer_of_their_own():
     X, y = data("classifier")
     _, clf = pair("classifier", "adam")
@@ -202,10 +212,11 @@ def test_pickled_estimators_continue(copied):
 def test_set_params():
     _, clf = pair("classifier", "adam")
     assert clf.set_params(alpha=0.5, solver="sgd") is clf
+    clf.set_params(**clf.get_params())
     assert clf.alpha == 0.5
     for name in ("learning_rate_init", "momentum", "nesterovs_momentum", "beta_1", "beta_2", "epsilon"):
         with pytest.raises(ValueError, match=f"^{name}: expected it to be left out"):
-            clf.set_params(alpha=1.0, **{name: 0.5})
+            clf.set_params(alpha=1.0, **{name: 0.25})
     assert clf.alpha == 0.5
     with pytest.raises(ValueError, match="^clf: expected solver='adam' or 'sgd'"):
         clf.set_params(solver="lbfgs")

@@ -184,6 +184,16 @@ def test_arrays_are_copies():
     assert (again.state[0]["m"] == 7.0).all()
 
 
+def test_a_parameter_before_its_first_step_has_no_entry():
+    opt, _, _ = trained("Adam")
+    saved = opt.state_dict()
+    saved["steps"]["b"] = 0
+    opt.load_state_dict(saved)
+    given = to_torch(opt)
+    assert list(given["state"]) == [0, 2]
+    assert given["param_groups"][0]["params"] == [0, 1, 2]
+
+
 def test_before_the_first_step():
     assert to_torch(fastopt.Adam())["state"] == {}
     opt = fastopt.Adam()

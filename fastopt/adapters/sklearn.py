@@ -55,11 +55,11 @@ def use(clf: Network, opt: Optimizer) -> Network:
 
     As in scikit-learn, fit starts the optimizer anew, also with warm_start, and partial_fit continues with the state
     that it has. A clone, such as GridSearchCV makes, has an optimizer of its own, with the same hyper-parameters and no
-    state; a pickled estimator keeps the optimizer's state. ``set_params`` refuses what has no effect.
+    state; a pickled estimator keeps the optimizer's state. ``set_params`` refuses to change what has no effect.
 
     The same steps as scikit-learn's: ``Adam(lr=learning_rate_init, eps_hat=True)`` for solver="adam",
-    ``Momentum(lr=learning_rate_init, momentum=0.9, nesterov=True)`` for solver="sgd". For scikit-learn 1.5 and later,
-    with NumPy 2.
+    ``Momentum(lr=learning_rate_init, momentum=0.9, nesterov=True)`` for solver="sgd". Tested with scikit-learn 1.5 and
+    1.9.
     """
     if not isinstance(opt, Optimizer):
         raise TypeError(f"opt: expected an optimizer of fastopt, such as fastopt.Adam(), got {type(opt).__name__}")
@@ -111,9 +111,9 @@ class _Trained:
         _require_stochastic("lbfgs")
 
     def set_params(self, **params: Any) -> Any:
-        """As scikit-learn's; the parameters that the optimizer has in their place are refused."""
-        for name in params:
-            if name in _OF_THE_OPTIMIZER:
+        """As scikit-learn's; other values of what has no effect are refused."""
+        for name in _OF_THE_OPTIMIZER & params.keys():
+            if params[name] != getattr(self, name):
                 raise ValueError(f"{name}: expected it to be left out, because the network trains with fastopt's "
                                  f"{type(self._fastopt).__name__}, which has its own, got {params[name]!r}")
         _require_stochastic(params.get("solver", "adam"))

@@ -13,19 +13,18 @@ from fastopt._optimizer import Optimizer
 from fastopt._sgd import SGD, SGDM, Momentum
 from fastopt._sign import Lion
 from fastopt._typing import Float32Array
+from fastopt.convert._inside import hyper_of, state_names
 from fastopt.convert._shared import (
     Scaled,
     States,
     array_of,
     common_step,
-    hyper_of,
     known,
     layout_of,
     refuse,
     require,
     require_all,
     same,
-    state_names,
     to_ours,
     to_theirs,
     unique,

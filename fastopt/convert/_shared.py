@@ -1,4 +1,4 @@
-"""What the conversions share: what they read of an optimizer, and the checks of what users hand over."""
+"""What the conversions share: tables of state arrays, and the checks of what users hand over."""
 
 import contextlib
 import reprlib
@@ -11,6 +11,7 @@ from fastopt._models import listed
 from fastopt._optimizer import Optimizer
 from fastopt._runtime.arrays import is_masked
 from fastopt._typing import Float32Array
+from fastopt.convert._inside import has_overrides
 
 Hyper = Mapping[str, Any]
 
@@ -37,53 +38,6 @@ States = Mapping[str, Scaled]
 def same(**names: str) -> dict[str, Scaled]:
     """Arrays that are equal there and here: theirs="ours"."""
     return {theirs: Scaled(ours, lambda hyper: 1.0, False) for theirs, ours in names.items()}
-
-
-def hyper_of(optimizer: Optimizer, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The hyper-parameters of the next step; `own` are those that differ for one group."""
-    return optimizer._hyper_at(optimizer.step_count + 1, own or {})
-
-
-def state_names(optimizer: Optimizer) -> tuple[str, ...]:
-    """The state arrays that each parameter has with the optimizer's own hyper-parameters."""
-    return tuple(filter(None, optimizer._states(optimizer._hyper)))
-
-
-def has_overrides(optimizer: Optimizer) -> bool:
-    """Whether parameters may have hyper-parameters, and with them state arrays, of their own."""
-    return optimizer._per_param is not None
-
-
-def decoupled_name(optimizer: Optimizer) -> str:
-    """The hyper-parameter that is the optimizer's decoupled weight decay."""
-    return "weight_decay" if optimizer._decay == "decoupled_weight_decay" else "decoupled_weight_decay"
-
-
-def groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, Any], list[int]]]:
-    """Each distinct set of overrides that per_param returned, with the positions in `keys` of its parameters."""
-    if not has_overrides(optimizer):
-        return [({}, list(range(len(keys))))]
-    if not keys or any(_own(optimizer, key) is None for key in keys):
-        raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
-                         f"keys {listed(keys)}")
-    members: list[tuple[dict[str, Any], list[int]]] = []
-    for i, key in enumerate(keys):
-        own = _own(optimizer, key) or {}
-        for others, positions in members:
-            if others == own:
-                positions.append(i)
-                break
-        else:
-            members.append((own, [i]))
-    return members
-
-
-def _own(optimizer: Optimizer, key: Hashable) -> dict[str, Any] | None:
-    """The hyper-parameters that differ for a parameter that is bound."""
-    bound = optimizer._progress.snapshot.bound
-    if bound is None or key not in bound.keys:
-        return None
-    return bound.groups[bound.members[bound.keys.index(key)]].own
 
 
 def layout_of(optimizer: Any, layouts: Mapping[type[Optimizer], Any], library: str,
@@ -146,7 +100,7 @@ def to_ours(states: States, optimizer: Optimizer, hyper: Hyper, entry: Mapping[s
     return arrays
 
 
-def unique(keys: Iterable[Hashable], order: str = "torch's order") -> list[Hashable]:
+def unique(keys: Iterable[Hashable], order: str) -> list[Hashable]:
     """The keys as a list of distinct ones."""
     try:
         given = None if isinstance(keys, (str, bytes)) else list(keys)

@@ -13,19 +13,16 @@ from fastopt._runtime.arrays import is_masked
 from fastopt._sgd import ASGD, SGD, SGDM, Momentum
 from fastopt._sign import Rprop
 from fastopt._typing import StateDict
+from fastopt.convert._inside import groups, has_overrides, hyper_of, state_names
 from fastopt.convert._shared import (
     Hyper,
     Scaled,
     States,
-    groups,
-    has_overrides,
-    hyper_of,
     known,
     layout_of,
     refuse,
     require_all,
     same,
-    state_names,
     to_ours,
     to_theirs,
     unique,
@@ -130,8 +127,10 @@ def to_torch(optimizer: Optimizer, keys: Iterable[Hashable] | None = None) -> St
         param_groups.append({**_group(optimizer, layout, hyper), "params": members})
         for i in members:
             step = saved["steps"][order[i]]
+            if not step:
+                continue        # torch has no entry before a parameter's first step
             arrays = to_theirs(layout.states, optimizer, hyper, saved["state"][order[i]], LIBRARY)
-            if layout.steps and step:
+            if layout.steps:
                 numbers = {"step": step, **layout.derived(step, hyper)}
                 arrays = {**{name: np.array(number, np.float32) for name, number in numbers.items()}, **arrays}
             if arrays:
