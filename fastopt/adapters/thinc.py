@@ -50,13 +50,15 @@ class Optimizer:
                  lr_scale: float = 1.0) -> tuple[Float32Array, Float32Array]:
         """Update one parameter in place, set its gradient to zero and return both; `lr_scale` multiplies lr."""
         if gradient.size:
-            lr = self.opt.lr
-            try:
-                if lr_scale != 1.0:
-                    self.opt.lr = _scaled(lr, lr_scale)
+            if lr_scale == 1.0:
                 self.opt.update({key: weights}, {key: gradient})
-            finally:
-                self.opt.lr = lr
+            else:
+                lr = self.opt.lr
+                self.opt.lr = _scaled(lr, lr_scale)
+                try:
+                    self.opt.update({key: weights}, {key: gradient})
+                finally:
+                    self.opt.lr = lr
             gradient.fill(0.0)
         return weights, gradient
 
