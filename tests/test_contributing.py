@@ -9,6 +9,9 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").exists(), reason="the source tree is elsewhere")
 
 
+CONVERSIONS = ("fastopt/convert/", "tests/test_convert")
+
+
 def recipe(family):
     """The files of the numbered steps, and those that the sentences after them name."""
     section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Adding an optimizer\n")[1].split("\n## ")[0]
@@ -19,12 +22,14 @@ def recipe(family):
 
 
 def files_that_mention(name):
-    """Of the source tree without docs/ and bench/'s programs, which follow at the next measurement."""
+    """Of the source tree without docs/ and bench/'s programs, which follow at the next measurement, and without the
+    conversions to other libraries, which depend on what these have."""
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *ROOT.glob("bench/bench_*.py"),
              *(path for folder in ("kernels", "fastopt", "tests", "scripts") for path in (ROOT / folder).rglob("*")
                if path.suffix in (".py", ".pyx", ".pxd", ".h"))]
-    return {path.relative_to(ROOT).as_posix() for path in files
-            if re.search(rf"\b{name}\b", path.read_text("utf-8"), re.I)} - {"tests/test_contributing.py"}
+    mentioned = {path.relative_to(ROOT).as_posix() for path in files
+                 if re.search(rf"\b{name}\b", path.read_text("utf-8"), re.I)}
+    return {name for name in mentioned if not name.startswith(("tests/test_contributing.py", *CONVERSIONS))}
 
 
 @pytest.mark.parametrize(("name", "family"), [("adamax", "adam"), ("asgd", "sgd")])

@@ -340,7 +340,7 @@ def init_cases(name):
 for name in fastopt.init.__all__:
     init_cases(name)
 
-CONVERTED = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "Rprop")
+CONVERTED = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
 
 
 def convertible(rng):
