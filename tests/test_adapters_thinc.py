@@ -68,6 +68,19 @@ def test_schedules_scores_and_averages():
     assert list(optimizer.averages) == [(1, "W")]
 
 
+def test_a_schedule_counts_passes_over_the_model():
+    given = []
+    opt = fastopt.SGD(lr=lambda step: given.append(step) or 0.1)
+    given.clear()       # of the check at construction
+    optimizer, params = Optimizer(opt), [arrays(1), arrays(2, (4,)), arrays(3)]
+    for _ in range(3):
+        for i, param in enumerate(params):
+            optimizer((i, "W"), param, arrays(4, param.shape))
+    assert sorted(set(given)) == [1, 2, 3]
+    assert opt.step_count == 3
+    assert set(opt.steps.values()) == {3}
+
+
 def test_only_optimizers():
     with pytest.raises(TypeError, match=r"^opt: expected an optimizer of fastopt, such as fastopt.Adam\(\), got type$"):
         Optimizer(fastopt.Adam)
@@ -96,13 +109,15 @@ def train(thinc, optimizer, steps=100):
     return np.array(losses), model
 
 
-@pytest.mark.parametrize("name", ["Adam", "Adam with L2", "SGD"])
+@pytest.mark.parametrize("name", ["Adam", "Adam with L2", "Adam with clipping", "SGD"])
 def test_losses_are_thinc_s(name):
     thinc = pytest.importorskip("thinc.api")
     theirs, ours = {
         "Adam": (thinc.Adam(0.01, grad_clip=0.0), fastopt.Adam(lr=0.01, eps_hat=True)),
         "Adam with L2": (thinc.Adam(0.01, grad_clip=0.0, L2=0.01, L2_is_weight_decay=False),
                          fastopt.Adam(lr=0.01, eps_hat=True, weight_decay=0.01)),
+        "Adam with clipping": (thinc.Adam(0.01, grad_clip=0.05),
+                               fastopt.Adam(lr=0.01, eps_hat=True, clip_norm_per_param=0.05)),
         "SGD": (thinc.SGD(0.1, grad_clip=0.0), fastopt.SGD(lr=0.1)),
     }[name]
     expected, _ = train(thinc, theirs)
@@ -120,6 +135,19 @@ def test_the_same_gradients_give_thinc_s_weights():
         weights, _ = theirs((1, "W"), weights, arrays(seed))
         own, _ = ours((1, "W"), own, arrays(seed))
     np.testing.assert_allclose(own, weights, rtol=0, atol=1e-5 * np.abs(weights).max())
+
+
+def test_the_same_gradients_give_thinc_s_averages():
+    """thinc's start at zero, which a hundred steps forget."""
+    thinc = pytest.importorskip("thinc.api")
+    theirs = thinc.SGD(0.01, grad_clip=0.0)
+    ours = Optimizer(fastopt.SGD(lr=0.01, average_decay=0.9999, average_warmup=True))
+    weights, own = arrays(1), arrays(1)
+    for seed in range(100):
+        weights, _ = theirs((1, "W"), weights, arrays(seed))
+        own, _ = ours((1, "W"), own, arrays(seed))
+    expected = theirs.averages[1, "W"]
+    np.testing.assert_allclose(ours.averages[1, "W"], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_use_params():

@@ -153,6 +153,19 @@ def test_paths_and_keys():
     assert list(opt.state) == [0]
 
 
+def test_nested_parameters_have_the_keys_of_nested_trees():
+    one = np.ones(3, np.float32)
+    params = {"dense": {"kernel": one.copy(), "bias": one.copy()}, "last": [one.copy()]}
+    opt, again = fastopt.Adam(), fastopt.Adam()
+    opt.update(params, {"dense": {"kernel": one, "bias": one * 2}, "last": [one * 3]})
+    state = to_optax(opt, ScaleByAdamState(np.array(0), params, params))
+    np.testing.assert_allclose([state.mu["dense"]["kernel"][0], state.mu["dense"]["bias"][0], state.mu["last"][0][0]],
+                               [0.1, 0.2, 0.3], rtol=1e-6)
+    from_optax(again, state)
+    again.update(params, {"dense": {"kernel": one, "bias": one}, "last": [one]})
+    assert again.steps == opt.steps | dict.fromkeys(opt.steps, 2)
+
+
 def test_parts_of_a_masked_tree_are_joined():
     one, none = np.ones(3, np.float32), MaskedNode()
     parts = {"slow": (ScaleByAdamState(np.array(4), {"a": one, "b": none}, {"a": one, "b": none}),),

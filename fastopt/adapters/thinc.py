@@ -24,8 +24,8 @@ class Optimizer:
     Parameters
     ----------
     opt : fastopt.Optimizer
-        Its lr may be a function of the step, `fastopt.schedules`' for example. A thinc schedule is one too:
-        ``lr=lambda step: schedule(step - 1)``.
+        Its lr may be a function of the step, `fastopt.schedules`' for example; each ``finish_update`` is a step. With a
+        thinc schedule: ``lr=lambda step: schedule(step - 1)``.
 
     Attributes
     ----------
@@ -35,8 +35,9 @@ class Optimizer:
     Notes
     -----
     thinc is not imported. A model needs thinc's NumpyOps, with float32 parameters, which are updated in place. The same
-    steps as thinc's ``Adam(lr, grad_clip=0.0)``: ``fastopt.Adam(lr=lr, eps_hat=True)``; L2 with L2_is_weight_decay is
-    decoupled_weight_decay, applied before the step instead of after it, and L2 without it is weight_decay.
+    steps as thinc's ``Adam(lr, grad_clip=0.0)``: ``fastopt.Adam(lr=lr, eps_hat=True)``. thinc's grad_clip is
+    clip_norm_per_param; use_averages is ``average_decay=0.9999, average_warmup=True``; L2 is weight_decay, and with
+    L2_is_weight_decay decoupled_weight_decay, which is applied before the step instead of after it.
     """
 
     def __init__(self, opt: _optimizer.Optimizer) -> None:
@@ -51,12 +52,12 @@ class Optimizer:
         """Update one parameter in place, set its gradient to zero and return both; `lr_scale` multiplies lr."""
         if gradient.size:
             if lr_scale == 1.0:
-                self.opt.update({key: weights}, {key: gradient})
+                self.opt.update_one(key, weights, gradient)
             else:
                 lr = self.opt.lr
                 self.opt.lr = _scaled(lr, lr_scale)
                 try:
-                    self.opt.update({key: weights}, {key: gradient})
+                    self.opt.update_one(key, weights, gradient)
                 finally:
                     self.opt.lr = lr
             gradient.fill(0.0)

@@ -32,8 +32,8 @@ def groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, A
     if not has_overrides(optimizer):
         return [({}, list(range(len(keys))))]
     if not keys or any(_own(optimizer, key) is None for key in keys):
-        raise ValueError("optimizer: with per_param, expected one whose last update included all of keys, got "
-                         f"keys {listed(keys)}")
+        raise ValueError("optimizer: with per_param, expected one whose updates included all of keys since its state "
+                         f"was loaded, got keys {listed(keys)}")
     members: list[tuple[dict[str, Any], list[int]]] = []
     for i, key in enumerate(keys):
         own = _own(optimizer, key) or {}
@@ -48,7 +48,7 @@ def groups(optimizer: Optimizer, keys: list[Hashable]) -> list[tuple[dict[str, A
 
 def _own(optimizer: Optimizer, key: Hashable) -> dict[str, Any] | None:
     """The hyper-parameters that differ for a parameter that is bound."""
-    bound = optimizer._progress.snapshot.bound
-    if bound is None or key not in bound.keys:
+    bound = optimizer._progress.snapshot.bounds.get(key)
+    if bound is None:
         return None
     return bound.groups[bound.members[bound.keys.index(key)]].own
