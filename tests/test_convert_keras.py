@@ -146,6 +146,15 @@ def test_layout_as_recorded_from_keras():
     assert (opt.state["w"]["m"] != 7.0).all()
 
 
+def test_velocities_carry_the_learning_rate():
+    sgd, sgdm = fastopt.SGD(lr=0.25, momentum=0.9), fastopt.SGDM(lr=0.5, beta=0.75)
+    for opt, state, rate in ((sgd, "buf", 0.25), (sgdm, "m", 0.125)):
+        trained(opt, 2)
+        store = to_keras(opt)
+        assert store["1"] == rate
+        assert_same_bits(store["2"], opt.state["w"][state] * np.float32(-opt.lr), state)
+
+
 def test_a_schedule_has_no_learning_rate():
     opt = fastopt.Adam(lr=lambda step: 0.1, eps_hat=True)
     trained(opt, 2)
