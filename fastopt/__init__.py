@@ -35,6 +35,7 @@ from fastopt._softmax import hardmax, log_softmax, log_softmax_backward, softmax
 
 if TYPE_CHECKING:
     from fastopt import adapters, convert, reference
+    from fastopt._cast import cast
     from fastopt._heap import keep_heap
     from fastopt._state_file import load_state, save_state
 
@@ -46,7 +47,7 @@ __all__ = [
     "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop", "Sophia", "UpdateInfo",
     "activation_backward", "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "adapters", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
-    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "convert", "dropout_backward",
+    "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "cast", "convert", "dropout_backward",
     "dropout_forward", "embedding_backward", "embedding_forward", "get_num_threads", "hardmax", "init", "keep_heap",
     "lamb", "lars", "layer_norm_backward", "layer_norm_forward", "linear_cross_entropy", "lion", "load_state",
     "log_softmax", "log_softmax_backward", "momentum", "nadam", "num_threads", "radam", "reference",
@@ -66,6 +67,8 @@ if not TYPE_CHECKING:       # with a __getattr__, type checkers would take every
             return getattr(import_module("fastopt._state_file"), name)
         if name == "keep_heap":
             return import_module("fastopt._heap").keep_heap
+        if name == "cast":
+            return import_module("fastopt._cast").cast
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastopt._runtime.arrays import Array, is_masked
+from fastopt._runtime.arrays import Array, advice, is_masked
 
 
 def is_integer_array(source: Any) -> bool:
@@ -30,5 +30,5 @@ def element(source: NDArray[Any], name: str, place: int) -> str:
 def described(source: Any) -> str:
     """What was given where an integer array was expected, for an error."""
     if not isinstance(source, np.ndarray) or is_masked(source):
-        return type(source).__name__
+        return f"{type(source).__name__}{advice(source)}"
     return f"{source.dtype} {source.shape}"

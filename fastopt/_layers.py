@@ -16,7 +16,7 @@ from fastopt._embedding import embedding_backward, embedding_forward
 from fastopt._layernorm import layer_norm_backward, layer_norm_forward
 from fastopt._layernorm import ranges as layer_norm_ranges
 from fastopt._models import listed
-from fastopt._runtime.arrays import Array, copy_arrays, require_disjoint
+from fastopt._runtime.arrays import Array, advice, copy_arrays, require_disjoint
 from fastopt._runtime.hyper import Ranges, integer
 from fastopt._typing import Float32Array
 
@@ -65,7 +65,7 @@ class Layer:
             for name, array in (arrays or {}).items():
                 if not isinstance(name, str) or not isinstance(array, np.ndarray):
                     raise TypeError(f"{group}: expected float32 arrays by name, got {type(array).__name__} "
-                                    f"for {listed([name])}")
+                                    f"for {listed([name])}{advice(array)}")
                 Array(array, (group, name), writable=True)
         if both := (params or {}).keys() & (buffers or {}).keys():
             raise ValueError(f"buffers: expected names that params does not have, got {listed(both)}")

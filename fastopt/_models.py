@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from fastopt._runtime.arrays import is_masked
+from fastopt._runtime.arrays import advice, is_masked
 from fastopt._runtime.hyper import Ranges
 from fastopt._runtime.paths import Path
 from fastopt._typing import Float32Array as Array
@@ -133,7 +133,7 @@ def _copied(key: Any, entry: Any, needed: set[str], allowed: set[str]) -> dict[s
         masked = is_masked(array)
         if not isinstance(array, np.ndarray) or masked or array.dtype != np.float32:
             got = "a masked array" if masked else array.dtype if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}")
+            raise TypeError(f"state[{key!r}][{name!r}]: expected a float32 array, got {got}{advice(array)}")
         arrays[name] = np.array(array, np.float32, order="C")
     if len({array.shape for array in arrays.values()}) > 1:
         raise ValueError(f"state[{key!r}]: expected arrays of one shape, got "

@@ -21,7 +21,7 @@ LAYERS = [name for name in fastopt.__all__ if isinstance(getattr(fastopt, name),
 PUBLIC = [name for name in fastopt.__all__ if inspect.isfunction(getattr(fastopt, name))]
 WITHOUT_ARRAYS = {"get_num_threads", "set_num_threads", "num_threads", "show_config", "load_state", "save_state",
                   "keep_heap"}
-WITH_TESTS_OF_THEIR_OWN = {"batch_norm_fold", "batch_norm_merge", "batch_norm_merge_sums"}
+WITH_TESTS_OF_THEIR_OWN = {"batch_norm_fold", "batch_norm_merge", "batch_norm_merge_sums", "cast"}
 
 
 def text(*patterns):

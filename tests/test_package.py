@@ -20,7 +20,7 @@ RECORDS = [name for name in CALLABLES if isinstance(getattr(fastopt, name), type
            and issubclass(getattr(fastopt, name), tuple)]
 NOT_IN_REFERENCE = {
     *RECORDS, "Optimizer", "get_num_threads", "num_threads", "set_num_threads", "show_config", "save_state",
-    "load_state", "keep_heap",
+    "load_state", "keep_heap", "cast",
 }
 
 

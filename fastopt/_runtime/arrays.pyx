@@ -7,7 +7,7 @@
 # headers; a check costs about 80 ns.
 #
 # An error names the argument, what was expected and what was given: TypeError if it is not an array or has another
-# element type, ValueError otherwise.
+# element type, ValueError otherwise. Where a conversion of the user's is the answer, it says which (`advice`).
 #
 # A buffer that is held from one call to the next is compared with its array before it is used again, because
 # a.resize(n, refcheck=False), a.shape = … and a.dtype = … are possible while it is held: Known is what the array was
@@ -81,6 +81,27 @@ cdef str describe(object source):
     return f"{name} {source.shape}{faults}"
 
 
+def advice(source, bint fits=True):
+    """The end of an error message about `source`, which should have been float32: what the user can do, or "".
+
+    `fits` says whether its shape is the expected one: a copy in another layout helps only then.
+    """
+    package = type(source).__module__.partition(".")[0]
+    if package == "torch":
+        return "; its detach().numpy() is a NumPy array on the same memory"
+    if package in ("jax", "jaxlib"):
+        return "; numpy.array makes a copy that can be written, and jitted functions take NumPy arrays"
+    if not isinstance(source, ndarray) or is_masked(source):
+        return ""
+    if source.dtype == float32:
+        if not source.flags.c_contiguous and fits:
+            return "; numpy.ascontiguousarray makes a contiguous copy"
+        return "" if source.flags.aligned or not fits else "; its copy() is aligned"
+    if source.dtype.kind == "f":
+        return "; cast the data and the parameters once, with fastopt.cast"
+    return "; its astype(numpy.float32) is a float32 copy" if source.dtype.kind in "iub" else ""
+
+
 cdef object refusal(object error, object source, object name, char kind, bint writable, const Py_buffer* like):
     """The error for `source`; expected is the shape of `like`, or any if that is NULL."""
     return wrong_shape(error, source, name, kind, writable, None if like == NULL else shape_of(like))
@@ -89,7 +110,8 @@ cdef object refusal(object error, object source, object name, char kind, bint wr
 cdef object wrong_shape(object error, object source, object name, char kind, bint writable, object shape):
     expected = f"{'writable ' if writable else ''}C-contiguous {ELEMENT[chr(kind)]}"
     expected += " array" if shape is None else f" of shape {shape}"
-    return error(f"{label(name)}: expected {expected}, got {describe(source)}")
+    hint = advice(source, shape is None or getattr(source, "shape", None) == shape) if kind == c"f" else ""
+    return error(f"{label(name)}: expected {expected}, got {describe(source)}{hint}")
 
 
 cdef bint is_kind(const Py_buffer* view, char kind) noexcept:
@@ -114,6 +136,8 @@ cdef bint usable(const Py_buffer* view, char kind, bint writable) noexcept:
 cdef tuple shape_of(const Py_buffer* view):
     if view.ndim == 2:
         return (view.shape[0], view.shape[1])       # a third of the time
+    if view.ndim == 1:
+        return (view.shape[0],)
     return tuple([view.shape[i] for i in range(view.ndim)])
 
 
@@ -302,6 +326,16 @@ def array_like(source, name, bint writable, Array like not None):
     return array_of(source, name, c"f", writable, &like.view)
 
 
+def array_if_like(source, name, Array like not None):
+    """What array_like returns for an input; None for a source that it refuses, and perhaps for some others."""
+    cdef const Head* head = usable_head(source, c"f", False)
+    cdef Array made = Array.__new__(Array)
+    if head == NULL or head.nd > AXES or not made.hold(source, head, 4, &like.view):
+        return None
+    made.name, made.size, made.data = name, elements(&made.view), made.view.buf
+    return made
+
+
 def copied_int64(source, name, Array logits=None):
     """An Array of a copy of an int64 array; with one element for each row of the logits, if they are given.
 
@@ -323,10 +357,23 @@ def copied_int64(source, name, Array logits=None):
     return made
 
 
+cdef bint is_vector(const Py_buffer* view, Py_ssize_t size) noexcept:
+    """Whether the buffer has one axis of `size` elements, and else only axes of length 1."""
+    cdef int i
+    cdef bint found = False
+    for i in range(view.ndim):
+        if view.shape[i] == 1:
+            continue
+        if found or view.shape[i] != size:
+            return False
+        found = True
+    return found or (size == 1 and view.ndim > 0)
+
+
 cdef Array vector_of(object source, object name, char kind, bint writable, Py_ssize_t size):
-    """An array of shape (size,)."""
+    """An array of shape (size,), or with more axes of length 1."""
     cdef Array made = array_of(source, name, kind, writable, NULL)
-    if made.view.ndim != 1 or made.size != size:
+    if made.size != size or (made.view.ndim != 1 and not is_vector(&made.view, size)):
         raise wrong_shape(ValueError, source, name, kind, writable, (size,))
     return made
 
