@@ -4,20 +4,18 @@ import reprlib
 from typing import Any, Literal, SupportsFloat, SupportsIndex, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastopt._integers import described, element, int64_copy, is_integer_array
+from fastopt._labels import labels_or_distributions, require_classes
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import (
     Array,
     array_like,
     copied_int64,
-    is_masked,
     require_disjoint,
     require_disjoint_from_copied,
 )
 from fastopt._runtime.hyper import Ranges, integer
-from fastopt._typing import Float32Array
+from fastopt._typing import Float32Array, Labels
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -29,39 +27,8 @@ def check_options(reduction: str, ignore_index: SupportsIndex, label_smoothing: 
     if not isinstance(reduction, str) or reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reprlib.repr(reduction)}")
     _ranges(label_smoothing)
-    # integer_labels maps every uint64 label above 2**63 − 1 to that value
+    # int64_copy maps every uint64 label above 2**63 − 1 to that value
     return integer(ignore_index, "ignore_index", -2**63, 2**63 - 1)
-
-
-def integer_labels(labels: Any, rows: tuple[int, ...], classes: int, ignore_index: int, *,
-                   or_distributions: bool = False) -> tuple[Any, Any]:
-    """A validated C-contiguous int64 copy of labels and its Array; (None, None) if they may be distributions."""
-    integers = is_integer_array(labels)
-    if not integers or labels.shape != rows:
-        if (or_distributions and isinstance(labels, np.ndarray) and not is_masked(labels) and not integers
-                and labels.shape != rows):
-            return None, None
-        raise _refusal(labels, rows, classes, or_distributions)
-    copy, array = int64_copy(labels, "labels")
-    _require_classes(array, labels, classes, ignore_index)
-    return copy, array
-
-
-def _require_classes(array: Array, given: NDArray[Any], classes: int, ignore_index: int) -> None:
-    """Refuse `array`, a copy of the labels `given`, if one of them is neither a class nor ignore_index."""
-    wrong = dispatch.active.cross_entropy.first_wrong_label(array, classes, ignore_index)
-    if wrong >= 0:
-        raise ValueError(f"labels: expected {ignore_index} (ignore_index) or a class in [0, {classes}), got "
-                         f"{element(given, 'labels', wrong)}")
-
-
-def _refusal(labels: Any, rows: tuple[int, ...], classes: int, or_distributions: bool) -> Exception:
-    """The error that says what is wrong with labels."""
-    wanted = f"integers of shape {rows}"
-    if or_distributions:
-        wanted += f" or C-contiguous float32 of shape {(*rows, classes)}"
-    right_type = is_integer_array(labels) and not (or_distributions and labels.ndim > len(rows))
-    return (ValueError if right_type else TypeError)(f"labels: expected {wanted}, got {described(labels)}")
 
 
 def check_weight(class_weight: Any, classes: int) -> Array | None:
@@ -77,7 +44,7 @@ def check_weight(class_weight: Any, classes: int) -> Array | None:
     return array
 
 
-def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction, ignore_index: SupportsIndex,
+def _cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Reduction, ignore_index: SupportsIndex,
                    label_smoothing: SupportsFloat, class_weight: Float32Array | None, count_correct: bool,
                    out: Float32Array | None = None, gradient: bool) -> tuple[Any, Float32Array | None, int]:
     """(loss, gradient or None, correct)"""
@@ -87,15 +54,13 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
         raise ValueError(f"logits: expected at least one class along the last axis, got shape {shape}")
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     rows, classes = shape[:-1], shape[-1]
-    label = copied_int64(labels, "labels", x)
+    copied: Any = labels
+    label, target = copied_int64(labels, "labels", x), None
     if label is not None:
-        _require_classes(label, labels, classes, ignore_index)
+        require_classes(label, copied, classes, ignore_index)
     else:
-        _, label = integer_labels(labels, rows, classes, ignore_index, or_distributions=True)
-    target = None
-    if label is None:
-        target = array_like(labels, "labels", False, x)
-        if count_correct:
+        label, target, copied = labels_or_distributions(labels, x, ignore_index)
+        if target is not None and count_correct:
             raise ValueError("count_correct: expected False with labels that are distributions, got True")
     weight = check_weight(class_weight, classes)
     d = slope = None
@@ -103,8 +68,8 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
         d = np.empty(shape, np.float32) if out is None else out
         slope = array_like(d, "out", True, x)
         require_disjoint(None if out is logits else x, target, weight, slope)
-        if label is not None and out is not None:
-            require_disjoint_from_copied(d, "out", labels, "labels")
+        if copied is not None and out is not None:
+            require_disjoint_from_copied(d, "out", copied, "labels")
     kernel = dispatch.active.cross_entropy
     divisor = 1.0
     if reduction == "mean":
@@ -119,31 +84,31 @@ def _cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Red
 
 
 @overload
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Literal["mean", "sum"] = ...,
                           ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                           class_weight: Float32Array | None = ..., count_correct: Literal[False] = ...,
                           out: Float32Array | None = ...) -> tuple[float, Float32Array]: ...
 @overload
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Literal["mean", "sum"] = ...,
                           ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                           class_weight: Float32Array | None = ..., count_correct: Literal[True],
                           out: Float32Array | None = ...) -> tuple[float, Float32Array, int]: ...
 @overload
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Literal["none"],
                           ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                           class_weight: Float32Array | None = ..., count_correct: Literal[False] = ...,
                           out: Float32Array | None = ...) -> tuple[Float32Array, Float32Array]: ...
 @overload
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Literal["none"],
                           ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                           class_weight: Float32Array | None = ..., count_correct: Literal[True],
                           out: Float32Array | None = ...) -> tuple[Float32Array, Float32Array, int]: ...
 @overload
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = ...,
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Reduction = ...,
                           ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                           class_weight: Float32Array | None = ..., count_correct: bool = ...,
                           out: Float32Array | None = ...) -> tuple[Any, ...]: ...
-def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
+def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Reduction = "mean",
                           ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
                           class_weight: Float32Array | None = None, count_correct: bool = False,
                           out: Float32Array | None = None) -> tuple[Any, ...]:
@@ -158,8 +123,11 @@ def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reducti
     ----------
     logits : float32 array, C-contiguous
         Scores, with the classes along the last axis, of which there is at least one.
-    labels : integer array of shape logits.shape[:-1], or float32 array of logits' shape
-        Classes (of any integer type and layout), or one distribution per row (one-hot or soft).
+    labels : array or nested list
+        Integers of shape logits.shape[:-1] or (*logits.shape[:-1], 1), a column for (rows, classes): classes. Or
+        numbers of logits' shape: one distribution per row, one-hot or soft, of bool, any integer or any float type;
+        they are converted to float32 by a copy, unless they are C-contiguous float32. Integers of shape (..., 1) with
+        one class might be either and are refused.
     reduction : "mean", "sum" or "none"
         The mean divides by the number of labels that are not ignored, with class_weight by the sum of their weights,
         with distributions by the number of rows. "none" returns one loss per row and the gradient of their sum.
@@ -206,31 +174,31 @@ def softmax_cross_entropy(logits: Float32Array, labels: NDArray[Any], *, reducti
 
 
 @overload
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Literal["mean", "sum"] = ...,
                                ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                                class_weight: Float32Array | None = ...,
                                count_correct: Literal[False] = ...) -> float: ...
 @overload
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["mean", "sum"] = ...,
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Literal["mean", "sum"] = ...,
                                ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                                class_weight: Float32Array | None = ...,
                                count_correct: Literal[True]) -> tuple[float, int]: ...
 @overload
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Literal["none"],
                                ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                                class_weight: Float32Array | None = ...,
                                count_correct: Literal[False] = ...) -> Float32Array: ...
 @overload
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Literal["none"],
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Literal["none"],
                                ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                                class_weight: Float32Array | None = ...,
                                count_correct: Literal[True]) -> tuple[Float32Array, int]: ...
 @overload
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = ...,
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Reduction = ...,
                                ignore_index: SupportsIndex = ..., label_smoothing: SupportsFloat = ...,
                                class_weight: Float32Array | None = ...,
                                count_correct: bool = ...) -> Any: ...
-def softmax_cross_entropy_loss(logits: Float32Array, labels: NDArray[Any], *, reduction: Reduction = "mean",
+def softmax_cross_entropy_loss(logits: Float32Array, labels: Labels, *, reduction: Reduction = "mean",
                                ignore_index: SupportsIndex = -100, label_smoothing: SupportsFloat = 0.0,
                                class_weight: Float32Array | None = None, count_correct: bool = False) -> Any:
     """The loss of `fastopt.softmax_cross_entropy`, without the gradient.

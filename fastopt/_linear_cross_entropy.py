@@ -3,13 +3,13 @@
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fastopt._cross_entropy import Reduction, check_options, check_weight, integer_labels
+from fastopt._cross_entropy import Reduction, check_options, check_weight
+from fastopt._labels import as_array, class_labels
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, require_disjoint, require_disjoint_from_copied
 from fastopt._runtime.hyper import integer
-from fastopt._typing import Float32Array
+from fastopt._typing import Float32Array, Labels
 
 _LOGITS = 1 << 23       # elements of the logits of a default chunk: 32 MiB
 _PRODUCT = 1 << 20      # elements of a matrix product before it is added to dweight: 4 MiB
@@ -27,7 +27,7 @@ def _outputs(out: Any, arrays: list[Array]) -> tuple[tuple[Float32Array, ...], l
     return out, held
 
 
-def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[Any], bias: Float32Array | None = None,
+def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: Labels, bias: Float32Array | None = None,
                          *, reduction: Reduction = "mean", ignore_index: SupportsIndex = -100,
                          label_smoothing: SupportsFloat = 0.0, class_weight: Float32Array | None = None,
                          count_correct: bool = False, chunk: SupportsIndex | None = None,
@@ -48,8 +48,8 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
         The layer's input.
     weight : float32 array of shape (classes, features), C-contiguous
         One row per class, as in torch.nn.Linear.
-    labels : integer array of shape (rows,)
-        Classes, as in `fastopt.softmax_cross_entropy`.
+    labels : integer array of shape (rows,) or (rows, 1), or list
+        Classes, of any integer type. Those of one-hot rows are ``labels.argmax(axis=-1)``.
     bias : float32 array of shape (classes,), optional
     reduction, ignore_index, label_smoothing, class_weight, count_correct
         As in `fastopt.softmax_cross_entropy`.
@@ -90,7 +90,8 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
     offset = None if bias is None else Array(bias, "bias", shape=(classes,))
     ignore_index = check_options(reduction, ignore_index, label_smoothing)
     count = max(1, _LOGITS // classes) if chunk is None else integer(chunk, "chunk", 1)
-    label, checked = integer_labels(labels, (rows,), classes, ignore_index)
+    classes_given = as_array(labels)
+    label, checked = class_labels(classes_given, (rows,), classes, ignore_index)
     scale = check_weight(class_weight, classes)
     given = [source, weights] if offset is None else [source, weights, offset]
     gradients, held = _outputs(out, given)
@@ -100,7 +101,7 @@ def linear_cross_entropy(x: Float32Array, weight: Float32Array, labels: NDArray[
             raise TypeError(f"{name}: expected a NumPy array, got {type(array).__name__}")
     require_disjoint(*given, scale, *held)
     for gradient in gradients:
-        require_disjoint_from_copied(gradient, "out", labels, "labels")
+        require_disjoint_from_copied(gradient, "out", classes_given, "labels")
 
     kernel = dispatch.active.cross_entropy
     divisor = 1.0

@@ -17,6 +17,9 @@ _Grads: TypeAlias = FloatArray | Mapping[Any, "_Grads | None"] | Sequence["_Grad
 Grads: TypeAlias = _Grads | ValuesView[_Grads | None]
 """Their gradients, in the same containers; None where there is none."""
 
+Labels: TypeAlias = NDArray[Any] | Sequence[Any]
+"""Classes, or a distribution for each row: an array, or a nested list."""
+
 Schedule: TypeAlias = Callable[[int], float]
 """From the step's number, which starts at 1, to a learning rate."""
 LearningRate: TypeAlias = float | Schedule

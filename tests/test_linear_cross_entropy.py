@@ -99,7 +99,7 @@ def test_peak_memory_is_the_chunks(rng):
         ({"weight": np.zeros((24, 150), np.float32)}, ValueError, r"^weight: expected shape \(classes, 24\)"),
         ({"weight": np.zeros((0, 24), np.float32)}, ValueError, "^weight: .*at least one class"),
         ({"weight": np.zeros((150, 48), np.float32)[:, ::2]}, ValueError, "^weight: expected C-contiguous"),
-        ({"labels": np.zeros(69, int)}, ValueError, r"^labels: expected integers of shape \(70,\), got int64 \(69,\)"),
+        ({"labels": np.zeros(69, int)}, ValueError, r"^labels: expected integers of shape .*, got int64 \(69,\)"),
         ({"labels": np.full(70, 150)}, ValueError, r"labels\[0\] = 150$"),
         ({"labels": np.zeros((70, 150), np.float32)}, TypeError, "^labels: expected integers"),
         ({"bias": np.zeros(24, np.float32)}, ValueError, r"^bias: expected C-contiguous float32 of shape \(150,\)"),

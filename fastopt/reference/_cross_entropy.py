@@ -4,14 +4,16 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._typing import Labels
 from fastopt.reference._formula import Array
 from fastopt.reference._softmax import moments, result
 
 
-def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: int, label_smoothing: float,
+def cross_entropy(logits: Array, labels: Labels, reduction: str, ignore_index: int, label_smoothing: float,
                   class_weight: Array | None, count_correct: bool, out: Array | None) -> tuple[Any, Array, int]:
     """(loss, gradient, correct)"""
     *rows, classes = logits.shape
+    labels = np.asarray(labels)
     x = logits.reshape(-1, classes)
     n = len(x)
     label_smoothing = float(label_smoothing)
@@ -20,7 +22,7 @@ def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: in
         distance, rest, log_sum = moments(x) if n else (x.astype(np.float64), np.ones((0, 1)), np.ones((0, 1)))
         used: Array = np.ones((n, 1), bool)
         divisor: Any = n
-        if labels.dtype.kind in "iu":
+        if labels.dtype.kind in "iu" and labels.shape != logits.shape:
             labels = labels.reshape(-1, 1)
             used = labels != ignore_index
             safe = np.where(used, labels, 0).astype(np.int64)
@@ -28,7 +30,7 @@ def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: in
             np.put_along_axis(target, safe, 1.0, 1)
             divisor = np.sum(weight[safe] * used)
         else:
-            target = labels.reshape(-1, classes).astype(np.float64)
+            target = labels.astype(logits.dtype).reshape(-1, classes).astype(np.float64)
         tau = weight * ((1.0 - label_smoothing) * target + label_smoothing / classes)
         total = tau.sum(1, keepdims=True)
         loss: Any = total * log_sum - np.where(tau == 0, 0.0, tau * distance).sum(1, keepdims=True)
@@ -50,7 +52,7 @@ def cross_entropy(logits: Array, labels: Array, reduction: str, ignore_index: in
     return loss, result(slope.reshape(logits.shape), out), correct
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mean", ignore_index: int = -100,
+def softmax_cross_entropy(logits: Array, labels: Labels, *, reduction: str = "mean", ignore_index: int = -100,
                           label_smoothing: float = 0.0, class_weight: Array | None = None, count_correct: bool = False,
                           out: Array | None = None) -> tuple[Any, ...]:
     """See `fastopt.softmax_cross_entropy`."""
@@ -59,7 +61,7 @@ def softmax_cross_entropy(logits: Array, labels: Array, *, reduction: str = "mea
     return (loss, d, correct) if count_correct else (loss, d)
 
 
-def softmax_cross_entropy_loss(logits: Array, labels: Array, *, reduction: str = "mean", ignore_index: int = -100,
+def softmax_cross_entropy_loss(logits: Array, labels: Labels, *, reduction: str = "mean", ignore_index: int = -100,
                                label_smoothing: float = 0.0, class_weight: Array | None = None,
                                count_correct: bool = False) -> Any:
     """See `fastopt.softmax_cross_entropy_loss`."""

@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 
+from fastopt._typing import Labels
 from fastopt.reference._cross_entropy import cross_entropy
 from fastopt.reference._formula import Array
 from fastopt.reference._softmax import result
 
 
-def linear_cross_entropy(x: Array, weight: Array, labels: Array, bias: Array | None = None, *, reduction: str = "mean",
+def linear_cross_entropy(x: Array, weight: Array, labels: Labels, bias: Array | None = None, *, reduction: str = "mean",
                          ignore_index: int = -100, label_smoothing: float = 0.0, class_weight: Array | None = None,
                          count_correct: bool = False, chunk: int | None = None, out: tuple[Array, ...] | None = None,
                          ) -> tuple[Any, ...]:
