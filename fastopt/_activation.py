@@ -34,7 +34,8 @@ class ActivationCache:
                  "_shape")
 
     def __init__(self, activation: Activation, saved: Float32Array | None, bias: Float32Array | None, dropout: float,
-                 key: int, negative_slope: float, shape: tuple[int, ...], channels: tuple[int, int] | None) -> None:
+                 key: int, negative_slope: float, shape: tuple[int, ...],
+                 channels: tuple[int, int, tuple[int, ...]] | None) -> None:
         self._activation = activation
         self._saved = saved
         self._held = True
@@ -115,7 +116,7 @@ def activation_forward(
     activation : {"identity", "relu", "leaky_relu", "sigmoid", "tanh", "gelu", "gelu_tanh", "silu"}
         The function, by name.
     bias : float32 array of shape (channels,), optional
-        One number for each index of the channel axis. None: z is x.
+        One number for each index of the channel axis; may have more axes of length 1, as (1, channels). None: z is x.
     dropout : float
         Probability of dropping an element, in [0, 1]. At test time give 0, the default.
     rng : numpy.random.Generator, or int in [0, 2⁶⁴)
@@ -182,7 +183,7 @@ def activation_backward(
     Returns
     -------
     dx : float32 array
-    dbias : float32 array of shape (channels,), or None after a forward pass without a bias
+    dbias : float32 array of bias's shape, or None after a forward pass without a bias
 
     Raises
     ------

@@ -27,6 +27,7 @@ def batch_norm_fold(
     weight : float32 array, at least 2-D
     bias : float32 array of shape (outputs,), or None for 0
     gamma, beta, mean, var : float32 arrays of shape (outputs,)
+        These and bias may have more axes of length 1.
         mean and var are usually the running ones.
     eps : float
         > 0.
@@ -68,7 +69,7 @@ def batch_norm_fold(
     zero, minus_zero = np.zeros(layout.channels, np.float32), np.full(layout.channels, -0.0, np.float32)
     # The bias is one more value of each channel; a weight has nothing to subtract, and −0 to add.
     row = (zero if bias is None else np.asarray(bias)).reshape(1, -1)
-    made = (new_weight, new_bias) if out is None else (layout.empty(), np.empty(layout.channels, np.float32))
+    made = (new_weight, new_bias) if out is None else (layout.empty(), np.empty(b.shape, np.float32))
     batch_norm_inference(row, gamma, beta, mean, var, eps=eps, out=made[1].reshape(1, -1))
     batch_norm_inference(weight, gamma, minus_zero, zero, var, eps=eps, channel_axis=output_axis, out=made[0])
     if out is not None:     # both at once: an interrupt must not leave only one of them folded

@@ -134,7 +134,7 @@ def batch_norm_backward_sums(dy: Float32Array, cache: BatchNormCache) -> BatchGr
         As `fastopt.batch_norm_backward`.
     """
     layout, saved = check_cache(cache)
-    d = layout.array(dy, "dy")
+    d, _ = layout.gradient(dy, "dy")
     first, second = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
         dispatch.active.batchnorm.backward_sums(

@@ -192,7 +192,7 @@ cdef double cost(int kind, bint drop) noexcept nogil:
 
 
 def forward(x, out, bias, channel_axis, int kind, float negative_slope, key, uint64_t t, float s):
-    """`out` or a new array, the key, the shape, and (channels, inner), or None without a bias.
+    """`out` or a new array, the key, the shape, and (channels, inner, the bias's shape), or None without a bias.
 
     As in dropout.pyx, `key` is an int or a numpy.random.Generator from which one is drawn. t is in [0, 2³²]; 0 means no
     dropout, and nothing is drawn.
@@ -226,7 +226,7 @@ def forward(x, out, bias, channel_axis, int kind, float negative_slope, key, uin
         parallel_for(clear_task if t >> 32 else forward_task, &job, (job.size + TASK - 1) // TASK,
                      threads_for(cost(kind, job.drop) * <double> job.size))
     free_table(&job)
-    return result, key if t else 0, shape_of(&a.view), None if b is None else (sizes.n, sizes.inner)
+    return result, key if t else 0, shape_of(&a.view), None if b is None else (sizes.n, sizes.inner, b.shape)
 
 
 cdef int by_columns(Gradients* g, Array dbias) except -1:
@@ -306,9 +306,9 @@ def backward(dy, out, dbias, tuple shape not None, saved, saved_name, bias, chan
         if dbias is not None:
             raise ValueError("dbias: expected None after a forward pass without a bias, got an array")
     else:
-        job.channels, job.inner = channels
+        job.channels, job.inner, bias_shape = channels
         given = dbias
-        dbias = empty(job.channels, float32) if dbias is None else dbias
+        dbias = empty(bias_shape, float32) if dbias is None else dbias
         d = vector_of(dbias, "dbias", c"f", True, job.channels)
         if bias is not None:
             b = vector_of(bias, "cache.bias", c"f", False, job.channels)

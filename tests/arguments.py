@@ -35,10 +35,13 @@ class Function:
     """(argument, value) pairs, each of which is refused by a message that starts with the argument's name."""
     overlap: tuple = ()
     """Pairs of arguments that may be the same array."""
+    takes: dict = field(default_factory=dict)
+    """{argument: defects of test_bad_input.py that it takes, converted where necessary}."""
 
 
 AXIS_REFUSED = (("axis", 2), ("axis", -3), ("axis", 0.5), ("axis", None), ("axis", True), ("axis", (0,)),
                 ("axis", 10**5000))
+DISTRIBUTIONS = {"float64", "float16", "int32", "other byte order", "list", "strided", "reversed", "misaligned"}
 CROSS_ENTROPY_REFUSED = (
     ("reduction", "max"), ("reduction", None), ("reduction", 1), ("label_smoothing", 1.0), ("label_smoothing", -0.1),
     ("label_smoothing", float("nan")), ("label_smoothing", "much"), ("ignore_index", 0.5), ("ignore_index", "none"),
@@ -116,11 +119,12 @@ FUNCTIONS = [
     Function("softmax_cross_entropy",
              lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
                           "class_weight": positive(rng, 40), "out": f32(rng, 3, 40)},
-             written=("out",), overlap=(("out", "logits"),), refused=CROSS_ENTROPY_REFUSED),
+             written=("out",), overlap=(("out", "logits"),), refused=CROSS_ENTROPY_REFUSED,
+             takes={"labels": DISTRIBUTIONS}),
     Function("softmax_cross_entropy_loss",
              lambda rng: {"logits": f32(rng, 3, 40), "labels": positive(rng, 3, 40),
                           "class_weight": positive(rng, 40)},
-             written=(), refused=CROSS_ENTROPY_REFUSED),
+             written=(), refused=CROSS_ENTROPY_REFUSED, takes={"labels": DISTRIBUTIONS}),
     Function("linear_cross_entropy",        # its out is a tuple: test_linear_cross_entropy.py
              lambda rng: {"x": f32(rng, 6, 8), "weight": f32(rng, 5, 8), "bias": f32(rng, 5),
                           "class_weight": positive(rng, 5)},
@@ -141,6 +145,7 @@ FUNCTIONS = [
                      "running_var": positive(rng, 3), "out": f32(rng, 8, 3)},
         written=("running_mean", "running_var", "out"),
         refused=(*BATCH_NORM_REFUSED, ("training", 1), ("training", None), ("unbiased", "no"), ("relu", 1.0)),
+        takes={name: {"one dimension more"} for name in ("gamma", "beta", "running_mean", "running_var")},
     ),
     Function(
         "batch_norm_backward",
@@ -169,6 +174,7 @@ FUNCTIONS = [
                      "var": positive(rng, 3), "out": f32(rng, 8, 3)},
         written=("out",),
         refused=(*BATCH_NORM_REFUSED[5:], ("relu", "yes")),
+        takes={name: {"one dimension more"} for name in ("gamma", "beta", "mean", "var")},
         overlap=(("x", "out"),),
     ),
     Function(
@@ -200,6 +206,7 @@ FUNCTIONS = [
                  ("rng", 0.5), ("rng", np.random), ("negative_slope", -0.1), ("negative_slope", float("inf")),
                  ("negative_slope", float("nan")), ("negative_slope", None), *BATCH_NORM_REFUSED[9:]),
         overlap=(("x", "out"),),
+        takes={"bias": {"one dimension more"}},
     ),
     Function(
         "activation_backward",

@@ -68,7 +68,10 @@ def test_wrong_array(function, defect, rng):
             continue  # the first array says what shape the others must have
         arrays = function.arrays(rng)
         arrays[name] = make(arrays[name])
-        refused(function, {**arrays, **function.options}, error, name)
+        if defect in function.takes.get(name, ()):
+            getattr(fastopt, function.name)(**arrays, **function.options)
+        else:
+            refused(function, {**arrays, **function.options}, error, name)
 
 
 @FUNCTION
@@ -141,11 +144,70 @@ def test_a_state_left_out(name, rng):
         fastopt.sgd(arrays["param"], arrays["grad"], lr=0.1, momentum=0.9)
 
 
+CAST = "; cast the data and the parameters once, with fastopt.cast"
+ASTYPE = "; its astype(numpy.float32) is a float32 copy"
+CONTIGUOUS = "; numpy.ascontiguousarray makes a contiguous copy"
+
+
 def test_the_message_says_what_came():
     param, grad = np.ones((3, 4), np.float32), np.ones((4, 3))
     with pytest.raises(TypeError) as caught:
         fastopt.sgd(param, grad, lr=0.1)
-    assert str(caught.value) == "grad: expected C-contiguous float32 of shape (3, 4), got float64 (4, 3)"
+    assert str(caught.value) == f"grad: expected C-contiguous float32 of shape (3, 4), got float64 (4, 3){CAST}"
+
+
+@pytest.mark.parametrize(("make", "hint"), [
+    (lambda a: a.astype(np.float64), CAST), (lambda a: a.astype(np.float16), CAST),
+    (lambda a: a.astype(np.longdouble), CAST), (lambda a: a.astype(">f4"), CAST), (lambda a: a.astype(">f8"), CAST),
+    (lambda a: strided(a.astype(np.float64)), CAST), (lambda a: a.astype(int), ASTYPE),
+    (lambda a: a.astype(bool), ASTYPE), (lambda a: a.astype(np.uint8), ASTYPE), (strided, CONTIGUOUS),
+    (lambda a: a.T.copy().T, CONTIGUOUS), (misaligned, "; its copy() is aligned"),
+    (lambda a: a.T, ""), (lambda a: a[1:], ""), (lambda a: misaligned(a[1:]), ""),    # another shape
+    (lambda a: a.astype(complex), ""), (lambda a: a.astype(object), ""), (lambda a: np.ma.masked_array(a), ""),
+    (lambda a: np.ma.masked_array(a, dtype=np.float64), ""), (lambda a: None, ""), (lambda a: a.tolist(), ""),
+    (lambda a: np.float64(1), ""),
+], ids=range(22))
+def test_the_message_says_what_to_do(make, hint):
+    """Only what makes the array right: what has another shape is not helped by a copy."""
+    param = np.ones((3, 4), np.float32)
+    with pytest.raises((TypeError, ValueError), match=r"^grad: ") as caught:
+        fastopt.sgd(param, make(param), lr=0.1)
+    _, separator, rest = str(caught.value).partition(", got ")
+    assert separator
+    assert rest.partition(";")[2] == hint[1:] if hint else ";" not in rest
+
+
+def test_the_remedies_work():
+    param = np.ones((3, 4), np.float32)
+    for wrong, right in ((param.astype(np.float64), fastopt.cast), (param.astype(">f4"), fastopt.cast),
+                         (param.astype(int), lambda a: a.astype(np.float32)), (strided(param), np.ascontiguousarray),
+                         (misaligned(param), lambda a: a.copy())):
+        with pytest.raises((TypeError, ValueError), match="; "):
+            fastopt.sgd(param, wrong, lr=0.1)
+        fastopt.sgd(param, right(wrong), lr=0.1)
+
+
+def test_float64_where_float64_is_expected():
+    with pytest.raises(TypeError, match=r"^statistics.mean: expected C-contiguous float64 .* got float32 \(3,\)$"):
+        fastopt.batch_norm_forward(np.ones((4, 3), np.float32), *np.ones((2, 3), np.float32),
+                                   statistics=(4, np.zeros(3, np.float32), np.ones(3)))
+
+
+@pytest.mark.parametrize("call", [
+    lambda a: fastopt.SGD(lr=0.1).update({"W1": a}, {"W1": a}), lambda a: fastopt.sgd(a, a, lr=0.1),
+    lambda a: fastopt.softmax(a), lambda a: fastopt.softmax_cross_entropy(a, [0, 1, 2]),
+    lambda a: fastopt.linear_cross_entropy(a, a, [0, 1, 2]), lambda a: fastopt.embedding_forward(a, np.arange(2)),
+    lambda a: fastopt.batch_norm_forward(a, a[0], a[0]), lambda a: fastopt.layer_norm_forward(a, a[0], a[0]),
+    lambda a: fastopt.rms_norm_forward(a, a[0]), lambda a: fastopt.activation_forward(a, "relu"),
+    lambda a: fastopt.dropout_forward(a, 0.5, 1), lambda a: fastopt.Layer({"W1": a}),
+    lambda a: fastopt.BatchNorm(3).forward(a), lambda a: fastopt.Dense(3, 2, rng=np.random.default_rng(0)).forward(a),
+    lambda a: fastopt.Adam().load_state_dict({"step_count": 1, "steps": {0: 1}, "state": {0: {"m": a, "v": a}}}),
+    lambda a: fastopt.softmax_cross_entropy(np.ones((2, 3), np.float32), [0, 1], class_weight=a[0]),
+    lambda a: fastopt.softmax(np.ones((3, 3), np.float32), out=a),
+], ids=range(17))
+def test_every_family_says_what_to_do_about_float64(call):
+    with pytest.raises(TypeError, match=r", got float64.*; cast the data and the parameters once, with fastopt\.cast$"):
+        call(np.ones((3, 3)))
 
 
 @pytest.mark.filterwarnings("ignore:future versions will not create a writeable array:FutureWarning")

@@ -9,5 +9,7 @@ cdef class Layout:
     cdef readonly tuple shape
     cdef readonly object source
     cdef readonly Array x
+    cdef Py_ssize_t axis            # of the channels in `shape`
+    cdef dict shapes                # of vectors with more than one axis, by name; None if there are none
     cdef Array saved                # of constants
     cdef Known known[2]             # x and saved as they were, if they are plain NumPy arrays

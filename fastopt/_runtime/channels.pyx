@@ -3,10 +3,12 @@ from cpython.buffer cimport PyBuffer_Release
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, nextafterf
 
-from fastopt._runtime.arrays cimport Array, acquire, array_of, forget, know, same_head, vector_of
+from fastopt._runtime.arrays cimport Array, acquire, array_of, forget, know, same_head, usable_head, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 
 import numpy
+
+from fastopt._runtime.strided import contiguous
 
 cdef object ndarray = numpy.ndarray
 cdef object asarray = numpy.asarray
@@ -21,6 +23,20 @@ cdef object channels_last(object x, object channel_axis, object axis_name):
     axis = axis_index(channel_axis, axis_name, x.ndim)
     order = (*range(axis), *range(axis + 1, x.ndim), axis)
     return order if x.transpose(order).flags.c_contiguous else None
+
+
+cdef Array array_of_layout(Layout x, object source, object name, bint writable):
+    """`source`, validated: of x's shape and memory layout."""
+    if x.order is not None and isinstance(source, ndarray):
+        if source.shape != x.shape:         # (N, H, W, C), the shape in memory, is refused too
+            array_of(source, name, c"f", writable, NULL)
+            raise ValueError(f"{name}: expected the shape of x, {x.shape}, got {source.shape}")
+        turned = source.transpose(x.order)
+        if not turned.flags.c_contiguous:
+            raise ValueError(f"{name}: expected the memory layout of x (channels last), got strides "
+                             f"{source.strides}")
+        source = turned
+    return array_of(source, name, c"f", writable, &x.x.view)
 
 
 cdef class Layout:
@@ -53,7 +69,8 @@ cdef class Layout:
             self.source, self.shape = x, x.shape
         if ndim < 2:
             raise ValueError(f"{name}: expected at least 2 dimensions, got shape {self.shape}")
-        axis = ndim - 1 if self.order is not None else axis_index(channel_axis, axis_name, ndim)
+        self.axis = axis_index(channel_axis, axis_name, ndim)
+        axis = ndim - 1 if self.order is not None else self.axis
         sizes = sizes_around(&self.x.view, axis)
         self.outer, self.channels, self.inner = sizes.outer, sizes.n, sizes.inner
 
@@ -79,16 +96,37 @@ cdef class Layout:
 
     def array(self, source, name, bint writable=False):
         """`source`, validated: of x's shape and memory layout."""
-        if self.order is not None and isinstance(source, ndarray):
-            if source.shape != self.shape:      # (N, H, W, C), the shape in memory, is refused too
-                array_of(source, name, c"f", writable, NULL)
-                raise ValueError(f"{name}: expected the shape of x, {self.shape}, got {source.shape}")
-            turned = source.transpose(self.order)
-            if not turned.flags.c_contiguous:
-                raise ValueError(f"{name}: expected the memory layout of x (channels last), got strides "
-                                 f"{source.strides}")
-            source = turned
-        return array_of(source, name, c"f", writable, &self.x.view)
+        return array_of_layout(self, source, name, writable)
+
+    def gradient(self, source, name):
+        """`source`, validated: of x's shape and memory layout, or of the other one of C-contiguous and channels last.
+
+        The Array that kernels read, which is a copy in x's layout if `source` has the other one, and that of `source`.
+        """
+        cdef Array made, given
+        refused = None
+        if self.order is None and usable_head(source, c"f", False) != NULL:
+            made = array_of(source, name, c"f", False, &self.x.view)
+            return made, made
+        try:
+            made = array_of_layout(self, source, name, False)
+            return made, made
+        except ValueError as error:
+            refused = error
+        if not isinstance(source, ndarray) or source.shape != self.shape:
+            raise refused
+        if self.order is not None:
+            if not source.flags.c_contiguous:
+                raise ValueError(f"{name}: expected a C-contiguous array or the memory layout of x (channels last), "
+                                 f"got strides {source.strides}")
+            given = array_of(source, name, c"f", False, NULL)
+            source = source.transpose(self.order)
+        else:
+            order = channels_last(source, self.axis, name)
+            if order is None:
+                raise refused
+            given = array_of(source.transpose(order), name, c"f", False, NULL)
+        return array_of(contiguous(source), name, c"f", False, &self.x.view), given
 
     def constants(self):
         """A new float64 array of shape (4, channels), and its Array, which constants_of returns again."""
@@ -123,8 +161,18 @@ cdef class Layout:
         return made
 
     def vector(self, source, name, bint writable=False):
-        """`source`, validated: float32 of shape (channels,)."""
-        return vector_of(source, name, c"f", writable, self.channels)
+        """`source`, validated: float32 of shape (channels,), or with more axes of length 1."""
+        cdef Array made = vector_of(source, name, c"f", writable, self.channels)
+        if made.view.ndim != 1:
+            if self.shapes is None:
+                self.shapes = {}
+            self.shapes[name] = made.shape
+        return made
+
+    @property
+    def vector_shapes(self):
+        """The shapes of those vectors that have more than one axis, by name; None if there are none."""
+        return self.shapes
 
     def doubles(self, source, name, bint writable=False):
         """`source`, validated: float64 of shape (channels,)."""

@@ -71,11 +71,11 @@ SMOOTH = {
 
 
 class ActivationCache:
-    """`saved` is y, or z = x + bias for the functions whose derivative needs it; `channels` the number of channels and
-    of consecutive elements with the same bias, or None without a bias."""
+    """`saved` is y, or z = x + bias for the functions whose derivative needs it; `channels` the number of channels,
+    that of consecutive elements with the same bias, and the bias's shape, or None without a bias."""
 
-    def __init__(self, activation: str, negative_slope: float, saved: Array, channels: tuple[int, int] | None,
-                 dropout: DropoutCache) -> None:
+    def __init__(self, activation: str, negative_slope: float, saved: Array,
+                 channels: tuple[int, int, tuple[int, ...]] | None, dropout: DropoutCache) -> None:
         self.activation, self.negative_slope, self.channels = activation, negative_slope, channels
         self.dropout = dropout
         self.saved: Any = saved
@@ -92,7 +92,7 @@ def activation_forward(x: Array, activation: str, bias: Array | None = None, *, 
     f, z, channels = x.dtype.type, x, None
     if bias is not None:
         axis = range(x.ndim)[channel_axis]
-        channels = x.shape[axis], math.prod(x.shape[axis + 1 :])
+        channels = x.shape[axis], math.prod(x.shape[axis + 1 :]), bias.shape
         z = x + bias.reshape(-1, *[1] * (x.ndim - axis - 1))
     if activation == "identity":
         h = z
@@ -129,8 +129,9 @@ def activation_backward(dy: Array, cache: ActivationCache, *,
         g = (dy * SMOOTH[activation].slope(z)).astype(dy.dtype)
     dx = drop(g, cache.dropout, np.empty_like(dy) if dx is None else dx)
     if cache.channels is not None:
-        dbias = np.empty(cache.channels[0], dy.dtype) if dbias is None else dbias
-        dbias[...] = channel_sums(dx, *cache.channels)
+        channels, inner, shape = cache.channels
+        dbias = np.empty(shape, dy.dtype) if dbias is None else dbias
+        dbias[...] = channel_sums(dx, channels, inner).reshape(dbias.shape)
     return dx, dbias
 
 

@@ -34,11 +34,13 @@ class BatchGradientSums(NamedTuple):
 
 
 class BatchNormCache:
-    """x, and four float64 numbers for each channel: mean, invstd, scale = gamma · invstd, beta."""
+    """x, four float64 numbers for each channel (mean, invstd, scale = gamma · invstd, beta), the shapes of gamma and
+    beta."""
 
-    def __init__(self, x: Array, channel_axis: int, saved: Array, training: bool, relu: bool, count: int) -> None:
+    def __init__(self, x: Array, channel_axis: int, saved: Array, shapes: tuple[Any, Any], training: bool, relu: bool,
+                 count: int) -> None:
         self.x: Any = x
-        self.channel_axis, self.saved = channel_axis, saved
+        self.channel_axis, self.saved, self.shapes = channel_axis, saved, shapes
         self.training, self.relu, self.count = training, relu, count
         self.mean, self.invstd, self.scale, self.beta = saved
 
@@ -46,14 +48,17 @@ class BatchNormCache:
         self.x = None
 
 
-def grouped(array: Array, x: Array, axis: int) -> Array:
-    """A view of `array`, which has the shape and layout of x, as (outer, channels, inner) in the order of memory."""
+def grouped(array: Array, x: Array, axis: int, any_layout: bool = False) -> Array:
+    """A view of `array`, which has the shape and layout of x, as (outer, channels, inner) in the order of x's memory.
+
+    A copy, if `array` may have any layout and has another one.
+    """
     if not x.flags.c_contiguous:        # a view of channels-last memory
         array, x, axis = np.moveaxis(array, axis, -1), np.moveaxis(x, axis, -1), -1
     axis %= x.ndim
     shape = [math.prod(x.shape[:axis]), x.shape[axis], math.prod(x.shape[axis + 1 :])]
     view = array.reshape(shape)
-    if array.size and not np.may_share_memory(view, array):
+    if array.size and not any_layout and not np.may_share_memory(view, array):
         raise ValueError("expected the memory layout of x")
     return view
 
@@ -241,7 +246,7 @@ def inverse_root(var: Array, eps: float) -> Array:
 def gradient_and_distance(dy: Array, cache: BatchNormCache) -> tuple[Array, Array]:
     """dy, 0 where relu made y 0, and x − mean, as (outer, channels, inner)."""
     x = grouped(cache.x, cache.x, cache.channel_axis)
-    g = grouped(dy, cache.x, cache.channel_axis)
+    g = grouped(dy, cache.x, cache.channel_axis, any_layout=True)
     if cache.relu:
         y = normalised(x, cache) if cache.training else inferred(x, cache.mean, cache.scale, cache.beta)
         g = np.where(y <= 0, g.dtype.type(0), g)
@@ -283,32 +288,32 @@ def batch_norm_forward(x: Array, gamma: Array, beta: Array, running_mean: Array 
     values, result = grouped(x, x, channel_axis), grouped(y, x, channel_axis)
     count = values.shape[0] * values.shape[2]
     momentum, eps = floats(momentum, eps)
-    saved = np.full((4, values.shape[1]), np.nan)
+    saved, shapes = np.full((4, values.shape[1]), np.nan), (gamma.shape, beta.shape)
     if training:
         if statistics is not None:
             count, mean, m2 = int(statistics[0]), *statistics[1:]
         elif x.size:
             _, mean, m2 = totals(values)
         else:
-            return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
+            return y, BatchNormCache(x, channel_axis, saved, shapes, training, relu, count)
         var = m2 / count
     else:
         assert running_mean is not None
         assert running_var is not None
-        mean, var = running_mean.astype(np.float64), running_var.astype(np.float64)
-    gamma, beta = gamma.astype(np.float64), beta.astype(np.float64)
+        mean, var = running_mean.astype(np.float64).ravel(), running_var.astype(np.float64).ravel()
+    gamma, beta = gamma.astype(np.float64).ravel(), beta.astype(np.float64).ravel()
     invstd = inverse_root(var, eps)
     scale = gamma * invstd
     saved[...] = mean, invstd, scale, beta
     if not training:
         result[...] = rectified(inferred(values, mean, scale, beta), relu)
-        return y, BatchNormCache(x, channel_axis, saved, training, relu, count)
-    cache = BatchNormCache(x, channel_axis, saved, training, relu, count)
+        return y, BatchNormCache(x, channel_axis, saved, shapes, training, relu, count)
+    cache = BatchNormCache(x, channel_axis, saved, shapes, training, relu, count)
     result[...] = rectified(normalised(values, cache, m2 == 0), relu)
     if running_mean is not None and running_var is not None:
-        running_mean[...] = (1.0 - momentum) * running_mean.astype(np.float64) + momentum * mean
         new = m2 / (count - 1.0) if unbiased else var
-        running_var[...] = (1.0 - momentum) * running_var.astype(np.float64) + momentum * new
+        for running, value in ((running_mean, mean), (running_var, new)):
+            running[...] = (1.0 - momentum) * running.astype(np.float64) + momentum * value.reshape(running.shape)
     return y, cache
 
 
@@ -320,16 +325,16 @@ def batch_norm_backward(dy: Array, cache: BatchNormCache, *,
     x, axis, scale, invstd = cache.x, cache.channel_axis, cache.scale, cache.invstd
     dx, dgamma, dbeta = out if isinstance(out, tuple) else (out, None, None)
     dx = empty_like(x) if dx is None else dx
-    dgamma = np.empty(len(scale), x.dtype) if dgamma is None else dgamma
-    dbeta = np.empty(len(scale), x.dtype) if dbeta is None else dbeta
+    dgamma = np.empty(cache.shapes[0], x.dtype) if dgamma is None else dgamma
+    dbeta = np.empty(cache.shapes[1], x.dtype) if dbeta is None else dbeta
     if x.size:
         g, d = gradient_and_distance(dy, cache)
     elif sums is None:
         sums = np.zeros_like(scale), np.zeros_like(scale)
         invstd = np.zeros_like(invstd)
     sum_dy, sum_dy_d = gradient_sums(g, d) if sums is None else sums
-    dbeta[...] = sum_dy
-    dgamma[...] = sum_dy_d * invstd
+    dbeta[...] = sum_dy.reshape(dbeta.shape)
+    dgamma[...] = (sum_dy_d * invstd).reshape(dgamma.shape)
     if x.size:
         grouped(dx, x, axis)[...] = (gradient(g, cache, sum_dy, sum_dy_d) if cache.training
                                      else scaled(g, cache.scale))
@@ -341,6 +346,7 @@ def batch_norm_inference(x: Array, gamma: Array, beta: Array, mean: Array, var: 
                          channel_axis: int = 1, relu: bool = False, out: Array | None = None) -> Array:
     """See `fastopt.batch_norm_inference`."""
     y = empty_like(x) if out is None else out
+    gamma, beta, mean, var = (array.ravel() for array in (gamma, beta, mean, var))
     scale = gamma.astype(np.float64) * inverse_root(var, eps)
     values = grouped(x, x, channel_axis)
     grouped(y, x, channel_axis)[...] = rectified(inferred(values, mean, scale, beta), relu)
@@ -386,9 +392,10 @@ def batch_norm_fold(weight: Array, bias: Array | None, gamma: Array, beta: Array
                     eps: float = 1e-5, *, output_axis: int = 0, out: tuple[Array, Array] | None = None,
                     ) -> tuple[Array, Array]:
     """See `fastopt.batch_norm_fold`."""
-    new_weight, new_bias = (np.empty_like(weight), np.empty_like(beta)) if out is None else out
+    new_weight, new_bias = (np.empty_like(weight), np.empty(beta.size, beta.dtype)) if out is None else out
+    gamma, beta, mean, var = (array.ravel() for array in (gamma, beta, mean, var))
     scale = rounded_scale(gamma.astype(np.float64) * inverse_root(var, eps), weight.dtype)
-    bias = np.zeros_like(beta) if bias is None else bias
-    new_bias[...] = (bias - mean) * scale + beta
+    bias = np.zeros_like(beta) if bias is None else bias.ravel()
+    new_bias[...] = ((bias - mean) * scale + beta).reshape(new_bias.shape)
     new_weight[...] = np.moveaxis(np.moveaxis(weight, output_axis, -1) * scale, -1, output_axis)
     return new_weight, new_bias
