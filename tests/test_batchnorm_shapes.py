@@ -208,13 +208,13 @@ def test_no_channels():
             fastopt.batch_norm_forward(x, np.empty(vector, f32), np.empty(0, f32))
 
 
-@pytest.mark.parametrize("vector", [(5, 5), (1,), (), (1, 1), (2, 5), (5, 2), (6,), (1, 6), (10,), (1, 25)])
+@pytest.mark.parametrize("vector", [(6, 6), (1,), (), (1, 1), (2, 6), (6, 2), (2, 3), (1, 3, 2), (7,), (1, 7), (12,)])
 def test_other_shapes_are_refused(vector, rng):
-    x, ones = standard(rng, 8, 5), np.ones(5, f32)
+    x, ones = standard(rng, 8, 6), np.ones(6, f32)
     for place, name in enumerate(("gamma", "beta", "running_mean", "running_var")):
         arrays = [ones.copy() for _ in range(4)]
         arrays[place] = np.ones(vector, f32)
-        with pytest.raises(ValueError, match=rf"^{name}: expected .*C-contiguous float32 of shape \(5,\), got float32"):
+        with pytest.raises(ValueError, match=rf"^{name}: expected .*C-contiguous float32 of shape \(6,\), got float32"):
             fastopt.batch_norm_forward(x, *arrays)
         assert all((a == 1).all() for a in arrays)
     x = standard(rng, 8, 1)
