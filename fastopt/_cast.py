@@ -1,6 +1,7 @@
 """`cast`: the arrays of a program's containers, converted to float32 once."""
 
 import copy
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,12 +32,10 @@ def cast(tree: Any, dtype: DTypeLike = np.float32) -> Any:
 
     Raises
     ------
-    OverflowError
-        If a finite number is beyond the range of `dtype`; it would become inf.
     TypeError
         For a masked array, or another dtype.
     ValueError
-        For a container that contains itself.
+        If a finite number is beyond the range of `dtype`, and would become inf; for a container that contains itself.
 
     Notes
     -----
@@ -56,10 +55,10 @@ def cast(tree: Any, dtype: DTypeLike = np.float32) -> Any:
     """
     try:
         kind = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         kind = None
     if dtype is None or kind not in (np.float32, np.float64) or not kind.isnative:
-        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+        raise TypeError(f"dtype: expected float32 or float64, got {reprlib.repr(dtype)}")
     return _cast(tree, kind, "tree", {})
 
 
@@ -81,7 +80,7 @@ def _cast(source: Any, dtype: np.dtype[Any], path: str, done: dict[int, Any]) ->
 
 def _cast_container(source: Any, dtype: np.dtype[Any], path: str, done: dict[int, Any]) -> Any:
     if isinstance(source, Mapping):
-        entries = {key: _cast(value, dtype, f"{path}[{key!r}]", done) for key, value in source.items()}
+        entries = {key: _cast(value, dtype, f"{path}[{reprlib.repr(key)}]", done) for key, value in source.items()}
         if type(source) is dict or not isinstance(source, dict):
             return entries
         mapping = copy.copy(source)         # with a defaultdict's factory and an OrderedDict's order
@@ -105,5 +104,5 @@ def _cast_array(source: np.ndarray[Any, Any], dtype: np.dtype[Any], path: str) -
     beyond = np.isinf(made)
     if beyond.any() and (beyond := beyond & np.isfinite(source)).any():
         place = int(np.flatnonzero(beyond)[0])
-        raise OverflowError(f"{path}: expected numbers in the range of {dtype}, got {element(source, path, place)}")
+        raise ValueError(f"{path}: expected numbers in the range of {dtype}, got {element(source, path, place)}")
     return made

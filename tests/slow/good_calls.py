@@ -472,6 +472,12 @@ def count_threads(rng, module):
     return Case(fastopt.get_num_threads, {}, (Threads(),))
 
 
+@case("cast")
+def cast(rng, module):
+    tree = {"w": rng.standard_normal((3, 4)), "layers": [(rng.standard_normal(3), 0.5)], "labels": np.arange(3)}
+    return Case(fastopt.cast, {"tree": tree, "dtype": np.float32}, use=lambda result: type(result).__name__)
+
+
 @case("keep_heap")
 def heap(rng, module):
     return Case(fastopt.keep_heap, {})

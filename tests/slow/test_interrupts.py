@@ -19,7 +19,7 @@ from slow.test_bad_calls import comparable
 
 import fastopt
 
-WRITE_NOTHING = {"get_num_threads", "show_config", "load_state", "convert.to_torch", "convert.to_keras",
+WRITE_NOTHING = {"cast", "get_num_threads", "show_config", "load_state", "convert.to_torch", "convert.to_keras",
                  "convert.to_optax", "convert.layer_to_torch", "convert.layer_to_keras", "batch_norm_merge",
                  "batch_norm_merge_sums", "batch_norm_statistics", "batch_norm_backward_sums",
                  "softmax_cross_entropy_loss", *(name for name in public() if name.endswith("state_dict")

@@ -47,6 +47,9 @@ assert_type(weights, list[Array])
 convert.layer_from_keras(layer, weights)
 assert_type(fastopt.load_state("state.npz"), dict[str, Any])
 
+assert_type(fastopt.cast({"w": np.ones((2, 3)), "layers": [(np.zeros(3), 0.5)]}), Any)
+assert_type(fastopt.cast(np.ones(3), np.float64), Any)
+
 assert_type(fastopt.show_config(), None)
 assert_type(fastopt.show_config(mode="dicts"), dict[str, Any])
 assert_type(fastopt.__version__, str)

@@ -18,6 +18,9 @@ losses, _ = fastopt.softmax_cross_entropy(logits, labels, reduction="none")
 assert_type(losses, Array)
 assert_type(fastopt.softmax_cross_entropy_loss(logits, labels, reduction="sum"), float)
 
+assert_type(fastopt.softmax_cross_entropy_loss(logits, [0, 1, 2, 0, 1, 2, 0, 1]), float)
+assert_type(fastopt.softmax_cross_entropy_loss(logits, np.eye(3)[labels]), float)
+
 y = fastopt.softmax(logits, axis=0)
 assert_type(y, Array)
 assert_type(fastopt.softmax_backward(logits, y, axis=0, out=logits), Array)
