@@ -249,11 +249,12 @@ def batch_norm_backward(
         sum_dy, sum_dy_d = layout.doubles(sum_dy, "sums.dy"), layout.doubles(sum_dy_d, "sums.dy_x")
     given = dx is not None or dgamma is not None or dbeta is not None
     dx = layout.empty() if dx is None else dx
-    channels, shapes = layout.channels, layout.vector_shapes
-    if dgamma is None:
-        dgamma = np.empty(channels if shapes is None else shapes.get("gamma", channels), float32)
-    if dbeta is None:
-        dbeta = np.empty(channels if shapes is None else shapes.get("beta", channels), float32)
+    if dgamma is None or dbeta is None:
+        channels, shapes = layout.channels, layout.vector_shapes
+        if dgamma is None:
+            dgamma = np.empty(channels if shapes is None else shapes.get("gamma", channels), float32)
+        if dbeta is None:
+            dbeta = np.empty(channels if shapes is None else shapes.get("beta", channels), float32)
     o = layout.array(dx, "out", True)
     g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
     if given:

@@ -59,7 +59,7 @@ def _cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Reduction
     if label is not None:
         require_classes(label, copied, classes, ignore_index)
     else:
-        label, target, copied = labels_or_distributions(labels, x, ignore_index)
+        label, target, copied = labels_or_distributions(labels, x, rows, classes, ignore_index)
         if target is not None and count_correct:
             raise ValueError("count_correct: expected False with labels that are distributions, got True")
     weight = check_weight(class_weight, classes)

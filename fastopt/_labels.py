@@ -56,11 +56,10 @@ def class_labels(labels: Any, rows: tuple[int, ...], classes: int,
     return _classes(labels, rows, classes, ignore_index)
 
 
-def labels_or_distributions(labels: Any, logits: Array, ignore_index: int) -> tuple[Array | None, Array | None, Any]:
+def labels_or_distributions(labels: Any, logits: Array, rows: tuple[int, ...], classes: int,
+                            ignore_index: int) -> tuple[Array | None, Array | None, Any]:
     """Classes as an Array of int64, or distributions as one of float32, the other one None; and the array of which it
     is a copy, or None."""
-    shape = logits.shape
-    rows, classes = shape[:-1], shape[-1]
     if is_integer_array(labels) and labels.shape == rows:
         return _classes(labels, rows, classes, ignore_index)[1], None, labels
     target = array_if_like(labels, "labels", logits)
@@ -69,6 +68,7 @@ def labels_or_distributions(labels: Any, logits: Array, ignore_index: int) -> tu
     labels = as_array(labels)
     if is_integer_array(labels) and (labels.shape == rows or (labels.shape == (*rows, 1) and classes > 1)):
         return _classes(labels, rows, classes, ignore_index)[1], None, labels
+    shape = (*rows, classes)
     kind = labels.dtype.kind if isinstance(labels, np.ndarray) and not is_masked(labels) else ""
     if kind in NUMBERS and labels.shape == shape:
         if classes == 1 and kind in INTEGERS:
