@@ -17,7 +17,8 @@ PAGES = [path.relative_to(ROOT).as_posix()
          for path in (*(ROOT / name for name in MAIN), *sorted(ROOT.glob("docs/*.md")),
                       *(ROOT / folder / "README.md" for folder in ("bench", "kernels"))) if path.exists()]
 
-_BLOCK = re.compile(r"(?:^<!-- skip: ([\w.]+) -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(r"^```(\w*)(?: (\w+))?\n(.*?)^```$", re.M | re.S)
+"""Its language, the library that it needs (```python torch), and its lines."""
 _IMPORTS = "import warnings\nwith warnings.catch_warnings():\n    warnings.simplefilter('ignore')\n    import {}\n"
 
 
@@ -26,8 +27,8 @@ def text(page):
 
 
 def libraries(page):
-    """Those without which blocks of the page are skipped: ``<!-- skip: torch -->`` on the line before a block."""
-    return sorted({block[1] for block in _BLOCK.finditer(text(page)) if block[1]})
+    """Those that blocks of the page need."""
+    return sorted({block[2] for block in _BLOCK.finditer(text(page)) if block[2]})
 
 
 def program(page, library=None):
@@ -37,7 +38,7 @@ def program(page, library=None):
     """
     source, lines = text(page), ""
     for block in _BLOCK.finditer(source):
-        if block[2] == "python" and block[1] in (None, library):
+        if block[1] == "python" and block[2] in (None, library):
             lines += "\n" * (source.count("\n", 0, block.start(3)) - lines.count("\n")) + block[3]
     return lines
 
@@ -75,10 +76,10 @@ def links(page):
 
 def commands(page):
     """The lines of shell blocks, indented ones included, and code spans that call fastopt."""
-    source = text(page)
-    blocks = [block[3] for block in _BLOCK.finditer(source) if block[2] == "sh"]
-    indented = re.findall(r"^ {4}(?:fastopt|python|pip|pytest|\.ci/) ?.*$", without_blocks(page), re.M)
-    spans = re.findall(r"`((?:fastopt|python|pytest) [^`]+)`", source)
+    rest = without_blocks(page)
+    blocks = [block[3] for block in _BLOCK.finditer(text(page)) if block[1] == "sh"]
+    indented = re.findall(r"^ {4}(?:fastopt|python|pip|pytest|\.ci/) ?.*$", rest, re.M)
+    spans = re.findall(r"`((?:fastopt|python|pytest) [^`]+)`", rest)
     lines = [line for block in (*blocks, *indented, *spans) for line in block.splitlines()]
     return [command.strip() for line in lines for command in line.split("  #")[0].split("&&")]
 
