@@ -52,6 +52,15 @@ def test_word2vec(tmp_path):
     assert int(same) >= 90
 
 
+def test_sklearn_mlp(tmp_path):
+    printed = run("sklearn_mlp.py", tmp_path)
+    contenders = re.findall(r"^(\S.*?) +(\d+) epochs   \d+\.\d s   test accuracy (\d+\.\d\d)%$", printed, re.M)
+    assert [name for name, _, _ in contenders] == ["scikit-learn's Adam", "the same of fastopt", "AdamW, cosine"]
+    accuracies = [float(accuracy) for _, _, accuracy in contenders]
+    assert min(accuracies) >= 95.0
+    assert abs(accuracies[0] - accuracies[1]) <= 1.0
+
+
 def test_from_torch(tmp_path):
     pages.need("sklearn")
     printed = run("from_torch.py", tmp_path, "--steps", "20", library="torch")
