@@ -79,7 +79,7 @@ def commands(page):
     rest = without_blocks(page)
     blocks = [block[3] for block in _BLOCK.finditer(text(page)) if block[1] == "sh"]
     indented = re.findall(r"^ {4}(?:fastopt|python|pip|pytest|\.ci/) ?.*$", rest, re.M)
-    spans = re.findall(r"`((?:fastopt|python|pytest) [^`]+)`", rest)
+    spans = re.findall(r"`((?:fastopt|python|pytest) [^`\n]+)`", rest)
     lines = [line for block in (*blocks, *indented, *spans) for line in block.splitlines()]
     return [command.strip() for line in lines for command in line.split("  #")[0].split("&&")]
 

@@ -65,6 +65,12 @@ def test_updates(module, theirs, ours, rng):
         assert np.abs(param - expected).max() <= 1e-5 * moved + 20 * np.spacing(np.abs(param).max())
 
 
+@pytest.mark.parametrize("wrong", ["Adam(lr=0.001)", "Adam(lr=0.001, eps=1e-7, eps_hat=True)", "AdamW(eps_hat=True)"])
+def test_a_wrong_argument_is_seen(wrong, rng):
+    with pytest.raises(AssertionError):
+        test_updates("sklearn.neural_network", 'MLPClassifier(solver="adam")', wrong, rng)
+
+
 @pytest.mark.parametrize(("module", "theirs", "ours"), LAYERS)
 def test_layers(module, theirs, ours, rng):
     """In training and in the inference after it, which shows running statistics; the loss of an output layer."""
