@@ -42,10 +42,8 @@ def main():
     dense = fastopt.Dense(CONTEXT * 16, 128, "gelu", rng=rng)
     norm = fastopt.LayerNorm(128)
     weight, bias = fastopt.init.xavier_normal((len(alphabet), 128), rng), np.zeros(len(alphabet), np.float32)
-    layers = {"embedding": embedding, "dense": dense, "norm": norm}
-    params = {(key, name): p for key, layer in layers.items() for name, p in layer.params.items()}
-    grads = {(key, name): g for key, layer in layers.items() for name, g in layer.grads.items()}
-    params |= {"weight": weight, "bias": bias}
+    layers = embedding, dense, norm
+    params = [*(layer.params for layer in layers), weight, bias]
 
     def features(contexts):
         return norm.forward(dense.forward(embedding.forward(contexts).reshape(len(contexts), -1)))
@@ -53,11 +51,10 @@ def main():
     opt = fastopt.Adam(lr=fastopt.schedules.cosine(0.005, steps))
     for step in range(1, steps + 1):
         batch = windows[rng.integers(len(windows), size=BATCH)]
-        loss, dx, grads["weight"], grads["bias"] = fastopt.linear_cross_entropy(
-            features(batch[:, :-1]), weight, batch[:, -1], bias)
+        loss, dx, dweight, dbias = fastopt.linear_cross_entropy(features(batch[:, :-1]), weight, batch[:, -1], bias)
         d = dense.backward(norm.backward(dx))
         embedding.backward(d.reshape(BATCH, CONTEXT, 16))
-        opt.update(params, grads)
+        opt.update(params, [*(layer.grads for layer in layers), dweight, dbias])
         if step % (steps // 5) == 0:
             print(f"step {step}   loss {loss:.4f}")
 

@@ -51,8 +51,7 @@ def main():
     for channels, filters, stride in (1, 16, 1), (16, 32, 2), (32, 64, 2), (64, 64, 2):
         layers += [Conv(channels, filters, stride, rng), fastopt.BatchNorm(filters, channel_axis=-1, relu=True)]
     layers += [fastopt.Dense(64, 10, rng=rng)]      # on (N, 1, 1, 64): each stride of 2 halves 8 x 8 pixels
-    params = {(i, name): p for i, layer in enumerate(layers) for name, p in layer.params.items()}
-    grads = {(i, name): g for i, layer in enumerate(layers) for name, g in layer.grads.items()}
+    params, grads = [layer.params for layer in layers], [layer.grads for layer in layers]
     opt = fastopt.Adam(lr=0.005)
 
     def logits(images, training):

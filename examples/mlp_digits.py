@@ -39,8 +39,7 @@ def main():
         fastopt.Dense(128, 64, "relu", dropout=0.1, rng=rng),
         fastopt.Dense(64, 10, rng=rng),
     ]
-    params = {(i, name): p for i, layer in enumerate(layers) for name, p in layer.params.items()}
-    grads = {(i, name): g for i, layer in enumerate(layers) for name, g in layer.grads.items()}
+    params, grads = [layer.params for layer in layers], [layer.grads for layer in layers]
 
     # The rate rises for 50 updates, then follows half a cosine down to 0.
     steps = epochs * (len(train) // BATCH)
