@@ -2,8 +2,8 @@
 
 import importlib
 import os
-import pkgutil
-from types import SimpleNamespace
+from importlib.machinery import EXTENSION_SUFFIXES
+from types import ModuleType
 
 from fastopt._runtime import HOW_TO_BUILD, cpu
 
@@ -13,7 +13,8 @@ LEVELS = ("baseline", "v3", "v4")
 def kernels_at(level: str) -> set[str]:
     """Names of the kernels built at `level`."""
     package = importlib.import_module(f"fastopt._isa.{level}")
-    return {module.name for module in pkgutil.iter_modules(package.__path__)}
+    files = [file for folder in package.__path__ for file in os.listdir(folder)]
+    return {file.partition(".")[0] for file in files if file.endswith(tuple(EXTENSION_SUFFIXES))}
 
 
 def available() -> list[str]:
@@ -22,13 +23,29 @@ def available() -> list[str]:
     return [level for level in LEVELS[: machine + 1] if kernels_at(level)]
 
 
-def load(level: str) -> SimpleNamespace:
-    """Return a namespace of kernel modules, each at the highest level up to `level` at which it is built."""
-    kernels = SimpleNamespace(level=level)
-    best = {kernel: candidate for candidate in LEVELS[: LEVELS.index(level) + 1] for kernel in kernels_at(candidate)}
-    for kernel, candidate in best.items():
-        setattr(kernels, kernel, importlib.import_module(f"fastopt._isa.{candidate}.{kernel}"))
-    return kernels
+class Kernels:
+    """The kernel modules of one level as attributes, imported when they are first used: few programs use them all."""
+
+    def __init__(self, level: str, names: dict[str, str]) -> None:
+        self.level = level
+        self._names = names
+
+    def __getattr__(self, kernel: str) -> ModuleType:
+        if kernel not in self.__dict__.get("_names", ()):
+            raise AttributeError(f"no kernel {kernel!r} is built")
+        module = importlib.import_module(self._names[kernel])
+        setattr(self, kernel, module)       # found without this function from now on
+        return module
+
+    def __dir__(self) -> list[str]:
+        return sorted(self._names)
+
+
+def load(level: str) -> Kernels:
+    """Return the kernel modules, each at the highest level up to `level` at which it is built."""
+    names = {kernel: f"fastopt._isa.{candidate}.{kernel}"
+             for candidate in LEVELS[: LEVELS.index(level) + 1] for kernel in kernels_at(candidate)}
+    return Kernels(level, names)
 
 
 def choose(ceiling: str | None) -> str:
