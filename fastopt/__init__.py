@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fastopt import init, schedules
+from fastopt import init
 from fastopt._activation import activation_backward, activation_forward
 from fastopt._adam import Adam, Adamax, AdamW, NAdam, RAdam, adam, adamax, nadam, radam
 from fastopt._adaptive import Adadelta, Adagrad, Adan, RMSprop, adadelta, adagrad, adan, rmsprop
@@ -34,7 +34,7 @@ from fastopt._sign import Lion, Rprop, Sophia, lion, rprop, sophia
 from fastopt._softmax import hardmax, log_softmax, log_softmax_backward, softmax, softmax_backward
 
 if TYPE_CHECKING:
-    from fastopt import adapters, convert, reference
+    from fastopt import adapters, convert, reference, schedules
     from fastopt._cast import cast
     from fastopt._heap import keep_heap
     from fastopt._state_file import load_state, save_state
@@ -57,18 +57,16 @@ __all__ = [
 ]
 
 
+_ELSEWHERE = {"cast": "_cast", "keep_heap": "_heap", "load_state": "_state_file", "save_state": "_state_file"}
+
 if not TYPE_CHECKING:       # with a __getattr__, type checkers would take every name
 
     def __getattr__(name: str) -> Any:
-        """Import what many programs do not use when it is first asked for: together a third of the import time."""
-        if name in ("adapters", "convert", "reference"):
+        """Import what many programs do not use when it is first asked for: together half of the import time."""
+        if name in ("adapters", "convert", "reference", "schedules"):
             return import_module(f"fastopt.{name}")
-        if name in ("load_state", "save_state"):
-            return getattr(import_module("fastopt._state_file"), name)
-        if name == "keep_heap":
-            return import_module("fastopt._heap").keep_heap
-        if name == "cast":
-            return import_module("fastopt._cast").cast
+        if name in _ELSEWHERE:
+            return getattr(import_module(f"fastopt.{_ELSEWHERE[name]}"), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,6 +1,5 @@
 """Names of options: what other libraries call ours, which one a misspelling means, and how a repr shows a value."""
 
-import difflib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -68,7 +67,10 @@ def suggestion(name: str, taken: Sequence[str], moments: int = 2) -> str | None:
     ours = next((our for our, others in _OTHERS.items() if our in taken and theirs in others.split()), None)
     if ours and theirs in _SHOWN:
         return _SHOWN[theirs]
-    ours = ours or next(iter(difflib.get_close_matches(theirs, taken, 1, 0.8)), None)
+    if not ours:
+        from difflib import get_close_matches  # takes 1 ms to import, which most programs save
+
+        ours = next(iter(get_close_matches(theirs, taken, 1, 0.8)), None)
     if ours == "betas":
         return f"betas=({', '.join(f'beta{i}' for i in range(1, moments + 1))})"
     return ours and _SHOWN.get(ours, ours)
