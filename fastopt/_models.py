@@ -59,8 +59,10 @@ def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[An
                                             or not isinstance(grads, Iterable)):
         raise TypeError(f"{source}: expected a sequence like params, got {type(grads).__name__}")
     leaves: list[tuple[Any, Array, Any]] = []
-    _descend((), params if isinstance(params, Mapping) else list(params),
-             grads if isinstance(grads, Mapping) or not isinstance(grads, Iterable) else list(grads), source, leaves)
+    if isinstance(params, Mapping):
+        _descend((), params, grads, source, leaves)
+    else:
+        _descend((), list(params), list(grads), source, leaves)     # of any kind of sequence
     keys = [key for key, _, _ in leaves]
     if any(type(key) is Path for key in keys) and len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)

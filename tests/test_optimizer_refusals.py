@@ -145,6 +145,7 @@ def test_a_hyper_parameter_changed_in_place_reaches_no_array_that_was_not_made(n
     (None, None, "^params: expected a dict, a sequence or an array, got NoneType"),
     (1.0, 1.0, "^params: expected a dict, a sequence or an array, got float"),
     ([np.ones(2, np.float32)], None, "^grads: expected a sequence like params, got NoneType"),
+    ({"w": np.ones(2, np.float32)}, np.array(2.0), "^grads: expected a dict like params, got ndarray"),
 ])
 def test_no_collection_at_all(params, grads, message):
     with pytest.raises(TypeError, match=message):

@@ -101,6 +101,8 @@ def attempt(name, seed):
     if has_reference(name):
         reference = maker(np.random.default_rng(case_seed), fastopt.reference)
         copied = copy_for_reference(arguments, subject.arguments, reference.arguments, {})
+        if "key" in arguments:
+            copied["key"] = arguments["key"]    # any object with a hash
     before = digest((arguments, subject.watch))
     result, error = called(subject, arguments)
     try:
@@ -150,7 +152,7 @@ def check_error(error, name, spoiled, what, arguments, subject):
         return
     # A fault of one array may be seen in another: the first one says what shape the others must have.
     named = {*spoiled, *(other for one in spoiled for other in CALLED_OTHERWISE.get(one, ())), *arguments}
-    if "params" in arguments:
+    if {"params", "key"} & arguments.keys():
         named |= {"state", "per_param"}
     for watched in subject.watch:
         if isinstance(watched, fastopt.Layer):
