@@ -1,32 +1,23 @@
 """The base of the optimizer classes: hyper-parameters, state, and one native call for a whole model."""
 
-import functools
-import inspect
 import math
-import operator
 import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
+from fastopt._makers import maker_for, step_ranges
 from fastopt._models import checked_state, listed, paired, read_only
 from fastopt._options import (
     DEFAULTS,
-    LR,
     MODEL_DEFAULTS,
-    STEP,
     Arguments,
     ModelOptions,
     UpdateInfo,
-    as_numbers,
     call_text,
-    check_options,
-    check_own_decay,
     grad_scale_range,
     refuse_unknown,
-    with_average_decay,
-    with_grad_scale,
 )
 from fastopt._runtime import binding, dispatch, driver
 from fastopt._runtime.arrays import Array as Validated
@@ -34,37 +25,16 @@ from fastopt._runtime.binding import Binding, Maker
 from fastopt._runtime.hyper import Ranges, number
 from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.progress import Progress
+from fastopt._snapshot import Group, Snapshot, at_rest, taken_of
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import FloatArray, Grads, Params, State
 from fastopt._typing import LearningRate as Rate
 
 _new_tuple = tuple.__new__
 _switch_ranges = Ranges(average_warmup="bool", skip_nonfinite="bool")
-_step_ranges = Ranges(step=STEP, lr=LR)
 
 
 apply = driver.apply        # of a kernel's rule to one parameter: every optimizer function ends here
-
-
-@functools.cache
-def _own_names(arguments: Callable[..., Any]) -> list[str]:
-    """The names of its parameters between (step, lr) and (options, …): a class's own hyper-parameters."""
-    names = list(inspect.signature(arguments).parameters)
-    return names[2 : names.index("options")]
-
-
-def _at_rest(count: int, steps: Mapping[Any, int], state: State) -> tuple[int, "Snapshot"]:
-    """A step count and a snapshot with nothing bound; every parameter counts as having taken part in the last step."""
-    return count, Snapshot({}, {}, {key: (own, count) for key, own in steps.items()}, read_only(state))
-
-
-def _taken(snapshot: "Snapshot", keys: list[Any]) -> dict[Any, tuple[int, int]]:
-    """`snapshot.taken` with what the models that have one of the keys have counted."""
-    bounds = {id(bound): bound for bound in map(snapshot.bounds.get, keys) if bound is not None}
-    taken = snapshot.taken
-    for bound in bounds.values():
-        taken = {**taken, **dict(zip(bound.keys, bound.taken(), strict=True))}
-    return taken
 
 
 def _require_hashable(key: Any) -> None:
@@ -74,40 +44,9 @@ def _require_hashable(key: Any) -> None:
         raise TypeError(f"key: expected a hashable key, got {type(key).__name__}") from None
 
 
-def _constant(*values: Any) -> bool:
-    """Whether none of the numbers, and of the tuples that hold some of them, can be changed in place."""
-    return {float, int, bool, tuple}.issuperset(map(type, values))
-
-
 def _clipped(grad_scale: float, norm: float, limit: float) -> float:
     """The grad_scale with which gradients, whose norm with this grad_scale is `norm`, are clipped by it."""
     return grad_scale * (limit / (norm + 1e-6)) if limit < norm + 1e-6 else grad_scale
-
-
-class Group(NamedTuple):
-    """Parameters that share one rule: they have taken as many steps, and have gradients at the same steps."""
-
-    own: dict[str, Any]
-    """The hyper-parameters that `per_param` returned for them."""
-    steps: int
-    """How many steps each had taken when it was bound."""
-    rests: bool
-    """Whether they have no state, because none has had a gradient."""
-    pattern: tuple[int | None, bool]
-    """The group in the model that was bound before, and whether they had gradients then."""
-
-
-class Snapshot(NamedTuple):
-    """What changes as a whole, and together with the step count: see `Progress`. Each `Binding` counts its steps."""
-
-    bounds: dict[Any, Binding]
-    """The models that are bound, by each of their keys; those of one model follow each other."""
-    heads: dict[Any, Binding]
-    """Those with nested containers, by the keys of the outermost one: the last that has the key."""
-    taken: dict[Any, tuple[int, int]]
-    """For keys that are not bound, and perhaps for others: the steps of the parameter, and the last step of the
-    optimizer that it took part in."""
-    state: State
 
 
 class Optimizer:
@@ -347,7 +286,7 @@ class Optimizer:
         return {**self.__dict__, "_hyper": dict(self._hyper), "_plain": None, "_progress": progress}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _progress=Progress(*_at_rest(*state["_progress"])))
+        self.__dict__.update(state, _progress=Progress(*at_rest(*state["_progress"])))
 
     def state_dict(self) -> dict[str, Any]:
         """Return {"step_count": int, "steps": {key: int}, "state": {key: {name: array}}}; the arrays are copies.
@@ -374,7 +313,7 @@ class Optimizer:
         """The step count and the snapshot out of a state dict."""
         needed = () if self._per_param else tuple(filter(None, self._states(self._hyper)))
         count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
-        return _at_rest(count, steps, state)
+        return at_rest(count, steps, state)
 
     def _with_bound(self, params: Params, grads: Grads, source: str, act: Callable[..., Any], *arguments: Any) -> Any:
         """Return act(snapshot, model, gradients in its order, step, lr, *arguments) for these arrays, bound."""
@@ -403,7 +342,7 @@ class Optimizer:
         if bound is not None and len(bound.keys) == 1:
             step += bound.last == step
         else:
-            step += _taken(snapshot, [key]).get(key, (0, 0))[1] == step
+            step += taken_of(snapshot, [key]).get(key, (0, 0))[1] == step
             bound = None
         lr, ordered = self._hyper["lr"], [grad]
         if type(lr) is not float:
@@ -453,7 +392,7 @@ class Optimizer:
             return None
         if None in rules and not any(rules):    # no rule checks the numbers
             grad_scale_range(grad_scale)
-            _step_ranges(step, lr)
+            step_ranges(step, lr)
         if not bound.apply(rules, ordered, self._progress, snapshot, step):
             return None
         return UpdateInfo(step, lr, norm, False)
@@ -485,44 +424,7 @@ class Optimizer:
         return self._plain
 
     def _maker(self, own: Mapping[str, Any]) -> Maker:
-        """What makes the rule of parameters with these hyper-parameters: from their own step, the optimizer's step and
-        lr, and grad_scale."""
-        hyper = {**self._hyper, **own}
-        own_lr, has_lr = hyper.pop("lr"), "lr" in own
-        options = {name: hyper.pop(name) for name in self._shared}
-        if options["average_decay"] is not None:
-            options["average"] = True
-        if self._decay != "weight_decay":
-            checked = check_own_decay(type(self), options, options.pop("weight_decay"), self._decay)
-        else:
-            checked = check_options(type(self), options)
-        checked = as_numbers(checked)
-        scale = checked[0]
-        average_decay = float(options["average_decay"]) if self._average_warmup else None
-        name, arguments = self._rule    # not self: the cycle would keep the arrays until the next garbage collection
-        kernel, varies = operator.attrgetter(name)(dispatch.active), self._varies
-        values = tuple(hyper[name] for name in _own_names(arguments))   # by position, which takes half as long
-        numbers: Arguments | None = None    # constants, once checked: further steps check step and lr only
-
-        def make(maker: Maker, own_step: int, step: int, lr: float, grad_scale: float) -> Any:
-            nonlocal numbers
-            if has_lr:
-                lr = own_lr(step) if callable(own_lr) else own_lr
-            same = type(grad_scale) is float and grad_scale == scale
-            options = checked if same else with_grad_scale(checked, grad_scale)
-            if average_decay is not None:
-                options = with_average_decay(options, min(average_decay, (1 + own_step) / (10 + own_step)))
-            if numbers is not None:
-                _step_ranges(own_step, lr)
-                return kernel(own_step, lr, *numbers, options)
-            made = arguments(own_step, lr, *values, options)
-            if not varies and _constant(*values, *made[2:-1]):
-                numbers = made[2:-1]
-                if not has_lr and average_decay is None:
-                    maker.remember(kernel, numbers, checked)
-            return kernel(*made)
-
-        return Maker(make)
+        return maker_for(type(self), self._hyper, own, self._shared, bool(self._average_warmup))
 
     def _bind(self, snapshot: Snapshot, keys: list[Any], params: list[Array], grads: list[Any], step: int, lr: float,
               source: str, before: Binding | None = None) -> tuple[Snapshot, Binding]:
@@ -534,7 +436,7 @@ class Optimizer:
         for key, param in zip(keys, params, strict=True):
             Validated(param, named(params_beside(source), key), writable=True)  # before it reaches per_param and NumPy
         streams = ("average", *self._state_names)
-        taken = _taken(snapshot, keys)
+        taken = taken_of(snapshot, keys)
         groups, members, arrays, new = [], [], [], {}
         for i, (key, param, grad) in enumerate(zip(keys, params, grads, strict=True)):
             entry, own_steps = snapshot.state.get(key), taken.get(key, (0, 0))[0]

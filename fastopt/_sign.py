@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Unpack
 
-from fastopt._optimizer import Optimizer, Snapshot, apply
+from fastopt._optimizer import Optimizer, apply
 from fastopt._options import LR, Arguments, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
 from fastopt._runtime import dispatch
 from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges, pair
+from fastopt._snapshot import Snapshot
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import Grads, Params
 from fastopt._typing import LearningRate as Rate
