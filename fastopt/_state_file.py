@@ -158,15 +158,16 @@ def _encode(value: object, keys: tuple[Any, ...], arrays: formats.Arrays, taken:
         if len(keys) >= _MAX_DEPTH:
             raise ValueError(f"state: expected at most {_MAX_DEPTH} levels of dicts, got more at {where[:200]}…")
         for key in value:
-            if not all(_is_key(part) for part in (key if isinstance(key, tuple) else [key])):
+            if not _is_key(key, tuple):
                 raise TypeError(f"{where}: expected str or int keys, or tuples of these, got {key!r}")
         return {"dict": [[key, _encode(entry, (*keys, key), arrays, taken)] for key, entry in value.items()]}
     raise TypeError(f"{where}: expected a dict, array, number, bool, str or None, got {type(value).__name__}")
 
 
-def _is_key(part: object) -> bool:
-    """Whether it can be a key of a dict, or a part of one."""
-    return isinstance(part, (str, int)) and not isinstance(part, bool)
+def _is_key(key: object, path: type) -> bool:
+    """Whether it can be a key of a dict: a str, an int, or a `path` (tuple or list) of these."""
+    parts: Any = key if isinstance(key, path) else [key]
+    return len(parts) > 0 and all(isinstance(part, (str, int)) and not isinstance(part, bool) for part in parts)
 
 
 def _name(keys: tuple[Any, ...], taken: set[str]) -> str:
@@ -206,8 +207,7 @@ def _decode(text: str | bytes, take: Callable[[str], np.ndarray]) -> StateDict:
             return take(content) if version == 1 else checked(*content)
         if kind == "float":
             return {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content]
-        if kind != "dict" or not all(_is_key(part) for key, _ in content
-                                     for part in (key if isinstance(key, list) else [key])):
+        if kind != "dict" or not all(_is_key(key, list) for key, _ in content):
             raise ValueError(f"the structure holds {kind!r}")
         return {tuple(key) if isinstance(key, list) else key: value(entry) for key, entry in content}
 

@@ -119,6 +119,7 @@ def cyclic():
      r"^state\['a'\]: expected str or int keys, or tuples of these, got \(1, None\)"),
     ({(1, (2, 3)): 3}, TypeError, r"^state: expected str or int keys, .* got \(1, \(2, 3\)\)"),
     ({True: 3}, TypeError, r"^state: expected str or int keys, .* got True"),
+    ({(): 3}, TypeError, r"^state: expected str or int keys, .* got \(\)"),
     ({("w", True): 3}, TypeError, r"^state: expected str or int keys, .* got \('w', True\)"),
     (cyclic(), ValueError, "^state: expected at most 64 levels of dicts"),
 ])
