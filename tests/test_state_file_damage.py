@@ -162,9 +162,10 @@ FOREIGN = {
     "JSON, long integer": npz_with({"structure.json": structure({"dict": [["a", 5]]}).replace("5", "5" * 100_000)}),
     "version": npz_with({"structure.json": json.dumps({"version": 2, "root": {"dict": []}})}),
     **{f"root {root}": npz_with({"structure.json": structure(root)}) for root in (
-        None, 3, [], {}, {"dict": None}, {"dict": [3]}, {"dict": [["a"]]}, {"dict": [[None, 3]]}, {"dict": [[[[]], 3]]},
-        {"dict": [[[None], 3]]}, {"float": "nan"}, {"dict": [["a", {"float": "1"}]]}, {"dict": [["a", [1]]]},
-        {"dict": [["a", {"array": []}]]}, {"dict": [], "array": "a"}, {"other": 3}, {"dict": [["a", {}]]})},
+        None, 3, [], {}, {"dict": None}, {"dict": [3]}, {"dict": [["a"]]}, {"dict": [[None, 3]]}, {"dict": [[[], 3]]},
+        {"dict": [[[[]], 3]]}, {"dict": [[[None], 3]]}, {"float": "nan"}, {"dict": [["a", {"float": "1"}]]},
+        {"dict": [["a", [1]]]}, {"dict": [["a", {"array": []}]]}, {"dict": [], "array": "a"}, {"other": 3},
+        {"dict": [["a", {}]]})},
 }
 
 
