@@ -58,7 +58,7 @@ cpdef bint is_masked(object source) except -1:
 cdef object label(object name):
     """The name of an argument in an error: a string, or container[key] for a pair (container, key)."""
     if isinstance(name, tuple):
-        return f"{name[0]}[{name[1]!r}]"
+        return f"{name[0]}[{name[1]!r:.200}]"
     return name
 
 

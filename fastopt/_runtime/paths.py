@@ -20,5 +20,5 @@ def params_beside(source: str) -> str:
 def named(source: str, key: Any) -> tuple[str, Any]:
     """The name of an array for an error message, a pair that reads as container[key]."""
     if type(key) is Path:
-        return source + "".join(f"[{part!r}]" for part in key[:-1]), key[-1]
+        return source + "".join(f"[{part!r:.100}]" for part in key[:-1]), key[-1]
     return source, key

@@ -84,7 +84,7 @@ def public():
 GOOD = {
     "weight_decay": 0.01, "decoupled_weight_decay": 0.01, "l1": 0.001, "maximize": False, "grad_scale": 0.5,
     "clip_value": 1.0, "average_decay": 0.9, "average": None, "clip_norm": 10.0, "skip_nonfinite": False,
-    "per_param": None,
+    "per_param": None, "clip_norm_per_param": None, "average_warmup": False,
 }
 """Valid values of what ``**options`` may hold."""
 

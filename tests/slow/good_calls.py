@@ -172,7 +172,7 @@ def layer_cases(row):
     @case(f"{row.name}.backward")
     def backward(rng, module):
         made, dy = after_forward(rng, module), row.dy(rng)
-        out = None if row.name == "Embedding" else np.empty_like(row.x(rng))
+        out = None if row.name == "Embedding" else np.zeros_like(row.x(rng))
         return Case(made.backward, {"dy": dy, "out": out}, (made,))
 
     stateful(row.name, after_forward)
@@ -221,7 +221,8 @@ release_case("RMSNormCache", rms_norm_cache)
 
 # The optimizer classes.
 
-OPTIONS = ({}, {"average_decay": 0.9}, {"clip_norm": 1.0, "l1": 0.01}, {"skip_nonfinite": True, "clip_value": 0.5})
+OPTIONS = ({}, {"average_decay": 0.9, "average_warmup": True}, {"clip_norm": 1.0, "l1": 0.01},
+           {"clip_norm_per_param": 1.0, "average_decay": 0.9}, {"skip_nonfinite": True, "clip_value": 0.5})
 
 
 def arrays(rng, key):
@@ -308,6 +309,8 @@ SCHEDULES = {
     "exponential_decay": {"initial": 0.1, "decay_steps": 4, "decay_rate": 0.5},
     "inverse_time_decay": {"initial": 0.1, "decay_steps": 4, "decay_rate": 0.5},
     "cosine": {"initial": 0.1, "decay_steps": 4}, "linear_warmup": {"peak": 0.1, "warmup_steps": 4},
+    "noam": {"d_model": 64, "warmup_steps": 4}, "inverse_sqrt": {"peak": 0.1, "warmup_steps": 4},
+    "inv_scaling": {"initial": 0.1, "power": 0.5, "steps_per_epoch": 3, "samples": 20},
     "join": {"schedules": [fastopt.schedules.constant(0.1), fastopt.schedules.cosine(0.1, 5)], "boundaries": [3]},
 }
 

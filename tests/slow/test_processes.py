@@ -124,10 +124,12 @@ def test_forks_while_threads_update(seed, trials, figures):
 
 MEMORY = """
     import fastopt
-    from fastopt._runtime import parallel
+    from fastopt._runtime import dispatch, parallel
 
     parallel.swap_serial_below(0.0)
     fastopt.set_num_threads(THREADS)
+    for kernel in dir(dispatch.active):     # imported now: without memory for a module, that is an ImportError
+        getattr(dispatch.active, kernel)
     used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + MORE, most))
