@@ -35,7 +35,7 @@ class ActivationCache:
 
     def __init__(self, activation: Activation, saved: Float32Array | None, bias: Float32Array | None, dropout: float,
                  key: int, negative_slope: float, shape: tuple[int, ...],
-                 channels: tuple[int, int, tuple[int, ...]] | None) -> None:
+                 channels: tuple[int, int, int | tuple[int, ...]] | None) -> None:
         self._activation = activation
         self._saved = saved
         self._held = True

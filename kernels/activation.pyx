@@ -192,7 +192,9 @@ cdef double cost(int kind, bint drop) noexcept nogil:
 
 
 def forward(x, out, bias, channel_axis, int kind, float negative_slope, key, uint64_t t, float s):
-    """`out` or a new array, the key, the shape, and (channels, inner, the bias's shape), or None without a bias.
+    """`out` or a new array, the key, the shape, and None without a bias, or (channels, inner, shape of the bias).
+
+    The shape of a bias of one axis is its length, as NumPy takes it: a tuple less to make.
 
     As in dropout.pyx, `key` is an int or a numpy.random.Generator from which one is drawn. t is in [0, 2³²]; 0 means no
     dropout, and nothing is drawn.
@@ -226,7 +228,10 @@ def forward(x, out, bias, channel_axis, int kind, float negative_slope, key, uin
         parallel_for(clear_task if t >> 32 else forward_task, &job, (job.size + TASK - 1) // TASK,
                      threads_for(cost(kind, job.drop) * <double> job.size))
     free_table(&job)
-    return result, key if t else 0, shape_of(&a.view), None if b is None else (sizes.n, sizes.inner, b.shape)
+    channels = None
+    if b is not None:
+        channels = (sizes.n, sizes.inner, sizes.n if b.view.ndim == 1 else b.shape)
+    return result, key if t else 0, shape_of(&a.view), channels
 
 
 cdef int by_columns(Gradients* g, Array dbias) except -1:
