@@ -84,7 +84,8 @@ def _cast_container(source: Any, dtype: np.dtype[Any], path: str, done: dict[int
         if type(source) is dict or not isinstance(source, dict):
             return entries
         mapping = copy.copy(source)         # with a defaultdict's factory and an OrderedDict's order
-        mapping.update(entries)
+        for key, value in entries.items():  # a Counter's update would add
+            mapping[key] = value
         return mapping
     items = [_cast(item, dtype, f"{path}[{i}]", done) for i, item in enumerate(source)]
     if isinstance(source, list):

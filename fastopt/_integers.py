@@ -24,7 +24,7 @@ def int64_copy(source: NDArray[Any], name: str) -> tuple[NDArray[np.int64], Arra
 def element(source: NDArray[Any], name: str, place: int) -> str:
     """The element at this place in C order, for an error: "labels[2, 5] = 12"."""
     index = ", ".join(str(i) for i in np.unravel_index(place, source.shape)) or "()"
-    return f"{name}[{index}] = {source.flat[place]}"
+    return f"{name}[{index}] = {source.flat[place]!s}"      # format() makes a float64 of a longdouble
 
 
 def described(source: Any) -> str:

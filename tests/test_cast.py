@@ -1,7 +1,7 @@
 """fastopt.cast: float arrays in containers as float32, once."""
 
 import pickle
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 from types import MappingProxyType
 
 import numpy as np
@@ -107,6 +107,12 @@ def test_subclasses_of_dict_and_list():
     assert layers[0] is a
 
 
+def test_counters_are_not_added_up():
+    got = fastopt.cast([Counter(a=2, b=1)])
+    assert got == [Counter(a=2, b=1)]
+    assert type(got[0]) is Counter
+
+
 def test_other_mappings_become_dicts(tmp_path):
     np.savez(tmp_path / "weights.npz", W=np.ones((2, 3)), t=np.arange(2))
     with np.load(tmp_path / "weights.npz") as file:
@@ -179,7 +185,7 @@ def test_float64_keeps_the_largest_numbers():
     assert fastopt.cast(np.array([1e300]), np.float64)[0] == 1e300
     huge = np.array([np.longdouble("1e400")])
     if np.isfinite(huge[0]):        # not where longdouble is double
-        with pytest.raises(ValueError, match="in the range of float64"):
+        with pytest.raises(ValueError, match=r"in the range of float64, got tree\[0\] = 1e\+400$"):
             fastopt.cast(huge, np.float64)
 
 
