@@ -15,11 +15,13 @@ INTEGERS, NUMBERS = frozenset("iu"), frozenset("fiub")
 
 def as_array(labels: Any) -> Any:
     """An array of the labels in a list or tuple, nested or not; anything else, and lists that make none, unchanged."""
-    if not isinstance(labels, (list, tuple)) or _holds_a_mask(labels):
+    if not isinstance(labels, (list, tuple)):
         return labels
     try:
+        if _holds_a_mask(labels):
+            return labels
         array = np.asarray(labels)
-    except ValueError:      # rows of several lengths
+    except (ValueError, RecursionError):        # rows of several lengths; a list that contains itself
         return labels
     return array if array.size else array.astype(np.int64)
 
@@ -48,6 +50,8 @@ def _classes(labels: NDArray[Any], rows: tuple[int, ...], classes: int,
 def class_labels(labels: Any, rows: tuple[int, ...], classes: int,
                  ignore_index: int) -> tuple[NDArray[np.int64], Array]:
     """A validated C-contiguous int64 copy of classes, of shape `rows` or (*rows, 1), and its Array."""
+    if is_integer_array(labels) and labels.shape == rows:       # the most frequent
+        return _classes(labels, rows, classes, ignore_index)
     if not is_integer_array(labels) or labels.shape not in (rows, (*rows, 1)):
         error = ValueError if is_integer_array(labels) else TypeError
         one_hot = isinstance(labels, np.ndarray) and labels.shape == (*rows, classes)

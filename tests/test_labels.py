@@ -127,6 +127,8 @@ def test_one_class(rng):
 
 
 X = np.zeros((4, 3), F)
+RECURSIVE = [0, 1, 2]
+RECURSIVE.append(RECURSIVE)
 
 
 @pytest.mark.parametrize(("labels", "error", "message"), [
@@ -155,7 +157,8 @@ X = np.zeros((4, 3), F)
     (np.ma.masked_array(np.zeros((4, 1), int), np.zeros((4, 1), bool)), TypeError, "got MaskedArray$"),
     (range(4), TypeError, "got range$"),
     ("0120", TypeError, "got str$"),
-], ids=range(25))
+    (RECURSIVE, TypeError, "got list$"),
+], ids=range(26))
 def test_refused(labels, error, message):
     out = np.full_like(X, 7)
     for call in (lambda: fastopt.softmax_cross_entropy(X, labels, out=out),
