@@ -267,6 +267,8 @@ def changed(given, **entry):
 @pytest.mark.parametrize(("change", "error", "message"), [
     (lambda d: d["state"], ValueError, "^state_dict: expected a dict with state and param_groups"),
     (lambda d: None, ValueError, "^state_dict: expected a dict with state and param_groups"),
+    (lambda d: np.zeros(3), ValueError, "^state_dict: expected a dict with state and param_groups"),
+    (lambda d: {**d, "param_groups": [np.zeros(3)]}, ValueError, "^state_dict: expected a dict with state and param_g"),
     (lambda d: changed(d, mu_product=np.ones(7)), ValueError, "^state_dict: .* for Adam, got 'mu_product'"),
     (lambda d: changed(d, max_exp_avg_sq=np.ones(7, np.float32)), ValueError,
      "^state_dict: expected arrays named exp_avg, exp_avg_sq with these hyper-parameters, got .*max_exp_avg_sq"),

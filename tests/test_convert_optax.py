@@ -1,6 +1,6 @@
 """State to and from Optax, in the middle of a training; the table is that of `fastopt.convert`'s docstring."""
 
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
@@ -151,6 +151,20 @@ def test_paths_and_keys():
     opt = fastopt.Adam()
     from_optax(opt, ScaleByAdamState(np.array(2), one, one))
     assert list(opt.state) == [0]
+
+
+def test_dicts_that_jax_does_not_sort():
+    """jax.tree.leaves takes an OrderedDict in its own order, every other dict in that of its sorted keys."""
+    arrays = {"b": np.full(3, 1, np.float32), "a": np.full(3, 2, np.float32)}
+    for tree, order in ((OrderedDict(arrays), [1.0, 2.0]), (defaultdict(list, arrays), [2.0, 1.0])):
+        opt, state = fastopt.Adam(), ScaleByAdamState(np.array(2), tree, tree)
+        from_optax(opt, state, keys=["first", "second"])
+        assert [opt.state[key]["m"][0] for key in ("first", "second")] == order
+        filled = to_optax(opt, state, keys=["first", "second"])
+        assert type(filled.mu) is type(tree)
+        assert list(filled.mu) == ["b", "a"]
+        for name, array in arrays.items():
+            assert_same_bits(filled.nu[name], array, name)
 
 
 def test_nested_parameters_have_the_keys_of_nested_trees():

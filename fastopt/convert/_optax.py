@@ -1,6 +1,7 @@
 """Optimizer state to and from Optax's opt_state. The package's docstring lists the differences."""
 
 import reprlib
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -244,8 +245,12 @@ def _mapped(tree: Any, leaf: Callable[[tuple[Hashable, ...], Any], Any]) -> Any:
         if node is None or (isinstance(node, tuple) and hasattr(node, "_fields") and not node._fields):
             return node         # no parameter here, or one that optax.masked leaves to another optimizer
         if isinstance(node, Mapping):
-            members = {key: visit(node[key], (*path, key)) for key in sorted(node)}
-            return type(node)({key: members[key] for key in node})   # type: ignore[call-arg]
+            order = node if isinstance(node, OrderedDict) else sorted(node)
+            members = {key: visit(node[key], (*path, key)) for key in order}
+            made = {key: members[key] for key in node}
+            if isinstance(node, defaultdict):
+                return defaultdict(node.default_factory, made)
+            return type(node)(made)     # type: ignore[call-arg]
         if isinstance(node, (list, tuple)) and not hasattr(node, "_fields"):
             return type(node)(visit(member, (*path, i)) for i, member in enumerate(node))
         if not hasattr(node, "shape"):

@@ -170,7 +170,7 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
     try:
         indices = [i for group in state_dict["param_groups"] for i in group["params"]]
         entries = dict(state_dict["state"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, LookupError, ValueError):
         raise ValueError("state_dict: expected a dict with state and param_groups as torch.optim returns it, got "
                          f"{state_dict!r:.100}") from None
     order = list(range(len(indices))) if keys is None else unique(keys, _ORDER)
