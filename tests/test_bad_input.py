@@ -177,6 +177,20 @@ def test_the_message_says_what_to_do(make, hint):
     assert rest.partition(";")[2] == hint[1:] if hint else ";" not in rest
 
 
+@pytest.mark.parametrize(("make", "hint"), [
+    (lambda a: a.astype(int), ASTYPE), (strided, CONTIGUOUS), (misaligned, "; its copy() is aligned"),
+])
+def test_a_copy_of_what_is_written_must_be_kept(make, hint):
+    ones = np.ones((3, 4), np.float32)
+    for call, name in ((lambda a: fastopt.sgd(a, ones, lr=0.1), "param"),
+                       (lambda a: fastopt.softmax(ones, out=a), "out"),
+                       (lambda a: fastopt.SGD(lr=0.1).update({"w": a}, {"w": ones}), "params['w']")):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            call(make(ones))
+        assert str(caught.value).startswith(f"{name}: expected writable")
+        assert str(caught.value).endswith(f"{hint}, to be kept in its place")
+
+
 def test_the_remedies_work():
     param = np.ones((3, 4), np.float32)
     for wrong, right in ((param.astype(np.float64), fastopt.cast), (param.astype(">f4"), fastopt.cast),

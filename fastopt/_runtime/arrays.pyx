@@ -81,11 +81,13 @@ cdef str describe(object source):
     return f"{name} {source.shape}{faults}"
 
 
-def advice(source, bint fits=True):
+def advice(source, bint fits=True, bint writable=False):
     """The end of an error message about `source`, which should have been float32: what the user can do, or "".
 
-    `fits` says whether its shape is the expected one: a copy in another layout helps only then.
+    `fits` says whether its shape is the expected one: a copy in another layout helps only then. What is written to a
+    copy is lost unless the copy takes the array's place.
     """
+    kept = ", to be kept in its place" if writable else ""
     package = type(source).__module__.partition(".")[0]
     if package == "torch":
         return "; its detach().numpy() is a NumPy array on the same memory"
@@ -95,11 +97,11 @@ def advice(source, bint fits=True):
         return ""
     if source.dtype == float32:
         if not source.flags.c_contiguous and fits:
-            return "; numpy.ascontiguousarray makes a contiguous copy"
-        return "" if source.flags.aligned or not fits else "; its copy() is aligned"
+            return f"; numpy.ascontiguousarray makes a contiguous copy{kept}"
+        return "" if source.flags.aligned or not fits else f"; its copy() is aligned{kept}"
     if source.dtype.kind == "f":
         return "; cast the data and the parameters once, with fastopt.cast"
-    return "; its astype(numpy.float32) is a float32 copy" if source.dtype.kind in "iub" else ""
+    return f"; its astype(numpy.float32) is a float32 copy{kept}" if source.dtype.kind in "iub" else ""
 
 
 cdef object refusal(object error, object source, object name, char kind, bint writable, const Py_buffer* like):
@@ -110,7 +112,8 @@ cdef object refusal(object error, object source, object name, char kind, bint wr
 cdef object wrong_shape(object error, object source, object name, char kind, bint writable, object shape):
     expected = f"{'writable ' if writable else ''}C-contiguous {ELEMENT[chr(kind)]}"
     expected += " array" if shape is None else f" of shape {shape}"
-    hint = advice(source, shape is None or getattr(source, "shape", None) == shape) if kind == c"f" else ""
+    fits = shape is None or getattr(source, "shape", None) == shape
+    hint = advice(source, fits, writable) if kind == c"f" else ""
     return error(f"{label(name)}: expected {expected}, got {describe(source)}{hint}")
 
 
