@@ -276,3 +276,14 @@ def test_warnings_are_scikit_learn_s():
 
 def test_lazily_from_fastopt():
     assert fastopt.adapters.sklearn.use is use
+
+
+def test_a_rate_that_is_assigned_after_a_fit_is_that_of_the_next():
+    X, y = data("classifier")
+    ours = use(MLPClassifier((7,), learning_rate="invscaling", max_iter=3, random_state=0), fastopt.SGD(lr=0.1))
+    ours.fit(X, y)
+    ours._fastopt.lr = 0.3
+    own = MLPClassifier((7,), solver="sgd", momentum=0.0, learning_rate="invscaling", learning_rate_init=0.3,
+                        max_iter=3, random_state=0)
+    assert_same_training(own.fit(X, y), ours.fit(X, y))
+    assert_same_training(own.fit(X, y), clone(ours).fit(X, y))

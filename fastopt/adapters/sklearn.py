@@ -35,8 +35,9 @@ def use(clf: Network, opt: Optimizer) -> Network:
         alpha, early stopping, warm_start, learning_rate and power_t. Its learning_rate_init, momentum,
         nesterovs_momentum, beta_1, beta_2 and epsilon have no effect: the optimizer has its own.
     opt : Optimizer
-        Its lr is what ``learning_rate="adaptive"`` divides by 5 and ``"invscaling"`` by a power of the number of
-        examples seen, whatever the solver; the next fit starts with its value before.
+        Of this estimator alone: its state is kept by the positions of the parameters. Its lr is what
+        ``learning_rate="adaptive"`` divides by 5 and ``"invscaling"`` by a power of the number of examples seen,
+        whatever the solver; the next fit starts with its value before, or with one that was assigned since.
 
     Returns
     -------
@@ -56,6 +57,7 @@ def use(clf: Network, opt: Optimizer) -> Network:
     As in scikit-learn, fit starts the optimizer anew, also with warm_start, and partial_fit continues with the state
     that it has. A clone, such as GridSearchCV makes, has an optimizer of its own, with the same hyper-parameters and no
     state; a pickled estimator keeps the optimizer's state. ``set_params`` refuses to change what has no effect.
+    make_pipeline names a step by its class: fastoptmlpclassifier, unless `use` comes after it.
 
     The same steps as scikit-learn's: ``Adam(lr=learning_rate_init, eps_hat=True)`` for solver="adam",
     ``Momentum(lr=learning_rate_init, momentum=0.9, nesterov=True)`` for solver="sgd". Tested with scikit-learn 1.5 and
@@ -71,7 +73,7 @@ def use(clf: Network, opt: Optimizer) -> Network:
     _require_stochastic(clf.solver)
     clf.__dict__.pop("_optimizer", None)
     clf.__class__ = kind
-    clf._fastopt, clf._fastopt_lr = opt, None
+    clf._fastopt, clf._fastopt_lrs = opt, None
     return clf
 
 
@@ -84,8 +86,8 @@ class _Trained:
     """Mixed into an estimator's class: the optimizer that scikit-learn makes is not taken, and ours is."""
 
     _fastopt: Optimizer
-    _fastopt_lr: Any
-    """The optimizer's lr before a rule of scikit-learn's changed it; None if none has."""
+    _fastopt_lrs: tuple[float, float] | None
+    """The optimizer's lr before a rule of scikit-learn's changed it and since; None if none has."""
 
     @property
     def _optimizer(self) -> "_Steps":
@@ -98,8 +100,12 @@ class _Trained:
 
     def _start_anew(self) -> None:
         self._fastopt.load_state_dict({"step_count": 0, "steps": {}, "state": {}})
-        if self._fastopt_lr is not None:
-            self._fastopt.lr, self._fastopt_lr = self._fastopt_lr, None
+        self._fastopt.lr, self._fastopt_lrs = self._first_lr(), None
+
+    def _first_lr(self) -> Any:
+        """The learning rate that training started with, or that was assigned since."""
+        lr = self._fastopt.lr
+        return lr if self._fastopt_lrs is None or lr != self._fastopt_lrs[1] else self._fastopt_lrs[0]
 
     def _initialize(self, y: Any, layer_units: Any, dtype: Any) -> None:
         if dtype != np.float32:
@@ -122,7 +128,7 @@ class _Trained:
     def __sklearn_clone__(self) -> Any:
         (kind,) = (theirs for theirs, ours in _CLASSES.items() if ours is type(self))
         again = use(clone(kind(**self.get_params(deep=False))), copy.copy(self._fastopt))  # type: ignore[attr-defined]
-        again._fastopt_lr = self._fastopt_lr
+        again._fastopt_lrs = self._fastopt_lrs
         again._start_anew()
         return again
 
@@ -138,7 +144,8 @@ class _Steps:
 
     def iteration_ends(self, time_step: int) -> None:
         if self._clf.learning_rate == "invscaling":
-            self._set_lr(self._first_lr() / (time_step + 1) ** self._clf.power_t)
+            self._current_lr()
+            self._set_lr(self._clf._first_lr() / (time_step + 1) ** self._clf.power_t)
 
     def trigger_stopping(self, msg: str, verbose: bool) -> bool:
         if self._clf.learning_rate != "adaptive":
@@ -159,12 +166,9 @@ class _Steps:
                              f"{self._clf.learning_rate!r}")
         return lr
 
-    def _first_lr(self) -> float:
-        """The learning rate that training started with."""
-        return self._current_lr() if self._clf._fastopt_lr is None else self._clf._fastopt_lr
-
     def _set_lr(self, lr: float) -> None:
-        self._clf._fastopt_lr, self._clf._fastopt.lr = self._first_lr(), lr
+        self._clf._fastopt_lrs = self._clf._first_lr(), lr
+        self._clf._fastopt.lr = lr
 
 
 class FastoptMLPClassifier(_Trained, MLPClassifier):    # type: ignore[misc]
