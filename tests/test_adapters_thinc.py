@@ -49,7 +49,7 @@ def test_lr_scale(lr):
     fastopt.sgd(expected, arrays(2), lr=0.05)
     assert_same_bits(weights, expected, "W")
     assert opt.lr is lr
-    with pytest.raises(TypeError, match=r"^param\["):
+    with pytest.raises(TypeError, match=r"^param\[\(1, 'W'\)\]: expected"):
         Optimizer(opt)((1, "W"), weights.astype(np.float64), arrays(2), lr_scale=0.5)
     assert opt.lr is lr
 

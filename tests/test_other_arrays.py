@@ -1,7 +1,4 @@
-"""Memory of PyTorch and JAX, where they are installed: what is updated, taken and refused; docs/other_arrays.md."""
-
-import re
-from pathlib import Path
+"""Memory of PyTorch and JAX, where they are installed: what is updated, taken and refused."""
 
 import numpy as np
 import pytest
@@ -9,7 +6,6 @@ import pytest
 import fastopt
 
 F = np.float32
-DOCS = Path(__file__).parents[1] / "docs"
 
 
 @pytest.fixture
@@ -20,17 +16,6 @@ def torch():
 @pytest.fixture
 def jnp():
     return pytest.importorskip("jax.numpy")
-
-
-@pytest.mark.skipif(not DOCS.exists(), reason="the source tree is elsewhere")
-@pytest.mark.parametrize("library", ["torch", "jax"])
-def test_the_examples(library):
-    pytest.importorskip(library)
-    text = (DOCS / "other_arrays.md").read_text("utf-8")
-    blocks = re.findall(rf"```python {library}\n(.*?)```", text, re.S)
-    assert blocks
-    for block in blocks:
-        exec(block, {})
 
 
 @pytest.mark.parametrize("way", ["function", "class"])
