@@ -54,6 +54,15 @@ def test_lr_scale(lr):
     assert opt.lr is lr
 
 
+def test_a_gradient_that_cannot_be_set_to_zero():
+    optimizer, weights, gradient = Optimizer(fastopt.SGD(lr=0.1)), arrays(1), arrays(2)
+    gradient.flags.writeable = False
+    with pytest.raises(ValueError, match="^gradient: expected a writable array"):
+        optimizer((1, "W"), weights, gradient)
+    assert_same_bits(weights, arrays(1), "W")
+    assert optimizer.opt.steps == {}
+
+
 def test_schedules_scores_and_averages():
     optimizer = Optimizer(fastopt.SGD(lr=0.1, average_decay=0.5))
     assert (optimizer.step, optimizer.last_score, optimizer.averages) == (0, None, {})

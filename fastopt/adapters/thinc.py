@@ -51,6 +51,8 @@ class Optimizer:
                  lr_scale: float = 1.0) -> tuple[Float32Array, Float32Array]:
         """Update one parameter in place, set its gradient to zero and return both; `lr_scale` multiplies lr."""
         if gradient.size:
+            if not gradient.flags.writeable:        # before the update, which would be half a call
+                raise ValueError("gradient: expected a writable array, which is set to zero, got a read-only one")
             if lr_scale == 1.0:
                 self.opt.update_one(key, weights, gradient)
             else:
