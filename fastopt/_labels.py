@@ -82,6 +82,7 @@ def labels_or_distributions(labels: Any, logits: Array, rows: tuple[int, ...], c
             copy = np.require(labels, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
         return None, array_like(copy, "labels", False, logits), labels
     right_type = kind in INTEGERS or (kind in NUMBERS and labels.shape not in (rows, (*rows, 1)))
+    column = f" or {(*rows, 1)}" if classes > 1 else ""
     raise (ValueError if right_type else TypeError)(
-        f"labels: expected integers of shape {rows} or {(*rows, 1)}, or distributions of shape {shape}, got "
+        f"labels: expected integers of shape {rows}{column}, or distributions of shape {shape}, got "
         f"{described(labels)}")

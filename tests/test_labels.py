@@ -117,6 +117,8 @@ def test_one_class(rng):
         with pytest.raises(ValueError, match=r"^labels: expected integers of shape \(4,\) or float distributions of "
                                              r"shape \(4, 1\) .* may be either\), got u?int"):
             fastopt.softmax_cross_entropy(logits, given)
+    with pytest.raises(ValueError, match=r"integers of shape \(4,\), or distributions of shape \(4, 1\), got"):
+        fastopt.softmax_cross_entropy(logits, np.zeros((4, 2), int))
     for given in (np.ones((4, 1)), np.ones((4, 1), bool), [[1.0]] * 4):
         same(fastopt.softmax_cross_entropy(logits, given),
              fastopt.softmax_cross_entropy(logits, np.ones((4, 1), F)))
