@@ -219,6 +219,14 @@ def test_hessians_may_be_none():
         assert_same_bits(opt.state[key]["h"], ref.state[key]["h"])
 
 
+@BOTH
+def test_a_hessian_that_is_none_comes_first(module):
+    opt = module.Sophia()
+    opt.update_hessian([np.ones(3, F), np.ones(2, F)], [None, np.ones(2, F)])
+    assert opt.steps == {0: 0, 1: 0}
+    assert {key: set(entry) for key, entry in opt.state.items()} == {0: set(), 1: {"m", "h"}}
+
+
 def test_torch_has_no_entry_for_a_parameter_that_never_had_a_gradient():
     opt = fastopt.Adam()
     params = {"frozen": np.ones(3, F), "w": np.ones(3, F)}

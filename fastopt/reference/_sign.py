@@ -95,6 +95,8 @@ class Sophia(Optimizer):
         """As `fastopt.Sophia.update_hessian`."""
         for key, param, hessian in leaves(params, hessians):
             if hessian is None:
+                self.steps.setdefault(key, 0)
+                self.state.setdefault(key, {})
                 continue
             f = param.dtype.type
             hyper = {**self._hyper, **self._per_param(key, param)}
