@@ -119,6 +119,16 @@ def test_gradients_of_another_layout_or_float_type_are_converted_by_index(conver
     assert (given == before).all()
 
 
+def test_a_scale_of_minus_zero_after_zero():
+    """The two are equal, but the signs of their products are not."""
+    ours, theirs = np.zeros(3, np.float32), np.zeros(3, np.float32)
+    opt, ref = fastopt.Rprop(), fastopt.reference.Rprop()
+    for scale in (1.0, 1.0, 0.0, -0.0, 0.0):
+        for one, param in ((opt, ours), (ref, theirs)):
+            one.update(param, np.ones(3, np.float32), grad_scale=scale)
+        assert_same_bits(opt.state[0]["prev"], ref.state[0]["prev"], f"grad_scale {scale}")
+
+
 def test_lr_as_a_function_of_the_step():
     param = np.zeros(1, np.float32)
     opt = fastopt.SGD(lr=lambda step: 10.0**-step)

@@ -121,7 +121,7 @@ cdef class Maker:
                 or type(grad_scale) is not float or not -FLOAT_MAX < <double> grad_scale < FLOAT_MAX):
             return self.function(self, own_step, step, lr, grad_scale)      # which checks the numbers
         self.arguments[0], self.arguments[1] = own_step, lr
-        if <double> grad_scale != <double> self.options[0]:
+        if grad_scale is not self.options[0]:       # not ==, which takes -0.0 for 0.0
             self.options[0] = grad_scale
             self.arguments[len(self.arguments) - 1] = tuple(self.options)
         return self.kernel(*self.arguments)
