@@ -265,6 +265,42 @@ def test_a_new_array_and_a_gradient_that_is_refused():
     assert (other == 1.0).all()
 
 
+class Careless:
+    """Equal to its likes; comparison number `Careless.when` empties `Careless.given` and reuses the memory."""
+
+    when, count, given, reused = 0, 0, None, None
+
+    def __hash__(self):
+        return 7
+
+    def __eq__(self, other):
+        Careless.count += 1
+        if Careless.count == Careless.when:
+            Careless.given.clear()
+            Careless.reused = [np.zeros(3, F) for _ in range(3)]
+        return isinstance(other, Careless)
+
+
+@pytest.mark.parametrize("when", range(1, 12))
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_key_whose_comparison_empties_the_dict(when, nested):
+    def contain(array):
+        return {Careless(): {Careless(): array}} if nested else {Careless(): array}
+
+    opt = fastopt.SGD(lr=1.0)
+    opt.update(contain(np.ones(3, F)), contain(np.ones(3, F)))
+    for _ in range(20):
+        params, grads = contain(np.ones(3, F)), contain(np.ones(3, F))
+        Careless.when, Careless.count, Careless.given, Careless.reused = when, 0, params, []
+        try:
+            opt.update(params, grads)
+        except (KeyError, RuntimeError, ValueError):
+            assert not params
+        finally:
+            Careless.when = 0
+        assert not any(array.any() for array in Careless.reused)
+
+
 def test_per_param_sees_every_new_array():
     seen = []
     opt = fastopt.SGD(lr=0.0, per_param=lambda key, array: seen.append(array) or {})

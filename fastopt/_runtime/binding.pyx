@@ -295,8 +295,8 @@ cdef class Binding:
         """
         cdef Py_ssize_t i, size = len(node.keys)
         cdef bint keyed = type(params) is dict
-        cdef PyObject* param
-        cdef PyObject* grad = <PyObject*> None
+        cdef PyObject* found
+        cdef object param, grad = None      # hold them: == of the next key may run code that empties the dicts
         if keyed:
             if len(<dict> params) != size or not (
                     grads is None or (type(grads) is dict and len(<dict> grads) == size)):
@@ -305,24 +305,28 @@ cdef class Binding:
             return False
         for i in range(size):
             if keyed:
-                param = PyDict_GetItemWithError(<dict> params, node.keys[i])
-                if grads is not None:
-                    grad = PyDict_GetItemWithError(<dict> grads, node.keys[i])
-                if param == NULL or grad == NULL:
+                found = PyDict_GetItemWithError(<dict> params, node.keys[i])
+                if found == NULL:
                     return False
-            else:
-                param = item(params, i)
+                param = <object> found
                 if grads is not None:
-                    grad = item(grads, i)
+                    found = PyDict_GetItemWithError(<dict> grads, node.keys[i])
+                    if found == NULL:
+                        return False
+                    grad = <object> found
+            else:
+                param = <object> item(params, i)
+                if grads is not None:
+                    grad = <object> item(grads, i)
             if node.nodes[i] is not None:
-                if not self.matches(node.nodes[i], <object> param, <object> grad, ordered, arrays):
+                if not self.matches(node.nodes[i], param, grad, ordered, arrays):
                     return False
                 continue
             if arrays is not None:
-                arrays.append(<object> param)
-            elif param != self.params[len(ordered)]:
+                arrays.append(param)
+            elif <PyObject*> param != self.params[len(ordered)]:
                 return False
-            ordered.append(<object> grad)
+            ordered.append(grad)
         return True
 
     cpdef bint replace(self, list params) except -1:
