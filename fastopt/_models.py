@@ -41,7 +41,7 @@ class ReadOnly(dict[Any, Any]):
 
 def read_only(state: State) -> State:
     """The same arrays in dicts that refuse to be changed."""
-    return ReadOnly({key: entry if type(entry) is ReadOnly else ReadOnly(entry) for key, entry in state.items()})
+    return ReadOnly({key: ReadOnly(entry) for key, entry in state.items()})
 
 
 def paired(params: Params, grads: Grads, source: str = "grads") -> tuple[list[Any], list[Array], list[Any]]:

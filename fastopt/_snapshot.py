@@ -42,7 +42,9 @@ def at_rest(count: int, steps: Mapping[Any, int], state: State) -> tuple[int, Sn
 def taken_of(snapshot: Snapshot, keys: list[Any]) -> dict[Any, tuple[int, int]]:
     """`snapshot.taken` with what the models that have one of the keys have counted."""
     bounds = {id(bound): bound for bound in map(snapshot.bounds.get, keys) if bound is not None}
-    taken = snapshot.taken
+    if not bounds:
+        return snapshot.taken
+    taken = {**snapshot.taken}
     for bound in bounds.values():
-        taken = {**taken, **dict(zip(bound.keys, bound.taken(), strict=True))}
+        taken.update(zip(bound.keys, bound.taken(), strict=True))
     return taken

@@ -134,6 +134,18 @@ def test_update_one_of_a_path():
     assert (params["layer"]["b"] == -4.0).all()
 
 
+def test_a_container_one_of_whose_arrays_is_updated_alone_is_bound_anew():
+    params = {"layer": {"W": np.zeros(3, F), "b": np.zeros(2, F)}}
+    grads = {"layer": {"W": np.ones(3, F), "b": np.ones(2, F)}}
+    opt = fastopt.SGD(lr=1.0)
+    for _ in range(2):
+        opt.update(params, grads)
+        opt.update_one(("layer", "b"), params["layer"]["b"], np.ones(2, F))
+    opt.update(params, grads)
+    assert opt.steps == {("layer", "W"): 3, ("layer", "b"): 5}
+    assert opt.step_count == 5
+
+
 def test_models_in_turn_whose_outermost_key_is_the_same():
     """Both stay bound, the one that is not found at once too."""
     W, b = np.zeros(3, F), np.zeros(2, F)
