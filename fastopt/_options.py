@@ -194,19 +194,26 @@ def options_of(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _ours(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function or class; of a user's class the one of fastopt that it is derived from, whose options it passes."""
+    bases = function.__mro__ if isinstance(function, type) else [function]
+    return next(base for base in bases if base.__module__.partition(".")[0] == "fastopt")
+
+
 def refuse_unknown(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Raise a TypeError if there is an option that `function` does not take."""
-    taken = options_of(function)
+    ours = _ours(function)
+    taken = options_of(ours)
     for name in options:
         if name not in taken:
-            betas = inspect.signature(function).parameters.get("betas")
+            betas = inspect.signature(ours).parameters.get("betas")
             meant = suggestion(name, taken, 0 if betas is None else len(betas.default))
             raise TypeError(f"{function.__name__}: unknown option {name!r}, expected {meant or ', '.join(taken)}")
 
 
 def call_text(cls: type, arguments: Mapping[str, Any]) -> str:
     """An optimizer's repr: the call with lr and those of the other arguments that differ from their defaults."""
-    ours = next(base for base in cls.__mro__ if base.__module__.partition(".")[0] == "fastopt")
+    ours = _ours(cls)
     signature = inspect.signature(ours).parameters
     shown = []
     for name in options_of(ours):

@@ -170,6 +170,17 @@ def test_repr_of_a_users_own_class():
     assert repr(Mine()) == "Mine(lr=0.5, weight_decay=0.25)"
 
 
+@pytest.mark.parametrize("module", [fastopt, fastopt.reference], ids=["fastopt", "reference"])
+def test_a_users_own_class_that_passes_options_on(module):
+    class Mine(module.Adam):
+        def __init__(self, width=1, **options):
+            super().__init__(**options)
+
+    assert repr(Mine(weight_decay=0.1)) == "Mine(lr=0.001, weight_decay=0.1)"
+    with pytest.raises(TypeError, match="^Mine: unknown option 'beta1', expected betas=\\(beta1, beta2\\)$"):
+        Mine(weight_decay=0.1, beta1=0.9)
+
+
 @pytest.mark.parametrize("betas", [[0.9, 0.5], np.array([0.9, 0.5])], ids=["list", "array"])
 def test_repr_of_betas_that_are_no_tuple(betas):
     """An array has no truth value to compare by."""
