@@ -1,6 +1,7 @@
 """`cast`: the arrays of a program's containers, converted to float32 once."""
 
 import copy
+import operator
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -27,8 +28,8 @@ def cast(tree: Any, dtype: DTypeLike = np.float32) -> Any:
     -------
     object
         The array, or new containers of the same types with the arrays' copies: C-contiguous, aligned, in native byte
-        order. An array that already is all that is returned itself, not a copy. A mapping that is no dict, such as
-        what numpy.load returns for an .npz file, becomes a dict.
+        order. An array that already is all that is returned itself, not a copy, and so is a tuple in which nothing
+        changes. A mapping that is no dict, such as what numpy.load returns for an .npz file, becomes a dict.
 
     Raises
     ------
@@ -92,7 +93,9 @@ def _cast_container(source: Any, dtype: np.dtype[Any], path: str, done: dict[int
         made = copy.copy(source)
         made[:] = items
         return made
-    return getattr(type(source), "_make", type(source))(items)
+    if all(map(operator.is_, items, source)):
+        return source                   # a result of os.stat, for example, cannot be made anew
+    return tuple.__new__(type(source), items)       # a class of the user's may take other arguments
 
 
 def _cast_array(source: np.ndarray[Any, Any], dtype: np.dtype[Any], path: str) -> Any:

@@ -1,6 +1,8 @@
 """fastopt.cast: float arrays in containers as float32, once."""
 
+import os
 import pickle
+import sys
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from types import MappingProxyType
 
@@ -111,6 +113,22 @@ def test_counters_are_not_added_up():
     got = fastopt.cast([Counter(a=2, b=1)])
     assert got == [Counter(a=2, b=1)]
     assert type(got[0]) is Counter
+
+
+def test_tuples_that_cannot_be_made_of_their_items():
+    class Pair(tuple):
+        __slots__ = ()
+
+        def __new__(cls, first, second):
+            return super().__new__(cls, (first, second))
+
+    tree = {"made": os.stat("."), "version": sys.version_info, "pair": Pair(np.ones(2), 3)}
+    result = fastopt.cast(tree)
+    assert result["made"] is tree["made"]
+    assert result["version"] is sys.version_info
+    assert type(result["pair"]) is Pair
+    assert result["pair"][0].dtype == np.float32
+    assert result["pair"][1] == 3
 
 
 def test_other_mappings_become_dicts(tmp_path):
