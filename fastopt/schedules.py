@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import SupportsIndex, TypeVar
 
-from fastopt._power_schedules import END, inv_scaling, inverse_sqrt, noam, store
 from fastopt._runtime.hyper import boolean, integer, number
 from fastopt._typing import Schedule
+from fastopt._warmup_schedules import END, inverse_sqrt, linear_warmup, noam, store
 
 __all__ = ["constant", "cosine", "exponential_decay", "inv_scaling", "inverse_sqrt", "inverse_time_decay", "join",
            "linear_warmup", "noam", "piecewise_constant"]
@@ -168,6 +168,46 @@ class inverse_time_decay:
 
 
 @dataclass(frozen=True)
+class inv_scaling:
+    """initial / step^power, or the form of scikit-learn: initial / (1 + samples · epoch)^power.
+
+    scikit-learn's MLP classes with learning_rate="invscaling" count samples and change the rate after each epoch: with
+    n training examples (after the validation split, if there is one) ``inv_scaling(learning_rate_init, power_t,
+    steps_per_epoch=math.ceil(n / batch_size), samples=n)`` returns their rates. Then epoch = (step - 1) //
+    steps_per_epoch; with 1 for both, the default, the two forms are the same.
+
+    Parameters
+    ----------
+    initial : float
+        Learning rate of the first update, at least 0.
+    power : float
+        At least 0.
+    steps_per_epoch : int
+        Updates during which the rate stays the same.
+    samples : int
+        What the denominator's base grows by after them.
+    """
+
+    initial: float
+    power: float = 0.5
+    steps_per_epoch: int = 1
+    samples: int = 1
+
+    def __post_init__(self) -> None:
+        store(self, initial=number(self.initial, "initial", "[0, inf)"),
+              power=number(self.power, "power", "double [0, inf)"),
+              steps_per_epoch=integer(self.steps_per_epoch, "steps_per_epoch", 1, END),
+              samples=integer(self.samples, "samples", 1, END))
+
+    def __call__(self, step: SupportsIndex) -> float:
+        epoch = (integer(step, "step", 1, END) - 1) // self.steps_per_epoch
+        try:
+            return self.initial / float(1 + self.samples * epoch) ** self.power
+        except OverflowError:       # the denominator is above the largest double
+            return 0.0
+
+
+@dataclass(frozen=True)
 class cosine:
     """initial · ((1 - alpha) · (1 + cos(π t / decay_steps)) / 2 + alpha) with t = min(step - 1, decay_steps).
 
@@ -198,42 +238,6 @@ class cosine:
         t = min(integer(step, "step", 1, END) - 1, self.decay_steps)
         fall = 0.5 * (1.0 + math.cos(math.pi * t / self.decay_steps))
         return self.initial * ((1.0 - self.alpha) * fall + self.alpha)
-
-
-@dataclass(frozen=True)
-class linear_warmup:
-    """initial + (peak - initial) · t / warmup_steps with t = min(step - 1, warmup_steps).
-
-    The gradual warm-up of Goyal et al. 2017 (arXiv:1706.02677) in the form of optax.linear_schedule and of
-    Keras' warmup_steps: the first update gets `initial`, update warmup_steps + 1 and all later ones get `peak`.
-    With initial=0, the default here and there, the first update changes the optimizer's state but no parameter; pass
-    ``initial=peak / warmup_steps``, for example, to make the first update count.
-    ``join([linear_warmup(peak, n), cosine(peak, m)], [n])`` gets the peak in update n + 1 alone.
-
-    Parameters
-    ----------
-    peak : float
-        Learning rate after the warm-up, at least 0.
-    warmup_steps : int
-        Updates until the peak.
-    initial : float
-        Learning rate of the first update, at least 0.
-    """
-
-    peak: float
-    warmup_steps: int
-    initial: float = 0.0
-
-    def __post_init__(self) -> None:
-        store(self, peak=number(self.peak, "peak", "[0, inf)"),
-              warmup_steps=integer(self.warmup_steps, "warmup_steps", 1, END),
-              initial=number(self.initial, "initial", "[0, inf)"))
-
-    def __call__(self, step: SupportsIndex) -> float:
-        t = min(integer(step, "step", 1, END) - 1, self.warmup_steps)
-        if t == self.warmup_steps:
-            return self.peak            # initial + (peak - initial) may round
-        return self.initial + (self.peak - self.initial) * t / self.warmup_steps
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,16 @@ def assert_near(theirs, params, before, steps, name=""):
         assert (param != before[key]).any(), (name, key)
 
 
+def assert_same_steps(theirs, opt, params, rng, name, steps=10):
+    """Both take the same steps. `theirs` has step(grads) and its parameters' arrays in params()."""
+    before = {key: array.copy() for key, array in params.items()}
+    for _ in range(steps):
+        grads = draw(rng)
+        theirs.step(grads)
+        opt.update(params, grads)
+    assert_near(theirs.params(), params, before, steps, name)
+
+
 def imported_keras():
     """Keras on JAX, whose imports warn; the test is skipped where one of them is missing."""
     os.environ.setdefault("KERAS_BACKEND", "jax")

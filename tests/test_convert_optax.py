@@ -4,7 +4,7 @@ from collections import OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
-from conversions import assert_near, draw, trained
+from conversions import SHAPES, assert_same_steps, draw, trained
 from helpers import assert_same_bits
 
 import fastopt
@@ -44,12 +44,15 @@ class Theirs:
     def __init__(self, name, params):
         self.optax, self.jax = pytest.importorskip("optax"), pytest.importorskip("jax")
         self.opt = getattr(self.optax, name.split()[0])(**CASES[name][2])
-        self.params = self.jax.tree.map(self.jax.numpy.array, params)
-        self.state = self.opt.init(self.params)
+        self.tree = self.jax.tree.map(self.jax.numpy.array, params)
+        self.state = self.opt.init(self.tree)
 
     def step(self, grads):
-        updates, self.state = self.opt.update(grads, self.state, self.params)
-        self.params = self.optax.apply_updates(self.params, updates)
+        updates, self.state = self.opt.update(grads, self.state, self.tree)
+        self.tree = self.optax.apply_updates(self.tree, updates)
+
+    def params(self):
+        return [self.tree[key] for key in SHAPES]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -59,15 +62,10 @@ def test_from_optax_midway(name):
     theirs = Theirs(name, draw(rng))
     for _ in range(10):
         theirs.step(draw(rng))
-    params = {key: np.array(array) for key, array in theirs.params.items()}
-    before = {key: array.copy() for key, array in params.items()}
+    params = {key: np.array(array) for key, array in zip(SHAPES, theirs.params(), strict=True)}
     opt = kind(**ours)
     from_optax(opt, theirs.state)
-    for _ in range(10):
-        grads = draw(rng)
-        theirs.step(grads)
-        opt.update(params, grads)
-    assert_near([theirs.params[key] for key in params], params, before, 10, name)
+    assert_same_steps(theirs, opt, params, rng, name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -77,12 +75,7 @@ def test_to_optax_midway(name):
     params, rng = trained(opt, 10)
     theirs = Theirs(name, params)
     theirs.state = theirs.jax.tree.map(theirs.jax.numpy.asarray, to_optax(opt, theirs.state))
-    before = {key: array.copy() for key, array in params.items()}
-    for _ in range(10):
-        grads = draw(rng)
-        theirs.step(grads)
-        opt.update(params, grads)
-    assert_near([theirs.params[key] for key in params], params, before, 10, name)
+    assert_same_steps(theirs, opt, params, rng, name)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -91,12 +84,7 @@ def test_the_same_first_steps(name):
     kind, ours, _ = CASES[name]
     opt, rng = kind(**ours), np.random.default_rng(7)
     params = draw(rng)
-    theirs, before = Theirs(name, params), {key: array.copy() for key, array in params.items()}
-    for _ in range(10):
-        grads = draw(rng)
-        theirs.step(grads)
-        opt.update(params, grads)
-    assert_near([theirs.params[key] for key in params], params, before, 10, name)
+    assert_same_steps(Theirs(name, params), opt, params, rng, name)
 
 
 ScaleByAdamState = namedtuple("ScaleByAdamState", "count mu nu")
