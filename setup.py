@@ -47,7 +47,8 @@ TESTS = {
 }
 
 # fastopt/_runtime/<name>.pyx, compiled once, at baseline. Only "parallel" is linked with OpenMP.
-RUNTIME = ("arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel", "progress", "slices", "strided")
+RUNTIME = ("arrays", "binding", "channels", "containers", "cpu", "driver", "hyper", "model", "parallel", "progress",
+           "slices", "strided", "updates")
 
 # -ffp-contract=off: gcc otherwise fuses multiply-adds from v3 up and the levels' bits differ.
 # -fno-wrapv undoes Python's -fwrapv, which hides loop bounds (softmax of 100 classes: 1.4 times as slow).

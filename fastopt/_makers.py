@@ -17,8 +17,8 @@ from fastopt._options import (
     with_grad_scale,
 )
 from fastopt._runtime import dispatch
-from fastopt._runtime.binding import Maker
 from fastopt._runtime.hyper import Ranges
+from fastopt._runtime.updates import Maker
 
 if TYPE_CHECKING:
     from fastopt._optimizer import Optimizer

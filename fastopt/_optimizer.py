@@ -19,12 +19,13 @@ from fastopt._options import (
     grad_scale_range,
     refuse_unknown,
 )
-from fastopt._runtime import binding, dispatch, driver
+from fastopt._runtime import dispatch, driver, updates
 from fastopt._runtime.arrays import Array as Validated
-from fastopt._runtime.binding import Binding, Maker
+from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges, number
 from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.progress import Progress
+from fastopt._runtime.updates import Maker
 from fastopt._snapshot import Group, Snapshot, at_rest, taken_of
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import FloatArray, Grads, Params, State
@@ -171,7 +172,7 @@ class Optimizer:
     @property
     def steps(self) -> dict[Any, int]:
         """For each key the number of its own steps: a parameter that joins later starts with its own step 1."""
-        snapshot, counts = binding.counted(self._progress)
+        snapshot, counts = updates.counted(self._progress)
         steps = {key: own for key, (own, _) in snapshot.taken.items()}
         for keys, own in counts:
             steps.update(zip(keys, own, strict=True))
@@ -221,7 +222,7 @@ class Optimizer:
         with it. The optimizer holds a reference to the arrays last given under each key until `load_state_dict`.
         """
         if not self._measures:
-            taken = binding.update(self._progress, params, grads, self._hyper["lr"], grad_scale, self._replaces)
+            taken = updates.update(self._progress, params, grads, self._hyper["lr"], grad_scale, self._replaces)
             if taken is not None:
                 return _new_tuple(UpdateInfo, taken)    # as UpdateInfo(…), in half the time
         return self._progress.run("update", self._with_bound, params, grads, "grads", self._step, grad_scale)
@@ -270,7 +271,7 @@ class Optimizer:
         """
         if not self._measures:
             try:
-                taken = binding.update_one(self._progress, key, param, grad, self._hyper["lr"], grad_scale,
+                taken = updates.update_one(self._progress, key, param, grad, self._hyper["lr"], grad_scale,
                                            self._replaces)
             except TypeError:
                 _require_hashable(key)
@@ -319,7 +320,7 @@ class Optimizer:
         """Return act(snapshot, model, gradients in its order, step, lr, *arguments) for these arrays, bound."""
         progress = self._progress
         snapshot, step = progress.snapshot, progress.step_count + 1
-        found = binding.lookup(snapshot, params, grads, self._replaces)
+        found = updates.lookup(snapshot, params, grads, self._replaces)
         lr = self._hyper["lr"]
         if found is not None:
             bound, ordered = found
@@ -329,7 +330,7 @@ class Optimizer:
             keys, arrays, ordered = paired(params, grads, source)
             lr = self._lr_at(step)
             bound = snapshot.bounds.get(keys[0]) if keys else None
-            if bound is None or keys != bound.keys or not self._takes(bound, arrays):
+            if bound is None or keys != bound.keys or not bound.takes(arrays, self._replaces):
                 snapshot, bound = self._bind(snapshot, keys, arrays, ordered, step, lr, source)
         bound.source = source
         result = act(snapshot, bound, ordered, step, lr, *arguments)
@@ -347,15 +348,11 @@ class Optimizer:
         lr, ordered = self._hyper["lr"], [grad]
         if type(lr) is not float:
             lr = self._lr_at(step)
-        if bound is None or not self._takes(bound, [param]):
+        if bound is None or not bound.takes([param], self._replaces):
             snapshot, bound = self._bind(snapshot, [key], [param], ordered, step, lr, "grad")
         bound.source = "grad"
         result = self._step(snapshot, bound, ordered, step, lr, grad_scale)
         return result or self._act_again(snapshot, bound, ordered, step, lr, self._step, grad_scale)
-
-    def _takes(self, bound: Binding, arrays: list[Array]) -> bool:
-        """Whether these arrays, whose keys are the model's, are bound, or could be in place of those that were."""
-        return bound.holds(arrays) or (self._replaces and bound.replace(arrays))
 
     def _act_again(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
                    act: Callable[..., Any], *arguments: Any) -> Any:
@@ -387,7 +384,7 @@ class Optimizer:
                 scales = [_clipped(grad_scale, own, self._clip_norm_per_param) for own in norms]
             elif self._clip_norm is not None:
                 grad_scale = _clipped(grad_scale, norm, self._clip_norm)
-        rules = bound.rules_of(ordered, step, lr, grad_scale, scales)
+        rules = updates.rules_of(bound, ordered, step, lr, grad_scale, scales)
         if rules is None:
             return None
         if not any(rules):                      # none of which checks the numbers

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from fastopt._optimizer import Optimizer, apply
 from fastopt._options import LR, Arguments, Checked, ModelOptionsWithoutDecay, OptionsWithoutDecay, check_own_decay
-from fastopt._runtime import dispatch
+from fastopt._runtime import dispatch, updates
 from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges, pair
 from fastopt._snapshot import Snapshot
@@ -274,7 +274,7 @@ class Sophia(Optimizer):
 
     def _average_hessian(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int,
                          lr: float) -> bool | None:
-        made = bound.rules_of(ordered, step, lr, 1.0)     # checks what per_param returned
+        made = updates.rules_of(bound, ordered, step, lr, 1.0)     # checks what per_param returned
         if made is None:
             return None
         rules = []

@@ -79,11 +79,11 @@ def test_the_same_arrays_are_not_bound_again(layer, rng):
 
     opt.update(containers(arrays), containers([np.ones_like(array) for array in arrays]))
     bound = opt._progress.snapshot.bounds[0, 0]
-    found = fastopt._runtime.binding.lookup(opt._progress.snapshot, containers(arrays), containers(arrays),
+    found = fastopt._runtime.updates.lookup(opt._progress.snapshot, containers(arrays), containers(arrays),
                                                   False)
     assert found[0] is bound
     assert [id(grad) for grad in found[1]] == [id(array) for array in arrays]
-    assert fastopt._runtime.binding.lookup(opt._progress.snapshot, containers(arrays[::-1]), containers(arrays),
+    assert fastopt._runtime.updates.lookup(opt._progress.snapshot, containers(arrays[::-1]), containers(arrays),
                                            False) is None
     opt.update(containers(arrays), containers([np.ones_like(array) for array in arrays]))
     opt.update({0: dict(enumerate(containers(arrays)[0])), 1: containers(arrays)[1]},

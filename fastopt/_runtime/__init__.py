@@ -7,8 +7,24 @@ HOW_TO_BUILD = "run `pip install -e .` in the source tree (a C compiler is neede
 try:
     with short_spin():
         from fastopt._runtime import parallel  # loads libgomp, so it comes first
-    from fastopt._runtime import arrays, binding, channels, cpu, driver, hyper, progress, slices, strided
+    from fastopt._runtime import (
+        arrays,
+        binding,
+        channels,
+        containers,
+        cpu,
+        driver,
+        hyper,
+        model,
+        progress,
+        slices,
+        strided,
+        updates,
+    )
 except ImportError as error:
     raise ImportError(f"fastopt: not built ({error}): {HOW_TO_BUILD}") from None
 
-__all__ = ["arrays", "binding", "channels", "cpu", "driver", "hyper", "parallel", "progress", "slices", "strided"]
+__all__ = [
+    "arrays", "binding", "channels", "containers", "cpu", "driver", "hyper", "model", "parallel", "progress", "slices",
+    "strided", "updates",
+]

@@ -14,7 +14,7 @@
 # Each element is computed independently, so neither chunks nor threads can change a bit of the result. Where a rule
 # needs a tensor's norms, the segments' sums are stored and added in order.
 #
-# Everything is validated before the first element is written: here for one tensor, in binding.pyx for a model.
+# Everything is validated before the first element is written: here for one tensor, in model.pyx for a model.
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
 from libc.stdlib cimport calloc, free, malloc
