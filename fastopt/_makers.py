@@ -18,10 +18,10 @@ from fastopt._options import (
 )
 from fastopt._runtime import dispatch
 from fastopt._runtime.hyper import Ranges
-from fastopt._runtime.updates import Maker
+from fastopt._runtime.updates import Maker, lr_at
 
 if TYPE_CHECKING:
-    from fastopt._optimizer import Optimizer
+    from fastopt._bound_models import BoundModels
 
 step_ranges = Ranges(step=STEP, lr=LR)
 
@@ -38,7 +38,7 @@ def _constant(*values: Any) -> bool:
     return {float, int, bool, tuple}.issuperset(map(type, values))
 
 
-def maker_for(kind: "type[Optimizer]", hyper: Mapping[str, Any], own: Mapping[str, Any], shared: tuple[str, ...],
+def maker_for(kind: "type[BoundModels]", hyper: Mapping[str, Any], own: Mapping[str, Any], shared: tuple[str, ...],
               warmup: bool) -> Maker:
     """What makes the rule of parameters from their own step, the optimizer's step and lr, and grad_scale.
 
@@ -66,7 +66,7 @@ def maker_for(kind: "type[Optimizer]", hyper: Mapping[str, Any], own: Mapping[st
     def make(maker: Maker, own_step: int, step: int, lr: float, grad_scale: float) -> Any:
         nonlocal numbers
         if has_lr:
-            lr = own_lr(step) if callable(own_lr) else own_lr
+            lr = lr_at(own_lr, step)
         same = type(grad_scale) is float and grad_scale == scale
         options = checked if same else with_grad_scale(checked, grad_scale)
         if average_decay is not None:

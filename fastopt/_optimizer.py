@@ -2,17 +2,15 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import numpy as np
-
-from fastopt._makers import maker_for, step_ranges
-from fastopt._models import ReadOnly, checked_state, listed, paired, read_only
+from fastopt._bound_models import BoundModels
+from fastopt._makers import step_ranges
+from fastopt._models import checked_state, read_only
 from fastopt._options import (
     DEFAULTS,
     MODEL_DEFAULTS,
-    Arguments,
     ModelOptions,
     UpdateInfo,
     call_text,
@@ -20,13 +18,11 @@ from fastopt._options import (
     refuse_unknown,
 )
 from fastopt._runtime import dispatch, driver, updates
-from fastopt._runtime.arrays import Array as Validated
 from fastopt._runtime.binding import Binding
 from fastopt._runtime.hyper import Ranges, number
-from fastopt._runtime.paths import Path, named, params_beside
 from fastopt._runtime.progress import Progress
-from fastopt._runtime.updates import Maker
-from fastopt._snapshot import Group, Snapshot, at_rest, taken_of
+from fastopt._runtime.updates import lr_at
+from fastopt._snapshot import Snapshot, at_rest, taken_of
 from fastopt._typing import Float32Array as Array
 from fastopt._typing import FloatArray, Grads, Params, State
 from fastopt._typing import LearningRate as Rate
@@ -50,7 +46,7 @@ def _clipped(grad_scale: float, norm: float, limit: float) -> float:
     return grad_scale * (limit / (norm + 1e-6)) if limit < norm + 1e-6 else grad_scale
 
 
-class Optimizer:
+class Optimizer(BoundModels):
     """Base of the optimizer classes; the keyword arguments below are those that all classes share.
 
     Parameters
@@ -103,17 +99,8 @@ class Optimizer:
     every call does, until `load_state_dict` restores the optimizer.
     """
 
-    _rule: ClassVar[tuple[str, Callable[..., Arguments]]]
-    """The name in `dispatch.active` of the kernel that makes the rule, and the function that makes its arguments from
-    (step, lr, the class's own hyper-parameters, options), of which the shared ones are checked."""
-    _varies: ClassVar[bool] = False
-    """Whether the own numbers among these arguments depend on the step."""
-    _state_names: ClassVar[tuple[str, ...]] = ()
-    """Every state array that the optimizer can have, in the rule's order."""
     _not_decoupled: ClassVar[str] = ""
     """Why the class takes no decoupled_weight_decay; empty if it takes it."""
-    _decay: ClassVar[str] = "weight_decay"
-    """The shared option that the class's weight_decay sets."""
 
     def __init__(self, own: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         if self._not_decoupled and "decoupled_weight_decay" in options:
@@ -143,7 +130,7 @@ class Optimizer:
         self._per_param = per_param
         self._replaces = per_param is None      # which looks at every array that is bound
         self._progress = Progress(0, Snapshot({}, {}, {}, read_only({})))
-        self._plain: Maker | None = None
+        self._plain = None
         self._check(1, self._hyper["lr"])
 
     def __repr__(self) -> str:
@@ -316,26 +303,6 @@ class Optimizer:
         count, steps, state = checked_state(state_dict, needed, (*self._state_names, "average"))
         return at_rest(count, steps, state)
 
-    def _with_bound(self, params: Params, grads: Grads, source: str, act: Callable[..., Any], *arguments: Any) -> Any:
-        """Return act(snapshot, model, gradients in its order, step, lr, *arguments) for these arrays, bound."""
-        progress = self._progress
-        snapshot, step = progress.snapshot, progress.step_count + 1
-        found = updates.lookup(snapshot, params, grads, self._replaces)
-        lr = self._hyper["lr"]
-        if found is not None:
-            bound, ordered = found
-            if type(lr) is not float:
-                lr = self._lr_at(step)
-        else:
-            keys, arrays, ordered = paired(params, grads, source)
-            lr = self._lr_at(step)
-            bound = snapshot.bounds.get(keys[0]) if keys else None
-            if bound is None or keys != bound.keys or not bound.takes(arrays, self._replaces):
-                snapshot, bound = self._bind(snapshot, keys, arrays, ordered, step, lr, source)
-        bound.source = source
-        result = act(snapshot, bound, ordered, step, lr, *arguments)
-        return result if result is not None else self._act_again(snapshot, bound, ordered, step, lr, act, *arguments)
-
     def _update_one(self, key: Any, param: Array, grad: Any, grad_scale: float) -> UpdateInfo:
         snapshot, step = self._progress.snapshot, self._progress.step_count
         _require_hashable(key)
@@ -345,25 +312,12 @@ class Optimizer:
         else:
             step += taken_of(snapshot, [key]).get(key, (0, 0))[1] == step
             bound = None
-        lr, ordered = self._hyper["lr"], [grad]
-        if type(lr) is not float:
-            lr = self._lr_at(step)
+        lr, ordered = lr_at(self._hyper["lr"], step), [grad]
         if bound is None or not bound.takes([param], self._replaces):
             snapshot, bound = self._bind(snapshot, [key], [param], ordered, step, lr, "grad")
         bound.source = "grad"
         result = self._step(snapshot, bound, ordered, step, lr, grad_scale)
         return result or self._act_again(snapshot, bound, ordered, step, lr, self._step, grad_scale)
-
-    def _act_again(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
-                   act: Callable[..., Any], *arguments: Any) -> Any:
-        """What `act` returns once the model is bound anew: an array has changed in place, or other gradients are None
-        than before."""
-        snapshot, bound = self._bind(snapshot, bound.keys, bound.params_bound(), ordered, step, lr, bound.source, bound)
-        result = act(snapshot, bound, ordered, step, lr, *arguments)
-        if result is None:
-            raise RuntimeError("params: expected arrays that keep their memory, type and shape during the call, got "
-                               "some that per_param, a schedule or another thread changes")
-        return result
 
     def _step(self, snapshot: Snapshot, bound: Binding, ordered: list[Any], step: int, lr: float,
               grad_scale: float) -> UpdateInfo | None:
@@ -394,106 +348,6 @@ class Optimizer:
             return None
         return _new_tuple(UpdateInfo, (step, lr, norm, False))      # as UpdateInfo(…), in half the time
 
-    def _lr_at(self, step: int) -> float:
-        """The learning rate of one step. A schedule is called once per step, for all groups and UpdateInfo."""
-        lr = self._hyper["lr"]
-        return lr(step) if callable(lr) else lr
-
-    def _hyper_at(self, step: int, own: Mapping[str, Any], lr: float | None = None) -> dict[str, Any]:
-        """The hyper-parameters of one group at one step; `lr` is the result of `_lr_at`, if it is known."""
-        hyper = {**self._hyper, "lr": self._lr_at(step) if lr is None else lr, **own}
-        if "lr" in own and callable(own["lr"]):
-            hyper["lr"] = own["lr"](step)
-        return hyper
-
     def _check(self, step: int, lr: Rate) -> None:
         """Raise an error for hyper-parameters that are not valid at this step, with this learning rate."""
-        self._maker({})(step, step, lr(step) if callable(lr) else lr, 1.0)
-
-    def _maker_of(self, group: Group) -> Maker | None:
-        """The group's maker, which all without hyper-parameters of their own share; None if the group rests."""
-        if group.rests:
-            return None
-        if group.own:
-            return self._maker(group.own)
-        if self._plain is None:
-            self._plain = self._maker({})
-        return self._plain
-
-    def _maker(self, own: Mapping[str, Any]) -> Maker:
-        return maker_for(type(self), self._hyper, own, self._shared, bool(self._average_warmup))
-
-    def _bind(self, snapshot: Snapshot, keys: list[Any], params: list[Array], grads: list[Any], step: int, lr: float,
-              source: str, before: Binding | None = None) -> tuple[Snapshot, Binding]:
-        """Bind these arrays, with the state they have or new state. The optimizer itself is not changed.
-
-        `source` is what the user calls the gradients; `before` is the same model as it was bound, whose groups are
-        divided further.
-        """
-        for key, param in zip(keys, params, strict=True):
-            Validated(param, named(params_beside(source), key), writable=True)  # before it reaches per_param and NumPy
-        streams = ("average", *self._state_names)
-        taken = taken_of(snapshot, keys)
-        groups, members, arrays, new = [], [], [], {}
-        for i, (key, param, grad) in enumerate(zip(keys, params, grads, strict=True)):
-            entry, own_steps = snapshot.state.get(key), taken.get(key, (0, 0))[0]
-            rests = grad is None and not own_steps and not entry
-            group = Group(self._own(key, param), own_steps, rests, (before and before.members[i], grad is not None))
-            alone = self._clip_norm_per_param is not None       # has a scale of its own
-            if alone or group not in groups:
-                groups.append(group)
-            members.append(len(groups) - 1 if alone else groups.index(group))
-            hyper = self._hyper_at(step, group.own, lr)
-            names = [] if rests else [name for name in self._states(hyper) if name]
-            if not rests and hyper["average_decay"] is not None:
-                names.append("average")
-            if entry is None or entry.keys() != set(names):
-                entry = new[key] = {name: self._state_of(key, name, param, hyper) for name in names}
-            arrays.append((param, None, *map(entry.get, streams)))
-        counts = [taken.get(key, (0, 0)) for key in keys]
-        bound = Binding(keys, arrays, self._state_names, members, taken=counts,
-                        makers=[self._maker_of(group) for group in groups], groups=groups, source=source)
-        bounds, heads = {**snapshot.bounds}, {**snapshot.heads}     # loops over all keys would take ten times as long
-        for key in keys:
-            dropped = bounds.get(key)
-            for other in () if dropped is None else dropped.keys:
-                del bounds[other]
-                if type(other) is Path and heads.get(other[0]) is dropped:
-                    del heads[other[0]]
-        bounds.update(dict.fromkeys(keys, bound))
-        heads.update((key[0], bound) for key in keys if type(key) is Path)
-        state = ReadOnly({**snapshot.state, **read_only(new)}) if new else snapshot.state
-        return Snapshot(bounds, heads, taken, state), bound
-
-    def _own(self, key: Any, param: Array) -> dict[str, Any]:
-        """The hyper-parameters that differ for this parameter."""
-        if self._per_param is None:
-            return {}
-        own = self._per_param(key, param)
-        if not isinstance(own, Mapping):
-            raise TypeError(f"per_param({key!r}, …): expected a dict, got {type(own).__name__}")
-        allowed = [name for name in self._hyper if name != "average_decay"]
-        unknown = [name for name in own if name not in allowed]
-        if unknown:
-            raise ValueError(f"per_param({key!r}, …): expected hyper-parameters among {', '.join(allowed)}, "
-                             f"got {listed(unknown)}")
-        return dict(own)
-
-    def _state_of(self, key: Any, name: str, param: Array, hyper: Mapping[str, Any]) -> Array:
-        """The state array kept under `key`, or a new one."""
-        kept = self.state.get(key, {}).get(name)
-        if kept is not None:
-            return kept
-        if name == "average":
-            return np.array(param, np.float32)
-        return np.full(np.shape(param), self._initial(name, hyper), np.float32)
-
-    @classmethod
-    def _states(cls, hyper: Mapping[str, Any]) -> tuple[str | None, ...]:
-        """Names of the state arrays that these hyper-parameters need, in the rule's order; None for one not needed."""
-        return cls._state_names
-
-    @staticmethod
-    def _initial(name: str, hyper: Mapping[str, Any]) -> float:
-        """The value of every element of a state array before the first step."""
-        return 0.0
+        self._maker({})(step, step, lr_at(lr, step), 1.0)

@@ -3,9 +3,18 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fastopt._models import read_only
+from fastopt._models import ReadOnly, read_only
 from fastopt._runtime.binding import Binding
+from fastopt._runtime.paths import Path
 from fastopt._typing import State
+
+
+def _hash(value: Any) -> int:
+    """The same for values that are equal, among which lists of numbers may be."""
+    try:
+        return hash(tuple(value) if isinstance(value, list) else value)
+    except TypeError:
+        return 0
 
 
 class Group(NamedTuple):
@@ -19,6 +28,10 @@ class Group(NamedTuple):
     """Whether they have no state, because none has had a gradient."""
     pattern: tuple[int | None, bool]
     """The group in the model that was bound before, and whether they had gradients then."""
+
+    def __hash__(self) -> int:
+        own = frozenset((name, _hash(value)) for name, value in self.own.items()) if self.own else None
+        return hash((own, self.steps, self.rests, self.pattern))
 
 
 class Snapshot(NamedTuple):
@@ -48,3 +61,18 @@ def taken_of(snapshot: Snapshot, keys: list[Any]) -> dict[Any, tuple[int, int]]:
     for bound in bounds.values():
         taken.update(zip(bound.keys, bound.taken(), strict=True))
     return taken
+
+
+def with_model(snapshot: Snapshot, bound: Binding, taken: dict[Any, tuple[int, int]], new: State) -> Snapshot:
+    """`snapshot` with a model in place of those that share a key with it, with `taken`, and with `new` state."""
+    bounds, heads = {**snapshot.bounds}, {**snapshot.heads}     # loops over all keys would take ten times as long
+    for key in bound.keys:
+        dropped = bounds.get(key)
+        for other in () if dropped is None else dropped.keys:
+            del bounds[other]
+            if type(other) is Path and heads.get(other[0]) is dropped:
+                del heads[other[0]]
+    bounds.update(dict.fromkeys(bound.keys, bound))
+    heads.update((key[0], bound) for key in bound.keys if type(key) is Path)
+    state = ReadOnly({**snapshot.state, **read_only(new)}) if new else snapshot.state
+    return Snapshot(bounds, heads, taken, state)

@@ -170,6 +170,39 @@ def test_per_param_overrides():
     assert (params["frozen"] == 1.0).all()
 
 
+class CountedNumber(float):
+    compared = 0
+    __hash__ = float.__hash__
+
+    def __eq__(self, other):
+        CountedNumber.compared += 1
+        return float(self) == float(other)
+
+
+def test_many_hyper_parameters_are_not_compared_each_with_each():
+    params = [np.ones(2, np.float32) for _ in range(500)]
+    rates = [CountedNumber(i + 1) for i in range(500)]
+    CountedNumber.compared = 0
+    opt = fastopt.SGD(lr=1.0, per_param=lambda key, array: {"lr": rates[key]})
+    opt.update(params, [np.ones(2, np.float32) for _ in params])
+    assert CountedNumber.compared < 1000
+    assert [float(param[0]) for param in params] == [-float(i) for i in range(500)]
+
+
+@pytest.mark.parametrize(("first", "second", "rules"), [
+    ({"betas": [0.5, 0.75]}, {"betas": [0.5, 0.75]}, 1),       # lists have no hash
+    ({"betas": [0.5, 0.75]}, {"betas": (0.5, 0.75)}, 2),
+    ({"weight_decay": 0.0}, {"weight_decay": -0.0}, 1),
+    ({"weight_decay": 1}, {"weight_decay": np.float32(1.0)}, 1),
+    ({"weight_decay": 1.0, "lr": 0.5}, {"lr": 0.5, "weight_decay": 1.0}, 1),
+    ({"weight_decay": 1.0}, {"l1": 1.0}, 2),
+], ids=repr)
+def test_parameters_with_equal_hyper_parameters_share_a_rule(first, second, rules):
+    opt = fastopt.Adam(per_param=lambda key, array: [first, second][key])
+    opt.update([np.ones(2, np.float32), np.ones(2, np.float32)], [np.ones(2, np.float32), np.ones(2, np.float32)])
+    assert len(opt._progress.snapshot.bounds[0].groups) == rules
+
+
 def test_a_schedule_of_one_parameters_own():
     """It gets the optimizer's step, of a parameter that joined later too."""
     seen = []
