@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from fastopt._integers import element
+from fastopt._floats import converted
 from fastopt._runtime.arrays import is_masked
 
 
@@ -103,10 +103,4 @@ def _cast_array(source: np.ndarray[Any, Any], dtype: np.dtype[Any], path: str) -
         raise TypeError(f"{path}: expected an array without a mask, got a masked array (its filled() is one)")
     if source.dtype.kind != "f" or (source.dtype == dtype and source.flags.c_contiguous and source.flags.aligned):
         return source
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        made = np.array(source, dtype, order="C", subok=True)
-    beyond = np.isinf(made)
-    if beyond.any() and (beyond := beyond & np.isfinite(source)).any():
-        place = int(np.flatnonzero(beyond)[0])
-        raise ValueError(f"{path}: expected numbers in the range of {dtype}, got {element(source, path, place)}")
-    return made
+    return converted(source, dtype, path)

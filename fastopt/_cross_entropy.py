@@ -126,8 +126,8 @@ def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Re
     labels : array or nested list
         Integers of shape logits.shape[:-1] or (*logits.shape[:-1], 1), a column for (rows, classes): classes. Or
         numbers of logits' shape: one distribution per row, one-hot or soft, of bool, any integer or any float type;
-        they are converted to float32 by a copy, unless they are C-contiguous float32. Integers of shape (..., 1) with
-        one class might be either and are refused.
+        they are converted to float32 by a copy, unless they are C-contiguous float32. A finite number beyond float32's
+        range is refused, as by `cast`, and so are integers of shape (..., 1) with one class, which might be either.
     reduction : "mean", "sum" or "none"
         The mean divides by the number of labels that are not ignored, with class_weight by the sum of their weights,
         with distributions by the number of rows. "none" returns one loss per row and the gradient of their sum.

@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastopt._floats import converted
 from fastopt._integers import described, element, int64_copy, is_integer_array
 from fastopt._runtime import dispatch
 from fastopt._runtime.arrays import Array, array_if_like, array_like, is_masked
 
 INTEGERS, NUMBERS = frozenset("iu"), frozenset("fiub")
 """Kinds of dtypes: of classes, and of distributions."""
+
+_FLOAT32 = np.dtype(np.float32)
 
 
 def as_array(labels: Any) -> Any:
@@ -78,9 +81,7 @@ def labels_or_distributions(labels: Any, logits: Array, rows: tuple[int, ...], c
         if classes == 1 and kind in INTEGERS:
             raise ValueError(f"labels: expected integers of shape {rows} or float distributions of shape {shape} (with "
                              f"one class, integers of that shape may be either), got {described(labels)}")
-        with np.errstate(all="ignore"):
-            copy = np.require(labels, np.float32, ["C_CONTIGUOUS", "ALIGNED"])
-        return None, array_like(copy, "labels", False, logits), labels
+        return None, array_like(converted(labels, _FLOAT32, "labels"), "labels", False, logits), labels
     right_type = kind in INTEGERS or (kind in NUMBERS and labels.shape not in (rows, (*rows, 1)))
     column = f" or {(*rows, 1)}" if classes > 1 else ""
     raise (ValueError if right_type else TypeError)(

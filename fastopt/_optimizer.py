@@ -182,9 +182,10 @@ class Optimizer(BoundModels):
             step count, on which bias corrections depend, as in PyTorch; a schedule gets the optimizer's.
         grads : dict, sequence or array
             One gradient for each parameter, in the same containers under the same keys or in the same order; never
-            written. A gradient of another float type or memory layout is converted into a temporary array. Where it is
-            None, for a parameter or a whole inner container, nothing changes: not the parameter, its state, its average
-            or its own step count. The step counts.
+            written. A gradient of another float type or memory layout is converted into a temporary array; a number
+            beyond float32's range becomes inf there, with NumPy's warning, and `skip_nonfinite` skips the step. Where
+            it is None, for a parameter or a whole inner container, nothing changes: not the parameter, its state, its
+            average or its own step count. The step counts.
         grad_scale : float
             Multiplies every gradient first (1 / loss scale, 1 / number of accumulated batches).
 

@@ -45,7 +45,7 @@ DISTRIBUTIONS = {"float64", "float16", "int32", "other byte order", "list", "str
 CROSS_ENTROPY_REFUSED = (
     ("reduction", "max"), ("reduction", None), ("reduction", 1), ("label_smoothing", 1.0), ("label_smoothing", -0.1),
     ("label_smoothing", float("nan")), ("label_smoothing", "much"), ("ignore_index", 0.5), ("ignore_index", "none"),
-    ("count_correct", True),
+    ("labels", np.full((3, 40), 1e39)), ("count_correct", True),
 )
 
 

@@ -104,6 +104,27 @@ def test_soft_labels_are_rounded_to_float32(module, rng):
         module.softmax_cross_entropy(logits, np.where(soft < 0.1, 1e-60, soft))
 
 
+@pytest.mark.parametrize("form", ["float64", "longdouble", ">f8", "transposed", "strided", "list"])
+def test_soft_labels_beyond_float32_are_refused(form):
+    """As by `cast`: no number becomes inf, in whatever form it comes. inf itself is a number of float32."""
+    soft, logits, out = np.full((3, 4), 0.25), np.ones((3, 4), F), np.zeros((3, 4), F)
+    soft[0, 1] = np.inf
+    make = {"transposed": np.asfortranarray, "strided": lambda y: np.repeat(y, 2, axis=1)[:, ::2],
+            "list": np.ndarray.tolist}.get(form, lambda y: y.astype(form))
+    fastopt.softmax_cross_entropy(logits, make(soft))
+    soft[1, 2] = -1e39
+    given = make(soft)
+    message = r"^labels: expected numbers in the range of float32, got labels\[1, 2\] = -(1e\+39|9\.99\d+e\+38)$"
+    with pytest.raises(ValueError, match=message), np.errstate(all="raise"):
+        fastopt.softmax_cross_entropy(logits, given, out=out)
+    with pytest.raises(ValueError, match=message):
+        fastopt.softmax_cross_entropy_loss(logits, given)
+    if form != "list":
+        with pytest.raises(ValueError, match=r"^tree: expected numbers in the range of float32, got tree\[1, 2\] = "):
+            fastopt.cast(given)
+    assert not out.any()
+
+
 def test_the_reference_keeps_float64_beside_float64_logits(rng):
     logits, soft = rng.standard_normal((5, 7)), rng.dirichlet(np.ones(7), 5)
     loss = reference.softmax_cross_entropy_loss(logits, soft)

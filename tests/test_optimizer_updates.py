@@ -396,6 +396,16 @@ def test_an_average_that_warms_up():
             np.testing.assert_allclose(opt.averages[key], expected[key], rtol=1e-6)
 
 
+@pytest.mark.parametrize("grad", [np.full((40, 3), 1e39), np.full((3, 40), 1e39).T], ids=["C", "transposed"])
+def test_a_gradient_beyond_float32_becomes_inf(grad):
+    for skip, after in ((False, -np.inf), (True, 1.0)):
+        param = np.ones((40, 3), np.float32)
+        with pytest.warns(RuntimeWarning, match="overflow encountered in cast"):
+            info = fastopt.SGD(lr=1.0, skip_nonfinite=skip).update(param, grad)
+        assert info.skipped == skip
+        assert (param == after).all()
+
+
 def test_grad_norm_does_not_overflow_and_is_exact_to_double():
     grads = [np.full(1000, 1e30, np.float32), np.full(7, 1e-30, np.float32)]
     info = fastopt.SGD(clip_norm=1.0).update([np.zeros_like(g) for g in grads], grads)
