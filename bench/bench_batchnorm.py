@@ -17,6 +17,9 @@ SHAPES = [(64, 256), (256, 1024), (4096, 1024), (32, 64, 56, 56), (8, 512, 7, 7)
 # A small layer; layers of ResNet-50 and DenseNet-121.
 LAYERS = [(32, 16), (16, 64, 112, 112), (16, 128, 28, 28), (16, 2048, 7, 7), (16, 32, 28, 28), (16, 1024, 7, 7)]
 FOR_LAYERS = ("fastopt", ROOF, "torch", "onednn", "numpy")
+# dy in the other memory layout than x, as from a layer of another library: contenders that take it as it is.
+TURNED = workload("backward", (32, 64, 56, 56), turned=True)
+FOR_TURNED = ("fastopt", "fastopt new array", ROOF, "torch", "numpy", "numpy out=")
 
 
 @batch_norm("numpy out=", one_thread=True)
@@ -76,4 +79,9 @@ def test_batchnorm(benchmark, workload, name):
 
 @rows(LAYER_WORKLOADS, lambda workload: [name for name in contenders(workload) if name in FOR_LAYERS])
 def test_layers(benchmark, workload, name):
+    bench_row(benchmark, workload, name)
+
+
+@rows([TURNED], lambda workload: [name for name in contenders(workload) if name in FOR_TURNED])
+def test_dy_in_the_other_layout(benchmark, workload, name):
     bench_row(benchmark, workload, name)

@@ -239,7 +239,7 @@ def batch_norm_backward(
     layout, saved = check_cache(cache)
     parts: tuple[Any, Any, Any] = out if isinstance(out, tuple) and len(out) == 3 else (out, None, None)
     dx, dgamma, dbeta = parts
-    d, source = layout.gradient(dy, "dy")
+    d, same_layout = layout.gradient(dy, "dy")
     sum_dy = sum_dy_d = None
     if sums is not None:
         try:
@@ -258,8 +258,10 @@ def batch_norm_backward(
     o = layout.array(dx, "out", True)
     g, b = layout.vector(dgamma, "dgamma", True), layout.vector(dbeta, "dbeta", True)
     if given:
-        require_disjoint_or_same(o, source)
-        require_disjoint(layout.x, None if same_memory(o, source) else source, o, g, b, sum_dy, sum_dy_d)
+        require_disjoint_or_same(o, d)
+        require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, sum_dy_d)
+    if not same_layout:     # dx's memory can hold dy in x's layout, unless it holds dy as it is
+        d = layout.relaid(dy, "dy", None if same_memory(o, d) else o)
     if layout.size or (layout.channels and sums is not None):
         dispatch.active.batchnorm.backward(layout, d, saved, o, g, b, cache.training, cache.relu, cache.count, sum_dy,
                                            sum_dy_d)

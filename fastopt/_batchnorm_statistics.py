@@ -134,7 +134,9 @@ def batch_norm_backward_sums(dy: Float32Array, cache: BatchNormCache) -> BatchGr
         As `fastopt.batch_norm_backward`.
     """
     layout, saved = check_cache(cache)
-    d, _ = layout.gradient(dy, "dy")
+    d, same_layout = layout.gradient(dy, "dy")
+    if not same_layout:
+        d = layout.relaid(dy, "dy")
     first, second = np.zeros(layout.channels), np.zeros(layout.channels)
     if layout.size:
         dispatch.active.batchnorm.backward_sums(

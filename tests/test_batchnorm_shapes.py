@@ -100,6 +100,20 @@ def test_out_over_a_part_of_dy_in_the_other_layout(of_x, rng):
 
 
 @LAYOUTS
+def test_out_in_the_memory_of_dy_in_the_other_layout(of_x, rng):
+    shape = (2, 3, 4, 5)
+    x, (gamma, beta), room = of_x(standard(rng, *shape)), standard(rng, 2, 3), standard(rng, 120)
+    plain, last = room.reshape(shape), room.reshape(2, 4, 5, 3).transpose(0, 3, 1, 2)
+    mine, other = (plain, last) if x.flags.c_contiguous else (last, plain)
+    right, _ = gradients(fastopt, x, other.copy(), gamma, beta)
+    _, cache = fastopt.batch_norm_forward(x, gamma, beta, relu=True)
+    got = fastopt.batch_norm_backward(other, cache, out=mine)
+    assert got[0] is mine
+    for a, b in zip(got, right, strict=True):
+        assert_same_bits(a, b)
+
+
+@LAYOUTS
 def test_what_stays_refused(of_x, rng):
     shape = (2, 3, 4, 5)
     x, dy, (gamma, beta) = of_x(standard(rng, *shape)), standard(rng, *shape), standard(rng, 2, 3)

@@ -5,10 +5,9 @@ from libc.math cimport INFINITY, nextafterf
 
 from fastopt._runtime.arrays cimport Array, acquire, array_of, forget, know, same_head, usable_head, vector_of
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
+from fastopt._runtime.strided cimport contiguous, write
 
 import numpy
-
-from fastopt._runtime.strided import contiguous
 
 cdef object ndarray = numpy.ndarray
 cdef object asarray = numpy.asarray
@@ -99,34 +98,35 @@ cdef class Layout:
         return array_of_layout(self, source, name, writable)
 
     def gradient(self, source, name):
-        """`source`, validated: of x's shape and memory layout, or of the other one of C-contiguous and channels last.
+        """`source`, validated: of x's shape, in x's memory layout or the other one of C-contiguous and channels last.
 
-        The Array that kernels read, which is a copy in x's layout if `source` has the other one, and that of `source`.
+        Its Array, and whether it has x's layout. Kernels need another Array otherwise: see `relaid`.
         """
-        cdef Array made, given
-        refused = None
-        if self.order is None and usable_head(source, c"f", False) != NULL:
-            made = array_of(source, name, c"f", False, &self.x.view)
-            return made, made
-        try:
-            made = array_of_layout(self, source, name, False)
-            return made, made
-        except ValueError as error:
-            refused = error
+        if self.order is None and usable_head(source, c"f", False) != NULL:     # the most frequent case
+            return array_of(source, name, c"f", False, &self.x.view), True
         if not isinstance(source, ndarray) or source.shape != self.shape:
-            raise refused
+            return array_of_layout(self, source, name, False), True     # takes a buffer, refuses another shape
+        if self.order is None:
+            order = None if source.flags.c_contiguous else channels_last(source, self.axis, name)
+            if order is None or source.dtype != float32:
+                return array_of(source, name, c"f", False, &self.x.view), True
+            return array_of(source.transpose(order), name, c"f", False, NULL), False
+        turned = source.transpose(self.order)
+        if turned.flags.c_contiguous:
+            return array_of(turned, name, c"f", False, &self.x.view), True
+        if source.flags.c_contiguous:
+            return array_of(source, name, c"f", False, NULL), False
+        raise ValueError(f"{name}: expected a C-contiguous array or the memory layout of x (channels last), got "
+                         f"strides {source.strides}")
+
+    def relaid(self, source, name, Array into=None):
+        """An Array of x's layout with the elements of `source`, which has the other one: `into`, or a new one."""
         if self.order is not None:
-            if not source.flags.c_contiguous:
-                raise ValueError(f"{name}: expected a C-contiguous array or the memory layout of x (channels last), "
-                                 f"got strides {source.strides}")
-            given = array_of(source, name, c"f", False, NULL)
             source = source.transpose(self.order)
-        else:
-            order = channels_last(source, self.axis, name)
-            if order is None:
-                raise refused
-            given = array_of(source.transpose(order), name, c"f", False, NULL)
-        return array_of(contiguous(source), name, c"f", False, &self.x.view), given
+        if into is None:
+            return array_of(contiguous(source), name, c"f", False, &self.x.view)
+        write(source, <float*> into.data)
+        return into
 
     def constants(self):
         """A new float64 array of shape (4, channels), and its Array, which constants_of returns again."""

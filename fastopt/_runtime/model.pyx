@@ -14,11 +14,11 @@ from fastopt._runtime.arrays cimport (
 )
 from fastopt._runtime.driver cimport GRAD, PARAM, STATE, STREAMS, Tensor, stream_name
 from fastopt._runtime.intervals cimport Interval, overlapped, sort_disjoint
+from fastopt._runtime.strided cimport contiguous
 
 import numpy
 
 from fastopt._runtime.paths import named, params_beside
-from fastopt._runtime.strided import contiguous
 
 cdef object ndarray = numpy.ndarray
 cdef tuple ARRAYS = (numpy.ndarray, numpy.floating)

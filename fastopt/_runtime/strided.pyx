@@ -7,7 +7,7 @@
 # buffer, and written line by line from there.
 from cpython.buffer cimport PyBuffer_Release, PyObject_GetBuffer
 
-from fastopt._runtime.arrays cimport DESCRIBED, elements, is_kind, shape_of
+from fastopt._runtime.arrays cimport DESCRIBED, elements
 from fastopt._runtime.parallel cimport parallel_for, threads_for
 
 import numpy
@@ -160,30 +160,34 @@ cdef void plan(Copy* copy, const Py_buffer* view) noexcept:
     copy.task = max(TASK_ELEMENTS // (copy.block_rows * copy.block_columns), 1)
 
 
-def contiguous(array):
+cpdef contiguous(array):
     """A new C-contiguous copy of an ndarray of native float32, or None for one of another type or misaligned."""
-    cdef Py_buffer view
     cdef Py_buffer target
+    if array.dtype != float32 or not array.flags.aligned:
+        return None
+    made = empty(array.shape, float32)
+    PyObject_GetBuffer(made, &target, DESCRIBED)
+    try:
+        write(array, <float*> target.buf)
+    finally:
+        PyBuffer_Release(&target)
+    return made
+
+
+cdef int write(object array, float* target) except -1:
+    """Write the elements of an aligned array of native float32, in C order, into memory that it does not overlap."""
+    cdef Py_buffer view
     cdef Copy copy
     cdef Py_ssize_t tasks
     cdef double cost        # in nanoseconds
-    cdef int k
     PyObject_GetBuffer(array, &view, DESCRIBED)
     try:
-        for k in range(view.ndim):
-            if view.strides[k] % <Py_ssize_t> sizeof(float) != 0:
-                return None
-        if not is_kind(&view, c"f") or <size_t> view.buf % sizeof(float) != 0:
-            return None
-        made = empty(shape_of(&view), float32)
         if view.len > 0:
-            PyObject_GetBuffer(made, &target, DESCRIBED)
             plan(&copy, &view)
-            copy.x, copy.y = <const float*> view.buf, <float*> target.buf
+            copy.x, copy.y = <const float*> view.buf, target
             tasks, cost = pieces(copy.blocks, copy.task), 0.3 * <double> elements(&view)
             with nogil:
                 parallel_for(copy_task, &copy, tasks, threads_for(cost))
-            PyBuffer_Release(&target)
-        return made
     finally:
         PyBuffer_Release(&view)
+    return 0

@@ -23,16 +23,19 @@ TOLERANCE = 1e-3
 
 
 class Data:
-    """One shape's arrays; with `last`, its channels are the last axis."""
+    """One shape's arrays; with `last`, its channels are the last axis. With `turned`, those of dy are the last axis in
+    memory, while x is C-contiguous."""
 
     eps = 1e-5
 
-    def __init__(self, shape: tuple[int, ...], last: bool) -> None:
+    def __init__(self, shape: tuple[int, ...], last: bool, turned: bool) -> None:
         rng = np.random.default_rng(1)
         self.shape, self.last, self.axis = shape, last, len(shape) - 1 if last else 1
         self.channels = shape[self.axis]
         self.axes = tuple(axis for axis in range(len(shape)) if axis != self.axis)
         self.x, self.dy = rng.standard_normal((2, *shape), f32)
+        if turned:
+            self.dy = np.moveaxis(np.ascontiguousarray(np.moveaxis(self.dy, 1, -1)), -1, 1)
         self.gamma, self.beta, self.mean = rng.standard_normal((3, self.channels), f32)
         self.var = np.abs(rng.standard_normal(self.channels, f32)) + f32(0.5)
         self.out = np.empty_like(self.x)
@@ -64,20 +67,21 @@ class Data:
 
 
 @functools.lru_cache(1)
-def data(shape: tuple[int, ...], last: bool) -> Data:
-    return Data(shape, last)
+def data(shape: tuple[int, ...], last: bool, turned: bool) -> Data:
+    return Data(shape, last, turned)
 
 
 class BatchNorm:
     """One of the three functions on one shape."""
 
-    def __init__(self, which: str, shape: tuple[int, ...], last: bool) -> None:
-        self.which, self.data = which, data(shape, last)
+    def __init__(self, which: str, shape: tuple[int, ...], last: bool, turned: bool) -> None:
+        self.which, self.data = which, data(shape, last, turned)
 
     @property
     def streams(self) -> list[np.ndarray]:
         d = self.data
-        return [d.x, d.dy, d.out] if self.which == "backward" else [d.x, d.out]
+        dy = d.dy if d.dy.flags.c_contiguous else np.moveaxis(d.dy, 1, -1)
+        return [d.x, dy, d.out] if self.which == "backward" else [d.x, d.out]
 
     def clear(self) -> None:
         for array in (self.data.out, *self.data.results):
@@ -93,9 +97,10 @@ class BatchNorm:
         return error, error < TOLERANCES.get(library(name), TOLERANCE)
 
 
-def workload(which: str, shape: tuple[int, ...], last: bool = False) -> Workload:
-    return Workload(f"batch_norm_{which}", f"{shape}{', channels last' if last else ''}", math.prod(shape),
-                    PASSES[which], functools.partial(BatchNorm, which, shape, last))
+def workload(which: str, shape: tuple[int, ...], last: bool = False, turned: bool = False) -> Workload:
+    layout = ", channels last" if last else ", dy channels last" if turned else ""
+    return Workload(f"batch_norm_{which}", f"{shape}{layout}", math.prod(shape), PASSES[which],
+                    functools.partial(BatchNorm, which, shape, last, turned))
 
 
 def batch_norm(name: str, *directions: str, allocates: bool = False, one_thread: bool = False,

@@ -1,0 +1,4 @@
+# C-contiguous copies: strided.pyx.
+
+cpdef contiguous(array)
+cdef int write(object array, float* target) except -1
