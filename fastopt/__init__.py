@@ -22,7 +22,7 @@ from fastopt._dense import Dense
 from fastopt._dropout import dropout_backward, dropout_forward
 from fastopt._embedding import embedding_backward, embedding_forward
 from fastopt._layernorm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
-from fastopt._layers import BatchNorm, Dropout, Embedding, Layer, LayerNorm
+from fastopt._layers import BatchNorm, Dropout, Embedding, Layer, LayerNorm, RMSNorm
 from fastopt._layerwise import LAMB, LARS, lamb, lars
 from fastopt._linear_cross_entropy import linear_cross_entropy
 from fastopt._optimizer import Optimizer
@@ -44,7 +44,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ASGD", "LAMB", "LARS", "SGD", "SGDM", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "Adan",
     "BatchGradientSums", "BatchNorm", "BatchStatistics", "Dense", "Dropout", "Embedding", "Layer", "LayerNorm", "Lion",
-    "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSprop", "Rprop", "Sophia", "UpdateInfo",
+    "Momentum", "NAdam", "Optimizer", "Options", "RAdam", "RMSNorm", "RMSprop", "Rprop", "Sophia", "UpdateInfo",
     "activation_backward", "activation_forward", "adadelta", "adagrad", "adam", "adamax", "adan", "adapters", "asgd",
     "batch_norm_backward", "batch_norm_backward_sums", "batch_norm_fold", "batch_norm_forward", "batch_norm_inference",
     "batch_norm_merge", "batch_norm_merge_sums", "batch_norm_statistics", "cast", "convert", "dropout_backward",

@@ -13,7 +13,7 @@ from fastopt._batchnorm import batch_norm_backward, batch_norm_forward, forward_
 from fastopt._dropout import dropout_backward, dropout_forward
 from fastopt._dropout import ranges as dropout_ranges
 from fastopt._embedding import embedding_backward, embedding_forward
-from fastopt._layernorm import layer_norm_backward, layer_norm_forward
+from fastopt._layernorm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from fastopt._layernorm import ranges as layer_norm_ranges
 from fastopt._models import listed
 from fastopt._runtime.arrays import Array, advice, copy_arrays, require_disjoint
@@ -161,6 +161,13 @@ class BatchNorm(Layer):
         return dx
 
 
+def _last_axes(shape: int | Sequence[int]) -> tuple[int, ...]:
+    lengths = init.check_shape(shape)
+    if not lengths:
+        raise ValueError("shape: expected at least one axis, got ()")
+    return lengths
+
+
 class LayerNorm(Layer):
     """A layer normalisation layer: ``y = norm.forward(x)``, ``dx = norm.backward(dy)``; the same in inference.
 
@@ -178,12 +185,9 @@ class LayerNorm(Layer):
     """
 
     def __init__(self, shape: int | Sequence[int], *, eps: float = 1e-5) -> None:
-        lengths = init.check_shape(shape)
-        if not lengths:
-            raise ValueError("shape: expected at least one axis, got ()")
+        self.shape, self.eps = _last_axes(shape), eps
         layer_norm_ranges(eps)
-        self.shape, self.eps = lengths, eps
-        super().__init__({"gamma": np.ones(lengths, np.float32), "beta": np.zeros(lengths, np.float32)})
+        super().__init__({"gamma": np.ones(self.shape, np.float32), "beta": np.zeros(self.shape, np.float32)})
 
     def forward(self, x: Float32Array, training: bool = True, *, out: Float32Array | None = None) -> Float32Array:
         """Return y. `out` receives it. See `fastopt.layer_norm_forward`."""
@@ -194,6 +198,40 @@ class LayerNorm(Layer):
     def backward(self, dy: Float32Array, *, out: Float32Array | None = None) -> Float32Array:
         """Return dx and write the gradients. `out` receives dx and may be dy. Once for each forward."""
         dx, _, _ = layer_norm_backward(dy, self._forward_cache(), out=(out, self.grads["gamma"], self.grads["beta"]))
+        self._cache = None
+        return dx
+
+
+class RMSNorm(Layer):
+    """An RMS normalisation layer: ``y = norm.forward(x)``, ``dx = norm.backward(dy)``; the same in inference.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        The last axes of x, which are normalised together; at least one.
+    eps : float
+        As in `fastopt.rms_norm_forward`.
+
+    Attributes
+    ----------
+    params, grads
+        ``"gamma"``, which starts at one, of that shape.
+    """
+
+    def __init__(self, shape: int | Sequence[int], *, eps: float = 1e-5) -> None:
+        self.shape, self.eps = _last_axes(shape), eps
+        layer_norm_ranges(eps)
+        super().__init__({"gamma": np.ones(self.shape, np.float32)})
+
+    def forward(self, x: Float32Array, training: bool = True, *, out: Float32Array | None = None) -> Float32Array:
+        """Return y. `out` receives it. See `fastopt.rms_norm_forward`."""
+        training_range(training)
+        y, self._cache = rms_norm_forward(x, self.params["gamma"], eps=self.eps, out=out)
+        return y
+
+    def backward(self, dy: Float32Array, *, out: Float32Array | None = None) -> Float32Array:
+        """Return dx and write the gradient. `out` receives dx and may be dy. Once for each forward."""
+        dx, _ = rms_norm_backward(dy, self._forward_cache(), out=(out, self.grads["gamma"]))
         self._cache = None
         return dx
 

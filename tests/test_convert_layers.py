@@ -16,9 +16,9 @@ N, C = 6, 5
 def layers():
     """One layer of each class with arrays that are not their initial values, and one without a bias."""
     rng = np.random.default_rng(1)
-    made = {"BatchNorm": fastopt.BatchNorm(C), "LayerNorm": fastopt.LayerNorm(C), "Dense": fastopt.Dense(C, 3, rng=rng),
-            "Dense without bias": fastopt.Dense(C, 3, bias=False, rng=rng), "Embedding":
-            fastopt.Embedding(9, C, rng=rng)}
+    made = {"BatchNorm": fastopt.BatchNorm(C), "LayerNorm": fastopt.LayerNorm(C), "RMSNorm": fastopt.RMSNorm(C),
+            "Dense": fastopt.Dense(C, 3, rng=rng), "Dense without bias": fastopt.Dense(C, 3, bias=False, rng=rng),
+            "Embedding": fastopt.Embedding(9, C, rng=rng)}
     for layer in made.values():
         for array in (layer.params | layer.buffers).values():
             array[...] = rng.uniform(0.5, 1.5, array.shape)
@@ -27,8 +27,8 @@ def layers():
 
 TORCH = {
     "BatchNorm": ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"],
-    "LayerNorm": ["weight", "bias"], "Dense": ["weight", "bias"], "Dense without bias": ["weight"],
-    "Embedding": ["weight"],
+    "LayerNorm": ["weight", "bias"], "RMSNorm": ["weight"], "Dense": ["weight", "bias"],
+    "Dense without bias": ["weight"], "Embedding": ["weight"],
 }
 
 
@@ -40,7 +40,7 @@ def inputs(name, seed=2):
 
 def blank(name):
     return {"BatchNorm": lambda: fastopt.BatchNorm(C), "LayerNorm": lambda: fastopt.LayerNorm(C),
-            "Dense": lambda: fastopt.Dense(C, 3, rng=np.random.default_rng(0)),
+            "RMSNorm": lambda: fastopt.RMSNorm(C), "Dense": lambda: fastopt.Dense(C, 3, rng=np.random.default_rng(0)),
             "Dense without bias": lambda: fastopt.Dense(C, 3, bias=False, rng=np.random.default_rng(0)),
             "Embedding": lambda: fastopt.Embedding(9, C, rng=np.random.default_rng(0))}[name]()
 
@@ -65,7 +65,8 @@ def test_names_order_and_round_trips(name):
 
 def torch_layer(torch, name):
     return {"BatchNorm": lambda: torch.nn.BatchNorm1d(C), "LayerNorm": lambda: torch.nn.LayerNorm(C),
-            "Dense": lambda: torch.nn.Linear(C, 3), "Dense without bias": lambda: torch.nn.Linear(C, 3, bias=False),
+            "RMSNorm": lambda: torch.nn.RMSNorm(C, eps=1e-5), "Dense": lambda: torch.nn.Linear(C, 3),
+            "Dense without bias": lambda: torch.nn.Linear(C, 3, bias=False),
             "Embedding": lambda: torch.nn.Embedding(9, C)}[name]()
 
 
@@ -108,9 +109,12 @@ def test_against_torch(name, direction):
 @pytest.mark.parametrize("name", TORCH)
 def test_against_keras(name, direction):
     keras = imported_keras()
-    theirs = {"BatchNorm": lambda: keras.layers.BatchNormalization(), "LayerNorm": lambda: keras.layers.
-              LayerNormalization(), "Dense": lambda: keras.layers.Dense(3), "Dense without bias": lambda:
-              keras.layers.Dense(3, use_bias=False), "Embedding": lambda: keras.layers.Embedding(9, C)}[name]()
+    theirs = {"BatchNorm": lambda: keras.layers.BatchNormalization(),
+              "LayerNorm": lambda: keras.layers.LayerNormalization(),
+              "RMSNorm": lambda: keras.layers.RMSNormalization(),
+              "Dense": lambda: keras.layers.Dense(3),
+              "Dense without bias": lambda: keras.layers.Dense(3, use_bias=False),
+              "Embedding": lambda: keras.layers.Embedding(9, C)}[name]()
     x = inputs(name)
     theirs(x)
     layer = layers()[name]
@@ -118,6 +122,8 @@ def test_against_keras(name, direction):
         layer.eps, layer.momentum, layer.unbiased, layer.channel_axis = 1e-3, 1.0 - 0.99, False, -1
     elif name == "LayerNorm":
         layer.eps = 1e-3
+    elif name == "RMSNorm":
+        layer.eps = 1e-6
     if direction == "to":
         theirs.set_weights(layer_to_keras(layer))
     else:
@@ -133,7 +139,7 @@ def test_against_keras(name, direction):
                                   lambda layer: layer_from_keras(layer, [])])
 @pytest.mark.parametrize("layer", [fastopt.Dropout(0.5, np.random.default_rng(0)), fastopt.Layer(), None])
 def test_other_layers_are_refused(call, layer):
-    with pytest.raises(TypeError, match="^layer: expected one of BatchNorm, LayerNorm, Dense, Embedding, got "):
+    with pytest.raises(TypeError, match="^layer: expected one of BatchNorm, LayerNorm, RMSNorm, Dense, Embedding, "):
         call(layer)
 
 

@@ -98,6 +98,21 @@ def test_layer_norm(module, shape, rng):
 
 
 @BOTH
+@pytest.mark.parametrize("shape", [4, (4,), (3, 4)])
+def test_rms_norm(module, shape, rng):
+    layer, lengths = module.RMSNorm(shape, eps=0.01), np.ones(shape).shape
+    assert layer.shape == lengths
+    assert_same(layer.params.values(), [np.ones(lengths, np.float32)])
+    gamma = f32(rng, *lengths)
+    layer.params["gamma"][...] = gamma
+    for training in (True, False):
+        x, dy = f32(rng, 2, 5, *lengths), f32(rng, 2, 5, *lengths)
+        y, cache = fastopt.rms_norm_forward(x, gamma, eps=0.01)
+        assert_same_bits(layer.forward(x, training), y)
+        assert_same((layer.backward(dy), *layer.grads.values()), fastopt.rms_norm_backward(dy, cache))
+
+
+@BOTH
 def test_dropout(module, rng):
     layer, twin = module.Dropout(0.25, np.random.default_rng(3)), np.random.default_rng(3)
     assert layer.params == layer.grads == layer.buffers == {}

@@ -24,7 +24,7 @@ Optax::
 
     opt_state = jax.tree.map(jnp.asarray, fastopt.convert.to_optax(opt, optax_optimizer.init(params)))
 
-Layers (BatchNorm, LayerNorm, Dense, Embedding)::
+Layers (BatchNorm, LayerNorm, RMSNorm, Dense, Embedding)::
 
     fastopt.convert.layer_from_torch(layer, module.state_dict())
     module.load_state_dict({name: torch.from_numpy(a) for name, a in fastopt.convert.layer_to_torch(layer).items()})
@@ -42,6 +42,7 @@ torch.optim (2.13)
     =================================================  ==================================================
     SGD(lr, momentum=μ, nesterov=…)                    SGD, or Momentum(lr=lr, momentum=μ, nesterov=…)
     SGD(lr, momentum=β, dampening=β)                   SGDM(lr=lr, beta=β)
+    RMSNorm(D)                                         RMSNorm(D, eps=2**-23)
     =================================================  ==================================================
 
     State: SGD buf momentum_buffer, SGDM m the same, Momentum v = −lr · momentum_buffer; Adagrad h sum; RMSprop v
@@ -71,6 +72,7 @@ Keras (3.15)
     BatchNormalization(momentum=0.99, epsilon=1e-3)    BatchNorm(momentum=0.01, eps=1e-3, unbiased=False,
                                                        channel_axis=-1)
     LayerNormalization(epsilon=1e-3)                   LayerNorm(eps=1e-3)
+    RMSNormalization(epsilon=1e-6)                     RMSNorm(eps=1e-6)
     =================================================  ==================================================
 
     State: momentum, velocity and norm are m, v and u; with momentum Keras' momentum is −lr · buf of SGD, −lr · m of

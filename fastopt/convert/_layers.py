@@ -1,33 +1,36 @@
 """Layers' state to and from torch.nn's and Keras' layers. The package's docstring lists the differences."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastopt._dense import Dense
-from fastopt._layers import BatchNorm, Embedding, Layer, LayerNorm
+from fastopt._layers import BatchNorm, Embedding, Layer, LayerNorm, RMSNorm
 from fastopt._models import listed
 from fastopt._typing import Float32Array
 from fastopt.convert._shared import array_of
 
+Convertible: TypeAlias = BatchNorm | LayerNorm | RMSNorm | Dense | Embedding
+
 _NAMES: dict[type[Layer], dict[str, str]] = {
     BatchNorm: {"gamma": "weight", "beta": "bias", "running_mean": "running_mean", "running_var": "running_var"},
     LayerNorm: {"gamma": "weight", "beta": "bias"},
+    RMSNorm: {"gamma": "weight"},
     Dense: {"weight": "weight", "bias": "bias"},
     Embedding: {"weight": "weight"},
 }
 """For each class the names of its arrays and torch's, in Keras' order."""
 
 
-def layer_to_torch(layer: BatchNorm | LayerNorm | Dense | Embedding) -> dict[str, NDArray[Any]]:
+def layer_to_torch(layer: Convertible) -> dict[str, NDArray[Any]]:
     """Return the layer's arrays under the names of ``state_dict()`` of torch.nn's layer.
 
     Parameters
     ----------
-    layer : BatchNorm, LayerNorm, Dense or Embedding
-        For torch.nn's BatchNorm1d, 2d or 3d, LayerNorm, Linear and Embedding.
+    layer : BatchNorm, LayerNorm, RMSNorm, Dense or Embedding
+        For torch.nn's BatchNorm1d, 2d or 3d, LayerNorm, RMSNorm, Linear and Embedding.
 
     Returns
     -------
@@ -49,12 +52,12 @@ def layer_to_torch(layer: BatchNorm | LayerNorm | Dense | Embedding) -> dict[str
     return arrays
 
 
-def layer_from_torch(layer: BatchNorm | LayerNorm | Dense | Embedding, state_dict: Mapping[str, Any]) -> None:
+def layer_from_torch(layer: Convertible, state_dict: Mapping[str, Any]) -> None:
     """Copy the arrays of a torch.nn layer's ``state_dict()`` into this layer's: all of them or, after an error, none.
 
     Parameters
     ----------
-    layer : BatchNorm, LayerNorm, Dense or Embedding
+    layer : BatchNorm, LayerNorm, RMSNorm, Dense or Embedding
         Constructed with the same shapes and hyper-parameters.
     state_dict : dict
         float32 tensors on the CPU, or NumPy arrays. num_batches_tracked is ignored.
@@ -76,18 +79,18 @@ def layer_from_torch(layer: BatchNorm | LayerNorm | Dense | Embedding, state_dic
                   if theirs in given}, transposed=isinstance(layer, Dense))
 
 
-def layer_to_keras(layer: BatchNorm | LayerNorm | Dense | Embedding) -> list[Float32Array]:
+def layer_to_keras(layer: Convertible) -> list[Float32Array]:
     """Return the layer's arrays in the order in which ``set_weights`` of Keras' layer takes them.
 
     Parameters
     ----------
-    layer : BatchNorm, LayerNorm, Dense or Embedding
-        For Keras' BatchNormalization, LayerNormalization, Dense and Embedding.
+    layer : BatchNorm, LayerNorm, RMSNorm, Dense or Embedding
+        For Keras' BatchNormalization, LayerNormalization, RMSNormalization, Dense and Embedding.
 
     Returns
     -------
     list of float32 arrays
-        Copies: gamma, beta, moving mean, moving variance; gamma, beta; kernel, bias; the table.
+        Copies: gamma, beta, moving mean, moving variance; gamma, beta; gamma; kernel, bias; the table.
 
     Raises
     ------
@@ -98,12 +101,12 @@ def layer_to_keras(layer: BatchNorm | LayerNorm | Dense | Embedding) -> list[Flo
     return [state[name] for name in names if name in state]
 
 
-def layer_from_keras(layer: BatchNorm | LayerNorm | Dense | Embedding, weights: Sequence[Any]) -> None:
+def layer_from_keras(layer: Convertible, weights: Sequence[Any]) -> None:
     """Copy what a Keras layer's ``get_weights`` returns into this layer's arrays: all of them or, after an error, none.
 
     Parameters
     ----------
-    layer : BatchNorm, LayerNorm, Dense or Embedding
+    layer : BatchNorm, LayerNorm, RMSNorm, Dense or Embedding
         Constructed with the same shapes and the hyper-parameters that correspond to Keras'.
     weights : list of float32 arrays
         In the order of `layer_to_keras`.

@@ -11,7 +11,7 @@ from fastopt.reference._batchnorm import batch_norm_backward, batch_norm_forward
 from fastopt.reference._dropout import dropout_backward, dropout_forward
 from fastopt.reference._embedding import embedding_backward, embedding_forward
 from fastopt.reference._formula import Array
-from fastopt.reference._layernorm import layer_norm_backward, layer_norm_forward
+from fastopt.reference._layernorm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 
 HE = {"relu", "leaky_relu", "gelu", "gelu_tanh", "silu"}
 
@@ -110,6 +110,21 @@ class LayerNorm(Layer):
     def backward(self, dy: Array, *, out: Array | None = None) -> Array:
         gradients = self.grads["gamma"], self.grads["beta"]
         return layer_norm_backward(dy, self._forward_cache(), out=(out, *gradients))[0]
+
+
+class RMSNorm(Layer):
+    """See `fastopt.RMSNorm`."""
+
+    def __init__(self, shape: int | Sequence[int], *, eps: float = 1e-5) -> None:
+        self.shape, self.eps = tuple(shape) if isinstance(shape, Sequence) else (shape,), eps
+        super().__init__({"gamma": np.ones(shape, np.float32)})
+
+    def forward(self, x: Array, training: bool = True, *, out: Array | None = None) -> Array:
+        y, self._cache = rms_norm_forward(x, self.params["gamma"], eps=self.eps, out=out)
+        return y
+
+    def backward(self, dy: Array, *, out: Array | None = None) -> Array:
+        return rms_norm_backward(dy, self._forward_cache(), out=(out, self.grads["gamma"]))[0]
 
 
 class Dropout(Layer):

@@ -19,7 +19,7 @@ for layer in reversed(layers):
     x = layer.backward(x)
 assert_type(fastopt.Dropout(0.5, rng).forward(x, out=x), Array)
 dense = fastopt.Dense(3, 3, "gelu", dropout=0.1, rng=rng)
-layers += [dense, fastopt.LayerNorm(3), fastopt.LayerNorm((2, 3), eps=1e-6)]
+layers += [dense, fastopt.LayerNorm(3), fastopt.LayerNorm((2, 3), eps=1e-6), fastopt.RMSNorm(3)]
 assert_type(dense.forward(x, training=False), Array)
 assert_type(dense.backward(x, out=x), Array)
 embedding = fastopt.Embedding(10, 3, padding_idx=0, rng=rng)
