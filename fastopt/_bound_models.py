@@ -54,7 +54,9 @@ class BoundModels:
             bound, ordered = found
         else:
             keys, arrays, ordered = paired(params, grads, source)
-        lr = lr_at(self._hyper["lr"], step)         # a schedule is called once per step
+        lr = self._hyper["lr"]
+        if type(lr) is not float:       # a schedule is called once per step
+            lr = lr_at(lr, step)
         if found is None:
             bound = snapshot.bounds.get(keys[0]) if keys else None
             if bound is None or keys != bound.keys or not bound.takes(arrays, self._replaces):
