@@ -142,11 +142,11 @@ def batch_norm_forward(
     Notes
     -----
     Ioffe and Szegedy 2015, algorithm 1, in torch.nn.functional.batch_norm's form. mean, var and 1/√(var + eps) are
-    within 1 ULP of exact and kept in double. y is within 4 ULP of the larger of |β| and the channel's largest
-    |(x − mean) · γ / √(var + eps)|, whatever the mean; a constant channel gives beta bit for bit. Without training y is
-    `batch_norm_inference`'s. An array without elements leaves the running statistics alone and has NaN for its own,
-    unless `statistics` were given: then it is an empty part of a batch, treated as every other part. The bits are those
-    of ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
+    within 1 ULP of exact and kept in double. y is within 4 ULP of the larger of ``|β|`` and the channel's largest
+    ``|(x − mean) · γ / √(var + eps)|``, whatever the mean; a constant channel gives beta bit for bit. Without training
+    y is `batch_norm_inference`'s. An array without elements leaves the running statistics alone and has NaN for its
+    own, unless `statistics` were given: then it is an empty part of a batch, treated as every other part. The bits are
+    those of ``fastopt.reference.batch_norm_forward``, whatever the threads and the processor.
     """
     forward_ranges(training, momentum, eps, unbiased, relu)
     layout = Layout(x, channel_axis)
@@ -232,8 +232,8 @@ def batch_norm_backward(
     Notes
     -----
     Sums are computed in double, dgamma and dbeta rounded once. dx is within 11 · 2⁻²⁴ of the largest of
-    |γ · invstd · dy| and the two terms subtracted from it, whatever the mean, unless γ · invstd · dy overflows float32;
-    where these terms are subnormal, by up to 1.5 · 2⁻¹⁴⁹ more. The bits are those of
+    ``|γ · invstd · dy|`` and the two terms subtracted from it, whatever the mean, unless γ · invstd · dy overflows
+    float32; where these terms are subnormal, by up to 1.5 · 2⁻¹⁴⁹ more. The bits are those of
     ``fastopt.reference.batch_norm_backward``.
     """
     layout, saved = check_cache(cache)
@@ -298,7 +298,8 @@ def batch_norm_inference(
     Notes
     -----
     γ / √(var + eps) is rounded once, the rest is float32: within 3.5 units in the last place of the larger of
-    |(x − mean) · γ / √…| and |β|, unless x − mean overflows or a γ / √… other than 0 is below 1.2e-38 or above 3.4e38.
+    ``|(x − mean) · γ / √…|`` and ``|β|``, unless x − mean overflows or a γ / √… other than 0 is below 1.2e-38 or above
+    3.4e38.
     The bits of ``fastopt.reference.batch_norm_inference``.
     """
     inference_ranges(eps, relu)

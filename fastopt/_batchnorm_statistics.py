@@ -39,7 +39,7 @@ def batch_norm_statistics(x: Float32Array, channel_axis: int = 1) -> BatchStatis
     -------
     BatchStatistics
         (count, mean, m2): an int and float64 arrays. Merge those of several batches with `batch_norm_merge`, then give
-        them to `batch_norm_forward(..., statistics=)`: synchronised BatchNorm.
+        them to ``batch_norm_forward(…, statistics=…)``: synchronised BatchNorm.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def batch_norm_backward_sums(dy: Float32Array, cache: BatchNormCache) -> BatchGr
     Returns
     -------
     BatchGradientSums
-        Add those of several parts with `batch_norm_merge_sums`, then `batch_norm_backward(dy, cache, sums=)`.
+        Add those of several parts with `batch_norm_merge_sums`, then ``batch_norm_backward(dy, cache, sums=…)``.
 
     Raises
     ------

@@ -124,8 +124,8 @@ def softmax_cross_entropy(logits: Float32Array, labels: Labels, *, reduction: Re
     logits : float32 array, C-contiguous
         Scores, with the classes along the last axis, of which there is at least one.
     labels : array or nested list
-        Integers of shape logits.shape[:-1] or (*logits.shape[:-1], 1), a column for (rows, classes): classes. Or
-        numbers of logits' shape: one distribution per row, one-hot or soft, of bool, any integer or any float type;
+        Integers of shape ``logits.shape[:-1]`` or ``(*logits.shape[:-1], 1)``, a column for (rows, classes): classes.
+        Or numbers of logits' shape: one distribution per row, one-hot or soft, of bool, any integer or any float type;
         they are converted to float32 by a copy, unless they are C-contiguous float32. A finite number beyond float32's
         range is refused, as by `cast`, and so are integers of shape (..., 1) with one class, which might be either.
     reduction : "mean", "sum" or "none"

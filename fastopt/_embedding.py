@@ -43,12 +43,12 @@ def embedding_forward(weight: Float32Array, indices: NDArray[Any], *, out: Float
         The table.
     indices : integer array of any shape
         Row numbers in [0, num_embeddings), of any integer type and layout.
-    out : float32 array of shape (*indices.shape, D), optional
+    out : float32 array of shape ``(*indices.shape, D)``, optional
         Receives the result. By default a new array is created.
 
     Returns
     -------
-    float32 array of shape (*indices.shape, D)
+    float32 array of shape ``(*indices.shape, D)``
         `out`, or the new array.
 
     Raises
@@ -86,7 +86,7 @@ def embedding_backward(dy: Float32Array, indices: NDArray[Any], num_embeddings: 
 
     Parameters
     ----------
-    dy : float32 array of shape (*indices.shape, D), C-contiguous
+    dy : float32 array of shape ``(*indices.shape, D)``, C-contiguous
         Gradient with respect to the result.
     indices : integer array of any shape
         Those of the forward call.

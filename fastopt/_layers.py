@@ -302,7 +302,7 @@ class Embedding(Layer):
         return None if self.padding_idx is None else integer(self.padding_idx, "padding_idx", 0, self.num_embeddings)
 
     def forward(self, indices: NDArray[Any], training: bool = True, *, out: Float32Array | None = None) -> Float32Array:
-        """Return y of shape (*indices.shape, dim), and keep a copy of the indices. See `fastopt.embedding_forward`."""
+        """Return y of shape ``(*indices.shape, dim)``; keep a copy of the indices. See `fastopt.embedding_forward`."""
         training_range(training)
         y = embedding_forward(self.params["weight"], indices, out=out)
         self._cache = np.array(indices, np.int64)

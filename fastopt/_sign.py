@@ -219,7 +219,7 @@ def sophia(param: Array, grad: Array, m: Array, h: Array, hessian: Array | None 
     -----
     Liu et al. 2023, arXiv:2305.14342, algorithm 3. The defaults and the name rho are those of the authors' first code
     (github.com/Liuhong99/Sophia), which multiplies h by B at the step instead of the estimate and adds 1e-15 to
-    rho · B · h. While h is 0 or negative the step is lr · sign(m) (for |m| ≥ eps). Same bits as
+    rho · B · h. While h is 0 or negative the step is lr · sign(m) (for ``|m|`` ≥ eps). Same bits as
     ``fastopt.reference.sophia``.
     """
     checked = check_own_decay(sophia, options, weight_decay, "decoupled_weight_decay")

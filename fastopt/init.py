@@ -44,8 +44,8 @@ def normal(shape: Shape, rng: numpy.random.Generator, *, mean: float = 0.0, std:
     shape : int or tuple of int
     rng : numpy.random.Generator
     mean, std : float
-        In [−10³⁸, 10³⁸] and [0, 10³⁷], so that no weight overflows. The defaults are those of torch.nn.init.normal_;
-        textbooks that use one std for all layers take 0.01.
+        In [−10³⁸, 10³⁸] and [0, 10³⁷], so that no weight overflows. The defaults are those of
+        ``torch.nn.init.normal_``; textbooks that use one std for all layers take 0.01.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def uniform(shape: Shape, rng: numpy.random.Generator, *, low: float = 0.0, high
     shape : int or tuple of int
     rng : numpy.random.Generator
     low, high : float
-        In [−10³⁸, 10³⁸], low ≤ high. The defaults are those of torch.nn.init.uniform_.
+        In [−10³⁸, 10³⁸], low ≤ high. The defaults are those of ``torch.nn.init.uniform_``.
 
     Returns
     -------

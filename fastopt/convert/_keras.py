@@ -139,7 +139,7 @@ def from_keras(optimizer: Optimizer, store: Mapping[str, Any], keys: Iterable[Ha
         ``{"0": step count, "1": learning rate, "2": array, …}``: float32 arrays, without the learning rate if it is a
         schedule.
     keys : iterable, optional
-        For each of Keras' variables its key in the dict given to `optimizer.update`. Default: the positions 0, 1, …, as
+        For each of Keras' variables its key in the dict given to ``opt.update``. Default: the positions 0, 1, …, as
         for a sequence of parameters.
 
     Raises

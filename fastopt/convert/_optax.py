@@ -162,7 +162,7 @@ def from_optax(optimizer: Optimizer, opt_state: Any, keys: Iterable[Hashable] | 
     opt_state : pytree
         What the Optax optimizer's ``update`` returned: float32 arrays in dicts, lists and tuples.
     keys : iterable, optional
-        As in `to_optax`: for each array of the parameters' tree its key in the dict given to `optimizer.update`.
+        As in `to_optax`: for each array of the parameters' tree its key in the dict given to ``opt.update``.
     step_count : int, optional
         For states without a count only (SGD, Adagrad, Adadelta, RMSprop, LARS, with a constant learning rate). Default:
         1 if there are arrays, otherwise 0.

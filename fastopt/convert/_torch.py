@@ -149,7 +149,7 @@ def from_torch(optimizer: Optimizer, state_dict: Mapping[str, Any], keys: Iterab
     state_dict : dict
         What torch's ``state_dict()`` returns, with float32 tensors on the CPU or NumPy arrays, not masked ones.
     keys : iterable, optional
-        For each of torch's parameters, in torch's order, its key in the dict given to `optimizer.update`
+        For each of torch's parameters, in torch's order, its key in the dict given to ``opt.update``
         (``list(params)``, for example). Default: the positions 0, 1, …, as for a sequence of parameters. A parameter
         without state in torch (it never had a gradient) starts with new state at its own step 1.
     step_count : int, optional
