@@ -37,6 +37,7 @@ nitpick_ignore_regex = [
 ]
 
 add_module_names = False
+autodoc_preserve_defaults = True    # 1e-3, not 0.001
 autodoc_member_order = "bysource"
 autodoc_mock_imports = [name for name in ("sklearn", "thinc") if importlib.util.find_spec(name) is None]
 numpydoc_show_class_members = False

@@ -6,8 +6,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 from docutils import nodes
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 from sphinx import addnodes
 from sphinx.errors import ExtensionError
 from sphinx.pycode import ModuleAnalyzer
@@ -26,6 +27,7 @@ _ALIASES = ("Float32Array", "FloatArray", "Params", "Grads", "Labels", "Schedule
             "StateDict")
 _WRITTEN = {stringify_annotation(getattr(_typing, name), "smart"): f"~fastopt.{name}" for name in _ALIASES}
 _WRITTEN[stringify_annotation(DTypeLike, "smart")] = "~numpy.typing.DTypeLike"
+_ARRAY = re.escape(stringify_annotation(NDArray[np.float64], "smart")).replace(r"\~numpy\.float64", r"([\w~.]+)")
 
 
 class Family(SphinxDirective):
@@ -46,6 +48,7 @@ class Family(SphinxDirective):
 def _short(text):
     for written in sorted(_WRITTEN, key=len, reverse=True):
         text = text.replace(written, _WRITTEN[written])
+    text = re.sub(_ARRAY, r"~numpy.typing.NDArray[\1]", text)
     return re.sub(r"\bfastopt\._\w+\.(?=[A-Z]\w+(?<!Cache)\b)", "fastopt.", text)
 
 
@@ -90,6 +93,14 @@ def link_names(app, doctree):
             literal.replace_self(_link("py", "obj", name, [literal.deepcopy()]))
 
 
+def without_types(app, doctree):
+    """Properties without the types that `shorten` does not get; their docstrings say what they are."""
+    for entry in doctree.findall(addnodes.desc):
+        for annotation in list(entry[0].findall(addnodes.desc_annotation)) if entry["objtype"] == "property" else []:
+            if annotation.astext().startswith(":"):
+                annotation.parent.remove(annotation)
+
+
 def without_source(app, doctree):
     """No links to the source of classes in private modules: viewcode's way back supposes one name for a module."""
     if app.env.docname == "docs/api/caches":
@@ -112,6 +123,7 @@ def setup(app):
     app.connect("env-before-read-docs", without_overloads)
     app.connect("doctree-read", link_folders)
     app.connect("doctree-read", link_names)
+    app.connect("doctree-read", without_types)
     app.connect("doctree-read", without_source, priority=100)   # ahead of viewcode
     app.connect("build-finished", write_lessons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -65,6 +65,16 @@ def test_commands(page):
                 assert (pages.ROOT / file).exists(), f"{page}: {command}: no file {file}"
 
 
+def test_every_promise_has_tests():
+    rows = re.findall(r"^\| (?!promise)([^|]*) \|[^|]*\|(.*)\|$", pages.text("docs/promises.md"), re.M)
+    assert rows
+    for promise, tests in rows:
+        files = re.findall(r"\]\(\.\./(tests/[\w/]+\.py)\)", tests)
+        assert files, f"docs/promises.md: no tests: {promise}"
+        for file in files:
+            assert re.search(r"^ *def test_", pages.text(file), re.M), f"docs/promises.md: no test in {file}"
+
+
 def test_links_and_anchors_are_found():
     assert ("docs/threads.md", "") in pages.links("README.md")
     assert ("", "optimizers") in pages.links("README.md")
