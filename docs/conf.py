@@ -9,10 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+import fastopt
 
-import fastopt  # noqa: E402
+sys.path.insert(0, str(Path(__file__).parent))      # for site_hooks
 
 project = "fastopt"
 author = copyright = "the fastopt developers"
@@ -53,5 +52,5 @@ html_copy_source = False
 # `sphinx-build -t without_lessons` leaves them out.
 _lessons = [sys.executable, "-m", "fastopt", "lessons", "--help"]
 if "without_lessons" not in tags and not subprocess.run(    # noqa: F821
-        _lessons, cwd=ROOT, capture_output=True, check=False).returncode:
+        _lessons, cwd=Path(fastopt.__file__).parents[1], capture_output=True, check=False).returncode:
     tags.add("lessons")     # noqa: F821

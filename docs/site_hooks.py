@@ -112,7 +112,8 @@ def write_lessons(app, error):
     """Add the lessons to the site that has been written: docs/conf.py says when."""
     if error is None and "lessons" in app.tags and app.builder.name == "html":
         command = [sys.executable, "-m", "fastopt", "lessons", str(Path(app.outdir) / "lessons")]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        folder = Path(fastopt.__file__).parents[1]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ExtensionError(f"fastopt lessons failed; -t without_lessons leaves them out. {done.stderr.strip()}")
 
