@@ -19,9 +19,8 @@ import numpy as np
 
 import fastopt
 from fastopt import init
-from fastopt.bench.batchnorm import numpy_batch_norm_backward, numpy_batch_norm_forward
 from fastopt.bench.optimizers import numpy_adam
-from fastopt.bench.softmax import numpy_cross_entropy
+from fastopt.demo.plain import functions as plain
 
 WINDOW = 3
 """Height and width of a convolution's kernel."""
@@ -60,7 +59,7 @@ class NumpyAdam:
 
 
 def numpy_backward(dy, cache, out):
-    dx, out[1][...], out[2][...] = numpy_batch_norm_backward(dy, cache)
+    dx, out[1][...], out[2][...] = plain.batch_norm_backward(dy, cache)
     return dx
 
 
@@ -71,7 +70,7 @@ def numpy_activation_forward(x, bias, p, rng):
     positive = x > 0
     mask = None
     if p:
-        mask = (rng.random(x.shape, dtype=np.float32) >= p) / np.float32(1 - p)
+        mask = plain.dropout_mask(x.shape, p, rng)
         x *= mask
     return x, (positive, mask)
 
@@ -100,8 +99,8 @@ def relu_then_dropout_backward(d, cache, dbias):
 
 PRODUCTS = {"matmul": np.matmul, "im2col": im2col, "col2im": col2im}
 NUMPY = SimpleNamespace(
-    **PRODUCTS, Adam=NumpyAdam, cross_entropy=numpy_cross_entropy,
-    batch_norm_forward=partial(numpy_batch_norm_forward, relu=True), batch_norm_backward=numpy_backward,
+    **PRODUCTS, Adam=NumpyAdam, cross_entropy=plain.softmax_cross_entropy,
+    batch_norm_forward=partial(plain.batch_norm_forward, relu=True), batch_norm_backward=numpy_backward,
     activation_forward=numpy_activation_forward, activation_backward=numpy_activation_backward)
 FASTOPT = SimpleNamespace(
     **PRODUCTS, Adam=fastopt.Adam,
@@ -262,13 +261,7 @@ class Embedding(Layer):
         return self.params["weight"][self.tokens].reshape(len(tokens), -1)
 
     def backward(self, d, needs_dx):
-        """Sorted by token and summed in runs: a third of np.add.at's time."""
-        gradient = self.grads["weight"]
-        order = np.argsort(self.tokens, kind="stable")
-        tokens = self.tokens[order]
-        begins = np.flatnonzero(np.diff(tokens, prepend=-1))
-        gradient.fill(0)
-        gradient[tokens[begins]] = np.add.reduceat(d.reshape(len(order), -1)[order], begins, axis=0)
+        plain.embedding_backward(d, self.tokens, self.grads["weight"])
 
     def modules(self, t):
         embedding = t.nn.Embedding(*self.params["weight"].shape)

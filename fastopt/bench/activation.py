@@ -1,74 +1,23 @@
 """Bias, activation function and dropout of a layer, forward and backward."""
 
 import functools
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import fastopt
 from fastopt.bench.contenders import Contender, Maker, Workload, contender, library, noise, torch
+from fastopt.demo.plain.functions import FUNCTIONS, SLOPE, dropout_mask
 
 DIRECTIONS = ("activation_forward", "activation_backward")
-SLOPE = 0.01
-"""Of leaky_relu."""
-
 TOLERANCES = {"fastopt": 1e-6, "reference": 1e-6}
 """The largest error of y or dx, as a part of its largest value."""
 TOLERANCE = 1e-4
 """Of all other libraries."""
 
 
-# The functions as they are usually written in NumPy. In float64 they are what results are compared with.
-
-@functools.cache
-def erf() -> Callable[[np.ndarray], np.ndarray]:
-    """SciPy's, or Python's element by element; NumPy has none."""
-    if importlib.util.find_spec("scipy"):
-        return importlib.import_module("scipy.special").erf
-    return np.vectorize(math.erf, otypes=[np.float64])
-
-
-def sigmoid(z: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-z))
-
-
-def normal(z: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + erf()(z * math.sqrt(0.5)))
-
-
-def tanh_of_gelu(z: np.ndarray) -> np.ndarray:
-    return np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z * z * z))
-
-
-def gelu_backward(dy: np.ndarray, z: np.ndarray, _: np.ndarray) -> np.ndarray:
-    return dy * (normal(z) + z * np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi))
-
-
-def gelu_tanh_backward(dy: np.ndarray, z: np.ndarray, _: np.ndarray) -> np.ndarray:
-    t = tanh_of_gelu(z)
-    inner = math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
-    return dy * (0.5 * (1 + t) + 0.5 * z * (1 - t * t) * inner)
-
-
-def silu_backward(dy: np.ndarray, z: np.ndarray, _: np.ndarray) -> np.ndarray:
-    s = sigmoid(z)
-    return dy * (s * (1 + z * (1 - s)))
-
-
-FUNCTIONS: dict[str, tuple[Callable[..., np.ndarray], Callable[..., np.ndarray]]] = {
-    "identity": (lambda z: z, lambda dy, z, y: dy.copy()),
-    "relu": (lambda z: np.maximum(z, 0), lambda dy, z, y: dy * (y > 0)),
-    "leaky_relu": (lambda z: np.where(z < 0, SLOPE * z, z), lambda dy, z, y: np.where(y > 0, dy, SLOPE * dy)),
-    "sigmoid": (sigmoid, lambda dy, z, y: dy * y * (1 - y)),
-    "tanh": (np.tanh, lambda dy, z, y: dy * (1 - y * y)),
-    "gelu": (lambda z: z * normal(z), gelu_backward),
-    "gelu_tanh": (lambda z: 0.5 * z * (1 + tanh_of_gelu(z)), gelu_tanh_backward),
-    "silu": (lambda z: z * sigmoid(z), silu_backward),
-}
-"""name → y of z, dx of (dy, z, y), where z is x + bias."""
 OF_Y = ("identity", "relu", "leaky_relu", "sigmoid", "tanh")
 """Those whose backward needs y; the others need x."""
 
@@ -92,7 +41,7 @@ class Data:
 
     def mask(self, rng: np.random.Generator) -> np.ndarray:
         """0 for a dropped element, else 1 / (1 − p)."""
-        return (rng.random(self.x.shape, dtype=np.float32) >= self.p) / np.float32(1 - self.p)
+        return dropout_mask(self.x.shape, self.p, rng)
 
 
 data = functools.lru_cache(1)(Data)

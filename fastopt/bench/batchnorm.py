@@ -9,6 +9,7 @@ import numpy as np
 
 import fastopt
 from fastopt.bench.contenders import CONTENDERS, Contender, Workload, library, parts, torch
+from fastopt.demo.plain.functions import batch_norm_backward, batch_norm_forward, batch_norm_inference, per_channel
 
 f32 = np.float32
 
@@ -159,64 +160,22 @@ class Reference(FastoptNewArray):
     module = fastopt.reference
 
 
-# NumPy as it is usually written, in float32.
-
-def per_channel(values: np.ndarray, x: np.ndarray, axis: int = 1) -> np.ndarray:
-    """One value for each channel, in a shape that is broadcast with x."""
-    return values.reshape([-1 if k == axis else 1 for k in range(x.ndim)])
-
-
-def numpy_batch_norm_forward(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray,
-                             running_mean: np.ndarray | None = None, running_var: np.ndarray | None = None,
-                             relu: bool = False, axis: int = 1) -> tuple[Any, ...]:
-    axes = tuple(k for k in range(x.ndim) if k != axis)
-    mean = x.mean(axes)
-    xhat = x - per_channel(mean, x, axis)
-    var = (xhat**2).mean(axes)
-    invstd = 1 / np.sqrt(var + f32(1e-5))
-    xhat *= per_channel(invstd, x, axis)
-    y = per_channel(gamma, x, axis) * xhat + per_channel(beta, x, axis)
-    if running_mean is not None and running_var is not None:
-        n = x.size // len(mean)
-        running_mean += 0.1 * (mean - running_mean)
-        running_var += 0.1 * (var * (n / (n - 1)) - running_var)
-    return np.maximum(y, 0) if relu else y, (xhat, gamma * invstd, y > 0 if relu else None)
-
-
-def numpy_batch_norm_backward(dy: np.ndarray, cache: tuple[Any, ...], axis: int = 1) -> tuple[Any, ...]:
-    xhat, slope, positive = cache
-    axes = tuple(k for k in range(dy.ndim) if k != axis)
-    if positive is not None:
-        dy = dy * positive
-    dgamma, dbeta = (dy * xhat).sum(axes), dy.sum(axes)
-    n = f32(dy.size // len(dbeta))
-    dx = per_channel(slope, dy, axis) * (
-        dy - per_channel(dbeta / n, dy, axis) - xhat * per_channel(dgamma / n, dy, axis))
-    return dx, dgamma, dbeta
-
-
-def numpy_batch_norm_inference(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray,
-                               axis: int = 1) -> np.ndarray:
-    scale = gamma / np.sqrt(var + f32(1e-5))
-    return x * per_channel(scale, x, axis) + per_channel(beta - mean * scale, x, axis)
-
-
 @batch_norm("numpy", allocates=True, one_thread=True)
 class NumPy:
     def __init__(self, d: Data) -> None:
         self.d = d
-        self.cache = numpy_batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[1]
+        self.cache = batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[1]
 
     def forward(self) -> Sequence[Any]:
         d = self.d
-        return numpy_batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[:1]
+        return batch_norm_forward(d.x, d.gamma, d.beta, axis=d.axis)[:1]
 
     def backward(self) -> Sequence[Any]:
-        return numpy_batch_norm_backward(self.d.dy, self.cache, self.d.axis)
+        return batch_norm_backward(self.d.dy, self.cache, self.d.axis)
 
     def inference(self) -> Sequence[Any]:
         d = self.d
-        return [numpy_batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, d.axis)]
+        return [batch_norm_inference(d.x, d.gamma, d.beta, d.mean, d.var, d.axis)]
 
 
 # torch: the operators without autograd's bookkeeping.

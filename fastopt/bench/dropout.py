@@ -8,6 +8,7 @@ import numpy as np
 
 import fastopt
 from fastopt.bench.contenders import Contender, Maker, Workload, contender, noise, torch
+from fastopt.demo.plain.functions import dropout_mask
 
 PASSES = ("rw",)
 """Over (x, out)."""
@@ -68,7 +69,7 @@ contender("reference", *KERNELS)(lambda problem: ours(True, fastopt.reference, T
 # NumPy as it is usually written.
 
 def numpy_forward(x: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    mask = (rng.random(x.shape, dtype=np.float32) >= P) / np.float32(1.0 - P)
+    mask = dropout_mask(x.shape, P, rng)
     return x * mask, mask
 
 

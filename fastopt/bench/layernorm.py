@@ -9,6 +9,7 @@ import numpy as np
 
 import fastopt
 from fastopt.bench.contenders import CONTENDERS, Contender, Workload, library, parts, torch
+from fastopt.demo.plain.functions import layer_norm_backward, layer_norm_forward
 
 f32 = np.float32
 
@@ -134,17 +135,11 @@ class NumPy:
         self.rms_norm_forward()
 
     def layer_norm_forward(self) -> Sequence[Any]:
-        x = self.d.x
-        centred = x - x.mean(1, keepdims=True)
-        self.invstd = 1 / np.sqrt((centred * centred).mean(1, keepdims=True) + f32(self.d.eps))
-        self.xhat = centred * self.invstd
-        return [self.xhat * self.d.gamma + self.d.beta]
+        y, self.cache = layer_norm_forward(self.d.x, self.d.gamma, self.d.beta, self.d.eps)
+        return [y]
 
     def layer_norm_backward(self) -> Sequence[Any]:
-        dy, xhat = self.d.dy, self.xhat
-        g = dy * self.d.gamma
-        dx = self.invstd * (g - g.mean(1, keepdims=True) - xhat * (g * xhat).mean(1, keepdims=True))
-        return [dx, (dy * xhat).sum(0), dy.sum(0)]
+        return layer_norm_backward(self.d.dy, self.cache)
 
     def rms_norm_forward(self) -> Sequence[Any]:
         x = self.d.x

@@ -9,6 +9,7 @@ import numpy as np
 
 import fastopt
 from fastopt.bench.contenders import Contender, Maker, Workload, contender, torch
+from fastopt.demo.plain.functions import log_softmax, softmax, softmax_cross_entropy
 
 PASSES = {"log_softmax": ("rw",), "softmax": ("rw",), "softmax_cross_entropy": ("rw",),
           "softmax_cross_entropy_loss": ("r-",)}
@@ -32,7 +33,7 @@ class Data:
     def losses(self) -> np.ndarray:
         """Of each row, in float64."""
         parts = range(0, len(self.x), 1024)
-        return np.concatenate([-np.take_along_axis(numpy_log_softmax(self.x[i : i + 1024].astype(np.float64)),
+        return np.concatenate([-np.take_along_axis(log_softmax(self.x[i : i + 1024].astype(np.float64)),
                                                    self.labels[i : i + 1024, None], 1)[:, 0] for i in parts])
 
 
@@ -70,10 +71,10 @@ class Softmax:
             error = np.abs(loss / (self.data.losses if loss.ndim else self.data.losses.mean()) - 1).max()
             for part in gradient:
                 weight = 1 if loss.ndim else len(self.x)
-                slope = numpy_cross_entropy(some, self.labels[:CHECKED])[1] * len(some)
+                slope = softmax_cross_entropy(some, self.labels[:CHECKED])[1] * len(some)
                 error = np.maximum(error, np.abs(np.asarray(part)[:CHECKED] * weight - slope).max())    # NaN if one is
         else:
-            exact = {"log_softmax": numpy_log_softmax, "softmax": numpy_softmax}[self.kernel](some)
+            exact = {"log_softmax": log_softmax, "softmax": softmax}[self.kernel](some)
             error = np.abs(np.asarray(result[0])[:CHECKED] - exact).max()
         return float(error), bool(error < TOLERANCE)
 
@@ -110,35 +111,13 @@ def reference(problem: Softmax) -> Contender:
                      allocates=problem.kernel in WITH_OUT, one_thread=True)
 
 
-# NumPy as it is usually written.
-
-def numpy_log_softmax(x: np.ndarray) -> np.ndarray:
-    shifted = x - x.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def numpy_softmax(x: np.ndarray) -> np.ndarray:
-    exp = np.exp(x - x.max(axis=1, keepdims=True))
-    return exp / exp.sum(axis=1, keepdims=True)
-
-
-def numpy_cross_entropy(x: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
-    """The mean loss and its gradient."""
-    rows = np.arange(len(x))
-    p = numpy_softmax(x)
-    loss = -np.log(p[rows, labels]).mean()
-    p[rows, labels] -= 1
-    p /= len(p)
-    return float(loss), p
-
-
 def by_numpy(function: Callable[..., Any]) -> Maker:
     return lambda problem: Contender(functools.partial(function, *problem.arguments), allocates=True, one_thread=True)
 
 
-contender("numpy", "log_softmax")(by_numpy(numpy_log_softmax))
-contender("numpy", "softmax")(by_numpy(numpy_softmax))
-contender("numpy", "softmax_cross_entropy")(by_numpy(numpy_cross_entropy))
+contender("numpy", "log_softmax")(by_numpy(log_softmax))
+contender("numpy", "softmax")(by_numpy(softmax))
+contender("numpy", "softmax_cross_entropy")(by_numpy(softmax_cross_entropy))
 
 
 # torch
