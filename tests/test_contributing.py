@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").exists(), reason="the source tree is elsewhere")
 
 
-CONVERSIONS = ("fastopt/convert/", "tests/test_convert")
+OTHERS = ("fastopt/convert/", "tests/test_convert", "fastopt/demo/", "tests/test_train")
+"""The conversions, which depend on what other libraries have, and the demo, whose table says what it offers."""
 
 
 def recipe(family):
@@ -22,14 +23,13 @@ def recipe(family):
 
 
 def files_that_mention(name):
-    """Of the source tree without docs/ and bench/'s programs, which follow at the next measurement, and without the
-    conversions to other libraries, which depend on what these have."""
+    """Of the source tree, but for OTHERS, docs/ and bench/'s programs, which follow at the next measurement."""
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *ROOT.glob("bench/bench_*.py"),
              *(path for folder in ("kernels", "fastopt", "tests", "scripts") for path in (ROOT / folder).rglob("*")
                if path.suffix in (".py", ".pyx", ".pxd", ".h"))]
     mentioned = {path.relative_to(ROOT).as_posix() for path in files
                  if re.search(rf"\b{name}\b", path.read_text("utf-8"), re.I)}
-    return {name for name in mentioned if not name.startswith(("tests/test_contributing.py", *CONVERSIONS))}
+    return {name for name in mentioned if not name.startswith(("tests/test_contributing.py", *OTHERS))}
 
 
 @pytest.mark.parametrize(("name", "family"), [("adamax", "adam"), ("asgd", "sgd")])

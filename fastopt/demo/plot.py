@@ -1,50 +1,46 @@
 """The learning curves as a picture."""
 
-from collections.abc import Mapping
-from pathlib import Path
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from fastopt.demo.train import Result
+from fastopt.demo.trainer import Epoch, rank
 
 
-def problem(name: str) -> str | None:
-    """Why no picture can be written to the file, or None; called before the training rather than after it."""
-    formats = Figure().canvas.get_supported_filetypes()
-    path = Path(name)
-    if path.suffix[1:].lower() not in formats:
-        return f"expected a name ending in one of .{', .'.join(sorted(formats))}, got {path.name!r}"
-    try:
-        if path.is_dir() or not path.absolute().parent.is_dir():
-            return f"expected a file in an existing folder, got {name!r}"
-        existed = path.exists()
-        path.open("ab").close()
-    except OSError as error:
-        return f"expected a writable file, got {name!r}: {error.strerror}"
-    if not existed:
-        path.unlink()
-    return None
+def suffixes() -> list[str]:
+    """Endings of the names of pictures that can be written."""
+    return [f".{name}" for name in Figure().canvas.get_supported_filetypes()]
 
 
-def learning_curves(path: str, results: Mapping[str, Result]) -> None:
-    """Draw loss and accuracy over epochs of each named result, the first one in front."""
+def learning_curves(path: str, histories: Mapping[str, Sequence[Epoch]]) -> None:
+    """Draw loss and accuracy over epochs: of the first history all, in front; of the others the validations."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for order, (name, result) in enumerate(results.items()):
-        epochs = range(1, len(result.losses) + 1)
-        style: dict[str, Any] = {
-            "label": name, "color": f"C{order}", "zorder": 3 - order, "marker": "." if len(epochs) == 1 else None,
-            "linewidth": 1.5 + 3 * order, "alpha": 1 - 0.5 * order}     # equal curves: a wider, paler one behind
-        left.plot(epochs, result.losses, **style)
-        right.plot(epochs, [100 * accuracy for accuracy in result.accuracies], **style)
-    front = next(iter(results.values()))
-    right.plot(front.best_epoch, 100 * front.best_accuracy, "o", color="C0", zorder=4,
-               label=f"best: {front.best_accuracy:.2%}")
-    left.set(title="Training loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
-    right.set(title="Validation accuracy", xlabel="epoch", ylabel="%")
+    for order, (name, history) in enumerate(histories.items()):
+        validated = [epoch for epoch in history if epoch.validation_loss is not None]
+        # Curves that are almost equal: the later ones wider, paler and behind.
+        style: dict[str, Any] = {"color": f"C{order}", "zorder": 3 - order, "linewidth": 1.5 + 3 * order,
+                                 "alpha": 1 - 0.5 * min(order, 1)}
+        for epochs, kind, dashes in ((history, "training", ":"), (validated, "validation", "-")):
+            if order and kind == "training":
+                continue
+            style |= {"label": f"{name}, {kind}", "linestyle": dashes, "marker": "." if len(epochs) == 1 else None}
+            x = [epoch.epoch for epoch in epochs]
+            losses = [epoch.loss if kind == "training" else epoch.validation_loss for epoch in epochs]
+            accuracies = [epoch.accuracy if kind == "training" else epoch.validation_accuracy for epoch in epochs]
+            left.plot(x, losses, **style)
+            right.plot(x, [100 * (accuracy or 0.0) for accuracy in accuracies], **style)
+    best = max((epoch for epoch in next(iter(histories.values())) if epoch.validation_loss is not None), key=rank)
+    assert best.validation_accuracy is not None
+    right.plot(best.epoch, 100 * best.validation_accuracy, "o", color="C0", zorder=4,
+               label=f"best: {best.validation_accuracy:.2%}")
+    left.set(title="Loss", xlabel="epoch", ylabel="cross-entropy", yscale="log")
+    right.set(title="Accuracy", xlabel="epoch", ylabel="%")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend()
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=150)
