@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import fastopt
 from fastopt.demo import train_command
 from fastopt.demo.arguments import Parser, Refused, positive, whole
+from fastopt.demo.search import command as search_command
 
 
 def make_parser() -> Parser:
@@ -15,6 +16,7 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(title="commands", dest="command", required=True)
     add_info(commands)
     train_command.add(commands)
+    search_command.add(commands)
     add_bench(commands)
     return parser
 
