@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import fastopt
 from fastopt.demo import train_command
 from fastopt.demo.arguments import Parser, Refused, positive, whole
+from fastopt.demo.lessons import command as lessons_command
 from fastopt.demo.search import command as search_command
 
 
@@ -17,6 +18,7 @@ def make_parser() -> Parser:
     add_info(commands)
     train_command.add(commands)
     search_command.add(commands)
+    lessons_command.add(commands)
     add_bench(commands)
     return parser
 
