@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.skipif(not (ROOT / "CONTRIBUTING.md").exists(), reason="the source tree is elsewhere")
 
 
-OTHERS = ("fastopt/convert/", "tests/test_convert", "fastopt/demo/", "tests/test_train")
+OTHERS = ("fastopt/convert/", "tests/test_convert", "fastopt/demo/", "tests/test_train",
+          "tests/test_search", "tests/test_lessons")
 """The conversions, which depend on what other libraries have, and the demo, whose table says what it offers."""
 
 
