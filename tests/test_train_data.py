@@ -178,6 +178,8 @@ BAD = {
     "a class of test images alone": ({"y_test": np.arange(20) % 6}, "y_test: expected classes that y_train has, got 5"),
     "a class in between": ({"y_train": np.arange(60) % 3 * 2, "y_test": np.arange(20) % 4},
                            "y_test: expected classes that y_train has, got 1"),
+    "one class": ({"y_train": np.full(60, 3), "y_test": np.full(20, 3)},
+                  "y_train: expected at least two classes, got only 3"),
     "one image": ({"x_train": arrays()["x_train"][:1], "y_train": np.zeros(1, int), "y_test": np.zeros(20, int)},
                   "x_train: expected at least 2 images, one of them for validation, got 1"),
 }
@@ -203,7 +205,29 @@ def test_no_such_file(tmp_path):
 
 
 def test_directory(tmp_path):
-    refused(tmp_path, "Is a directory")
+    refused(tmp_path, "expected an .npz file, got a folder, pipe or device")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs /dev/zero")
+def test_a_device_is_not_read():
+    refused("/dev/zero", "expected an .npz file, got a folder, pipe or device")
+
+
+def test_an_npy_file_before_an_npz_file(file, tmp_path):
+    np.save(tmp_path / "array.npy", np.zeros((3, 3)))
+    path = file()
+    path.write_bytes((tmp_path / "array.npy").read_bytes() + path.read_bytes())
+    refused(path, "expected an .npz file, got another kind of file, or only a part of one")
+
+
+def test_one_training_image(file):
+    """Another one is for validation."""
+    given = arrays(train=2, classes=2)
+    found = load(file(x_train=given["x_train"], y_train=given["y_train"], y_test=np.arange(20) % 2))
+    assert len(found.train.x) == 1
+    with pytest.raises(SettingsError, match="^batch_norm: expected it with a single training image"):
+        Trainer(Settings(batch_size=None), found)
+    Trainer(Settings(batch_size=None, batch_norm=False, hidden=(4,)), found).run_epoch()
 
 
 def test_no_permission(file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -90,11 +91,15 @@ def load(path: str | os.PathLike[str]) -> Dataset:
     path = os.fspath(path)
     with contextlib.ExitStack() as stack:
         with reading(path):
+            if not stat.S_ISREG(os.stat(path).st_mode):     # a device's zeros have no end
+                raise DataError(f"{path}: expected an .npz file, got a folder, pipe or device")
             file = stack.enter_context(open(path, "rb"))
-            if not zipfile.is_zipfile(file):
+            arrays = None
+            if zipfile.is_zipfile(file):
+                file.seek(0)
+                arrays = np.load(file, allow_pickle=False)
+            if not isinstance(arrays, np.lib.npyio.NpzFile):    # an .npy file if a zip file only follows it
                 raise DataError(f"{path}: expected an .npz file, got another kind of file, or only a part of one")
-            file.seek(0)
-            arrays = np.load(file, allow_pickle=False)
         return _dataset(path, arrays)
 
 
@@ -151,6 +156,8 @@ def _dataset(path: str, arrays: Any) -> Dataset:
         found[part] = Examples(_scaled(x, lowest, span, x_name), labels)
     if "validation" not in found:
         found["train"], found["validation"] = _divided(found["train"], f"{path}: x_train")
+    if len(known) == 1:
+        raise DataError(f"{path}: y_train: expected at least two classes, got only {known[0]}")
     levels = span + 1 if dtype.kind in "bui" and span < MOST_LEVELS else None
     return Dataset(**found, shape=shape, classes=int(known[-1]) + 1, levels=levels, name=os.path.basename(path))
 
