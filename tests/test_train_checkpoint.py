@@ -310,15 +310,49 @@ def test_a_foreign_npz_file(saved, capsys):
     ({"data": "0" * 64}, "expected the data of the checkpoint, got other images or labels"),
     ({"trainer": {}}, "expected a checkpoint of fastopt train, got 'settings'"),
     ({"validation_freq": 2}, "expected the checkpoint's --validation-freq 2, got --validation-freq 1"),
+    ({"program": np.zeros(3)}, "expected a checkpoint of fastopt train, got another program's state"),
+    ({"version": True}, "expected version 1, got True"),
+    ({"trainer": np.zeros(3)}, "expected a checkpoint of fastopt train, got only integers"),
 ])
 def test_another_content(saved, capsys, change, message):
     fastopt.save_state(saved[0].path, {**fastopt.load_state(saved[0].path), **change})
     assert message in refused(saved[0], capsys, "--resume")
 
 
+def test_a_history_of_other_validations(saved, capsys):
+    state = fastopt.load_state(saved[0].path)
+    history = json.loads(state["trainer"]["history"])
+    history[-1] |= {"validation_loss": None, "validation_accuracy": None}
+    state["trainer"]["history"] = json.dumps(history)
+    fastopt.save_state(saved[0].path, state)
+    assert "got a history of other validations" in refused(saved[0], capsys, "--resume")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_another_process_writes_to_the_folder(resumed, digits, tmp_path):
+    """The later one stops, and leaves the file as it is."""
+    settings = Settings(hidden=(8,), epochs=3)
+    first, second = Trainer(settings, digits), Trainer(dataclasses.replace(settings, seed=int(not resumed)), digits)
+    ours, theirs = Checkpoint(str(tmp_path / "run")), Checkpoint(str(tmp_path / "run"))
+    if resumed:
+        first.run_epoch()
+        ours(first)
+        theirs.load(second)
+    second.run_epoch()
+    theirs(second)
+    content = ours.path.read_bytes()
+    first.run_epoch()
+    with pytest.raises(FileExistsError, match="expected the checkpoint of this training, got one that another process"):
+        ours(first)
+    assert ours.path.read_bytes() == content
+    second.run_epoch()
+    theirs(second)
+
+
 @pytest.mark.parametrize(("options", "message"), [
     (["--lr", "0.1"], "the checkpoint's --lr 0.003, got --lr 0.1"),
     (["--hidden", "8", "8"], "the checkpoint's --hidden 8, got --hidden 8 8"),
+    (["--hidden"], "the checkpoint's --hidden 8, got --hidden without a number"),
     (["--activation", "tanh"], "the checkpoint's --activation relu, got --activation tanh"),
     (["--no-batch-norm"], "the checkpoint's no --no-batch-norm, got --no-batch-norm"),
     (["--augment", "shift"], "the checkpoint's no --augment, got --augment shift=0.1"),
@@ -374,6 +408,10 @@ def changes(state):
     yield "a history of something else", at(["history"], '[{"time": 3}]')
     yield "a history that begins later", at(["history"], json.dumps([{**history[0], "epoch": 2}]))
     yield "other steps", at(["history"], json.dumps([{**history[0], "step": 5}]))
+    yield "a loss that is text", at(["history"], json.dumps([{**history[0], "loss": "0.5"}]))
+    yield "a random generator out of range", at(["rngs", "batches"], state["rngs"]["batches"].replace(
+        '"inc": ', '"inc": 9' + 60 * "9"))
+    yield "a parameter at another step", at(["optimizer", "steps", "0.weight"], 3)
     yield "an optimizer at another step", at(["optimizer", "step_count"], 3)
     yield "another best epoch", at(["best", "epoch"], 2)
     yield "no best epoch", at(["best"], None) | {"best": None}
@@ -392,7 +430,7 @@ def test_nothing_is_taken_over_from_a_wrong_state(saved, digits):
             pytest.fail(f"{name}: {other.load_state_dict(state)}")
         assert_same(other.state_dict(), before)
         count += 1
-    assert count == 16
+    assert count == 19
 
 
 def test_a_full_disk_is_one_line(monkeypatch, tmp_path, capsys):

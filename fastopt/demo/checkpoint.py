@@ -39,19 +39,29 @@ class Checkpoint:
         Of the training: a training that goes on with another one could have another best epoch.
     best_only : bool
         Save only epochs that are the best so far.
+
+    Raises
+    ------
+    FileExistsError
+        When called: another process has replaced the file since it was loaded or saved.
     """
 
     def __init__(self, folder: str, validation_freq: int = 1, best_only: bool = False) -> None:
         self.path = Path(folder) / NAME
         self.validation_freq, self.best_only = validation_freq, best_only
+        self._ours: tuple[int, int] | None = None
 
     def __call__(self, trainer: Trainer) -> None:
         if self.best_only and trainer.best is not trainer.history[-1]:
             return
         self.path.parent.mkdir(exist_ok=True)
+        if identity(self.path) != self._ours:
+            raise FileExistsError(f"{self.path}: expected the checkpoint of this training, got one that another "
+                                  "process has written; it is left as it is")
         fastopt.save_state(self.path, {
             "program": PROGRAM, "version": VERSION, "data": fingerprint(trainer.data),
             "validation_freq": self.validation_freq, "trainer": trainer.state_dict()})
+        self._ours = identity(self.path)
 
     def load(self, trainer: Trainer) -> None:
         """Bring a trainer to where the one was that was saved.
@@ -61,10 +71,11 @@ class Checkpoint:
         CheckpointError
             There is no checkpoint, or it is damaged, foreign, or of other settings or data. Nothing has changed then.
         """
+        found = identity(self.path)
         state = self._read()
-        if state.get("program") != PROGRAM:
+        if not same(state.get("program"), PROGRAM):
             raise CheckpointError(f"{self.path}: expected a checkpoint of fastopt train, got another program's state")
-        if state.get("version") != VERSION:
+        if not same(state.get("version"), VERSION):
             raise CheckpointError(f"{self.path}: expected version {VERSION}, got {state.get('version')}")
         try:
             saved = {"validation_freq": state["validation_freq"], **json.loads(state["trainer"]["settings"])}
@@ -74,17 +85,24 @@ class Checkpoint:
                 if saved[name] != value:
                     raise CheckpointError(f"{self.path}: expected the checkpoint's {typed(name, saved[name])}, got "
                                           f"{typed(name, value)}")
-            if state["data"] != fingerprint(trainer.data):
+            if not same(state["data"], fingerprint(trainer.data)):
                 raise CheckpointError(f"{self.path}: expected the data of the checkpoint, got other images or labels")
+            validated = [entry["validation_loss"] is not None for entry in json.loads(state["trainer"]["history"])]
+            if validated != [number % self.validation_freq == 0 or number == trainer.settings.epochs
+                             for number in range(1, len(validated) + 1)]:
+                raise ValueError("a history of other validations")
             trainer.load_state_dict(state["trainer"])
-        except (KeyError, TypeError, ValueError) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:      # a state that some other program saved can hold anything
             raise CheckpointError(f"{self.path}: expected a checkpoint of fastopt train, got {error}") from None
+        self._ours = found
 
     def epochs(self) -> int | None:
         """How many epochs the checkpoint holds; None if there is no good one."""
         try:
             return len(json.loads(self._read()["trainer"]["history"]))
-        except (CheckpointError, KeyError, TypeError, ValueError):
+        except Exception:       # as in load
             return None
 
     def _read(self) -> dict[Any, Any]:
@@ -98,6 +116,20 @@ class Checkpoint:
             raise CheckpointError(" ".join(str(error).split())) from None
 
 
+def same(value: Any, expected: Any) -> bool:
+    """Whether a value of a file is the expected one, and of its type."""
+    return type(value) is type(expected) and bool(value == expected)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another one that replaced it; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def typed(name: str, value: Any) -> str:
     """A setting as an option."""
     option = option_of(name)
@@ -105,6 +137,8 @@ def typed(name: str, value: Any) -> str:
         return f"no {option}" if value else option
     if name == "batch_size" and value is None:
         return f"{option} all"
+    if name == "hidden" and not value:
+        return f"{option} without a number"
     if value is None or value == []:
         return f"no {option}"
     if name == "augment":
