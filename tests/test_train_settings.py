@@ -111,6 +111,14 @@ def test_settings_that_do_not_fit_the_data(digits):
         Trainer(Settings(network="tokens"), dataclasses.replace(digits, levels=None))
 
 
+def test_a_last_step_too_large_diverges(digits):
+    """Its loss is that of the validation alone; nothing becomes the best epoch."""
+    trainer = Trainer(Settings(optimizer="sgd", lr=1e30, batch_size=None, epochs=1, batch_norm=False), digits)
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) after epoch 1: try a smaller --lr than 1e\+30"):
+        trainer.run_epoch()
+    assert (trainer.best, trainer.history) == (None, [])
+
+
 def test_a_learning_rate_too_large_diverges(digits):
     with pytest.raises(Diverged, match=r"the loss is (nan|inf) in epoch 1: try a smaller --lr than 1e\+20"):
         trained(digits, lr=1e20, optimizer="sgd")

@@ -88,6 +88,8 @@ class Trainer:
         if settings.batch_size is not None and settings.batch_size > images:
             raise SettingsError("batch_size", f"expected at most {images}, the number of training images, got "
                                               f"{settings.batch_size}")
+        if settings.batch_norm and settings.hidden and images == 1:
+            raise SettingsError("batch_norm", "expected it with a single training image, whose statistics say nothing")
         self.rngs = dict(zip(STREAMS, np.random.default_rng(settings.seed).spawn(len(STREAMS)), strict=True))
         layers = make_layers(settings, data, kernels, self.rngs["weights"], self.rngs["dropped"])
         self.network = Network(kernels, layers)
@@ -125,9 +127,7 @@ class Trainer:
                 loss += batch_loss * len(batch)
                 right += batch_right
                 seen += len(batch)
-                if not math.isfinite(batch_loss):
-                    raise Diverged(f"the loss is {batch_loss} in epoch {number}: try a smaller --lr than "
-                                   f"{self.settings.peak_lr:g}")
+                self._require_finite(batch_loss, f"in epoch {number}")
                 self.running = (loss / seen, right / seen)
                 if each_step is not None:
                     each_step(batch_loss)
@@ -135,13 +135,19 @@ class Trainer:
         epoch = Epoch(number, self.last.step, self.last.lr, *self.running, seconds, self._augmenting)
         if validate:
             with self.averaged():
-                validation_loss, validation_accuracy = self.network.evaluate(self.data.validation)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    validation_loss, validation_accuracy = self.network.evaluate(self.data.validation)
+                self._require_finite(validation_loss, f"after epoch {number}")
                 epoch = dataclasses.replace(epoch, validation_loss=validation_loss,
                                             validation_accuracy=validation_accuracy)
                 if self.best is None or rank(epoch) > rank(self.best):
                     self.best, self.best_state = epoch, self.network.state_dict()
         self.history.append(epoch)
         return epoch
+
+    def _require_finite(self, loss: float, when: str) -> None:
+        if not math.isfinite(loss):
+            raise Diverged(f"the loss is {loss} {when}: try a smaller --lr than {self.settings.peak_lr:g}")
 
     def _step(self, batch: NDArray[np.int64]) -> tuple[float, int]:
         """One update; the mean loss of its images, and how many of them were classified rightly before it."""
@@ -196,7 +202,7 @@ class Trainer:
         fresh = Trainer(self.settings, self.data, self.kernels)
         try:
             fresh._load(state)
-        except (KeyError, TypeError, ValueError) as error:
+        except Exception as error:      # a state can hold anything
             raise ValueError(f"state: expected that of a training with equal settings and data, got {error}") from error
         vars(self).update(vars(fresh))
 
@@ -212,17 +218,27 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         for name, rng in self.rngs.items():
             rng.bit_generator.state = json.loads(state["rngs"][name])
-        self.history = [Epoch(**entry) for entry in json.loads(state["history"])]
+        self.history = [epoch_of(entry) for entry in json.loads(state["history"])]
         numbers = [(epoch.epoch, epoch.step) for epoch in self.history]
         if numbers != [(i, i * self.steps_per_epoch) for i in range(1, min(len(numbers), self.settings.epochs) + 1)]:
             raise ValueError("a history that does not count epochs and steps one by one")
         if len(numbers) * self.steps_per_epoch != self.optimizer.step_count:
             raise ValueError("a history and an optimizer of different numbers of steps")
+        if {*state["optimizer"]["steps"].values()} != {self.optimizer.step_count}:
+            raise ValueError("parameters of different numbers of steps")
         validated = [epoch for epoch in self.history if epoch.validation_accuracy is not None]
         self.best = max(validated, key=rank, default=None)      # the first one of equals
         if (self.best and self.best.epoch) != (best and state["best"]["epoch"]):
             raise ValueError("a best epoch that is not the history's")
         self.best_state = None if best is None else state["best"]["network"]
+
+
+def epoch_of(entry: Any) -> Epoch:
+    """The Epoch of which an entry of a history was made; a ValueError if it was made of none."""
+    validated = entry.get("validation_loss") is not None
+    template = Epoch(1, 1, 0.0, 0.0, 0.0, 0.0, 0.0, *([0.0, 0.0] if validated else []))
+    require_form(entry, dataclasses.asdict(template), "history")
+    return Epoch(**entry)
 
 
 def require_form(state: Any, template: Any, where: str = "state") -> None:
