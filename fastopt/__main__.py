@@ -1,6 +1,7 @@
 """The command line: `fastopt`, or `python -m fastopt`."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status; an option that no parser takes raises SystemExit(2)."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")        # β, × and → where the terminal's encoding has none
     arguments = make_parser().parse_args(argv)
     arguments.argv = list(sys.argv[1:] if argv is None else argv)
     try:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import re
 import struct
 import subprocess
@@ -251,6 +252,13 @@ def test_data_of_the_users_own(tmp_path, capsys):
     assert message.startswith("argument --data: ")
 
 
+def test_an_encoding_without_the_characters():
+    run = subprocess.run([sys.executable, "-m", "fastopt", "train", "--epochs", "1", "--no-comparison"], check=False,
+                         capture_output=True, timeout=300, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert b"of 8 ? 8, 10 classes" in run.stdout
+
+
 # What is refused
 
 def refusal(options, capsys):
@@ -265,7 +273,7 @@ def refusal(options, capsys):
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    (["--epochs", "0"], "argument --epochs: expected an int of at least 1, got 0"),
+    (["--epochs", "0"], "argument --epochs: expected an int in [1, 1000000000], got 0"),
     (["--epochs", "two"], "argument --epochs: expected an int, got 'two'"),
     (["--batch-size", "1"], "argument --batch-size: expected at least 2 with BatchNorm"),
     (["--batch-size", "some"], "argument --batch-size: expected an int or all, got 'some'"),
@@ -276,7 +284,9 @@ def refusal(options, capsys):
     (["--lr", "-1"], "argument --lr: expected a number in (0, 1e30], got -1"),
     (["--lr", "fast"], "argument --lr: expected a number, got 'fast'"),
     (["--network", "words"], "argument --network: invalid choice: 'words'"),
-    (["--hidden", "0"], "argument --hidden: expected ints of at least 1, got 0"),
+    (["--hidden", "0"], "argument --hidden: expected ints in [1, 1000000000], got 0"),
+    (["--hidden", "8", str(10**20)], f"argument --hidden: expected ints in [1, 1000000000], got 8 {10**20}"),
+    (["--epochs", str(10**20)], f"argument --epochs: expected an int in [1, 1000000000], got {10**20}"),
     (["--dropout", "1"], "argument --dropout: expected a number in [0, 1), got 1"),
     (["--augment", "shear"], "argument --augment: expected some of shift, rotate, zoom, flip, rescale, got 'shear'"),
     (["--augment", "shift=much"], "argument --augment: expected a number after shift=, got 'much'"),

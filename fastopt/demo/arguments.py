@@ -127,7 +127,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add(steps, "--schedule", f"of the learning rate (default: {default.schedule})", choices=SCHEDULES)
     add(steps, "--warmup", "share of the updates in which the learning rate first rises "
                            f"(default: {default.warmup:g})", type=number, metavar="SHARE")
-    add(steps, "--final-lr", "the last learning rate over the peak, except for the constant schedule "
+    add(steps, "--final-lr", "what the rate falls to, over the peak, except for the constant schedule "
                              f"(default: {default.final_lr:g})", type=number, metavar="RATIO")
     add(steps, "--clip-norm", "largest norm of all gradients together (default: no limit)", type=number, metavar="NORM")
     add(steps, "--average", "validate and test with averaged weights of this decay, such as 0.99", type=number,

@@ -11,8 +11,8 @@ from fastopt.demo.trainer import Epoch, rank
 
 
 def suffixes() -> list[str]:
-    """Endings of the names of pictures that can be written."""
-    return [f".{name}" for name in Figure().canvas.get_supported_filetypes()]
+    """Endings of the names of pictures that can be written. For .pgf Matplotlib runs LaTeX, which may be missing."""
+    return [f".{name}" for name in Figure().canvas.get_supported_filetypes() if name != "pgf"]
 
 
 def learning_curves(path: str, histories: Mapping[str, Sequence[Epoch]]) -> None:

@@ -89,8 +89,10 @@ def option_of(name: str) -> str:
     return "--no-batch-norm" if name == "batch_norm" else f"--{name.replace('_', '-')}"
 
 
-WHOLE = {"batch_size": 1, "epochs": 1, "seed": 0}
-"""The least value of those settings that are ints."""
+WHOLE = {"batch_size": (1, 10**9), "epochs": (1, 10**9), "seed": (0, None)}
+"""The least and the largest value of those settings that are ints."""
+MOST_UNITS = 10**9
+"""Of a hidden layer."""
 INTERVALS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "dropout": ("[0, 1)", lambda value: 0 <= value < 1),
     "lr": ("(0, 1e30]", lambda value: 0 < value <= 1e30),
@@ -136,7 +138,7 @@ class Settings:
         Regularisation of the matrices: see `fastopt.Options`. By default none of them but the optimizer's own, l2 or
         decoupled, as OPTIMIZERS says.
     schedule : str
-        One of SCHEDULES. All but constant start at lr and end at lr · final_lr.
+        One of SCHEDULES. All but constant fall from lr to lr · final_lr, of the update after the last.
     warmup : float
         Share of the updates in which the learning rate rises linearly, in [0, 1).
     final_lr : float
@@ -189,12 +191,15 @@ class Settings:
                 raise SettingsError(name, f"expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
         if type(self.batch_norm) is not bool:
             raise SettingsError("batch_norm", f"expected True or False, got {self.batch_norm!r}")
-        if type(self.hidden) is not tuple or not all(type(units) is int and units >= 1 for units in self.hidden):
-            raise SettingsError("hidden", f"expected ints of at least 1, got {shown(self.hidden)}")
-        for name, least in WHOLE.items():
+        if type(self.hidden) is not tuple or not all(type(units) is int and 1 <= units <= MOST_UNITS
+                                                     for units in self.hidden):
+            raise SettingsError("hidden", f"expected ints in [1, {MOST_UNITS}], got {shown(self.hidden)}")
+        for name, (least, most) in WHOLE.items():
             value = getattr(self, name)
-            if not (type(value) is int and value >= least) and not (name == "batch_size" and value is None):
-                raise SettingsError(name, f"expected an int of at least {least}, got {shown(value)}")
+            if not (type(value) is int and least <= value <= (value if most is None else most)) and not (
+                    name == "batch_size" and value is None):
+                limits = f"of at least {least}" if most is None else f"in [{least}, {most}]"
+                raise SettingsError(name, f"expected an int {limits}, got {shown(value)}")
         for name, (interval, holds) in INTERVALS.items():
             value = getattr(self, name)
             if value is None and getattr(type(self), name) is None:
