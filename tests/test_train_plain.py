@@ -248,7 +248,7 @@ def test_training_reaches_fastopts_accuracy(digits, name):
     {"network": "tokens"}, {"batch_norm": False, "activation": "tanh"}, {"activation": "gelu", "dropout": 0.2},
     {"augment": (("shift", 0.1),), "activation": "sigmoid"}, {"hidden": ()}], ids=str)
 def test_training_of_other_networks(digits, changes):
-    settings = Settings(**changes, epochs=4)
+    settings = Settings(**{"hidden": (32, 16), **changes}, epochs=4)
     (ours, _), (theirs, _) = (train(settings, digits, module) for module in (plain, fastopt))
     images = len(digits.validation.x)
     assert abs(ours[-1].validation_accuracy - theirs[-1].validation_accuracy) * images <= 8.5
