@@ -175,6 +175,16 @@ def test_threads_are_set_for_the_training_only(monkeypatch):
 
 # What is written
 
+def test_a_history_that_cannot_be_written_leaves_nothing(monkeypatch, tmp_path, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", full)
+    assert main(["train", "--epochs", "1", "--no-comparison", "--history", str(tmp_path / "h.csv")]) == 1
+    assert capsys.readouterr().err == "fastopt train: [Errno 28] No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_history(tmp_path):
     for name in ("a.json", "b.csv"):
         assert main(["train", "--epochs", "3", "--validation-freq", "2", "--no-comparison", "--history",
@@ -303,6 +313,7 @@ def refusal(options, capsys):
     (["--history", "history.txt"], "argument --history: expected a name that ends in one of .csv, .json, got "),
     (["--history", "no/folder/history.csv"], "argument --history: expected a file in an existing folder, got "),
     (["--history", "x" * 300 + ".csv"], "argument --history: expected a writable file, got "),
+    (["--plot", "curves.pgf"], "argument --plot: expected a name that ends in one of ."),
     (["--plot", "curves.docx"], "argument --plot: expected a name that ends in one of ."),
     (["--checkpoint", "no/such/folder"], "argument --checkpoint: expected a folder, or a new name in an existing one"),
     (["--checkpoint", "x" * 300], "argument --checkpoint: expected a folder"),
@@ -347,6 +358,7 @@ def test_packages_that_are_not_needed(monkeypatch, capsys):
 
 def test_help_imports_nothing_heavy():
     code = ("import sys; from fastopt.__main__ import make_parser; make_parser(); heavy = {'sklearn', 'scipy', 'tqdm', "
-            "'matplotlib', 'threadpoolctl', 'tensorboardX'}; print(sorted(heavy & set(sys.modules)))")
+            "'matplotlib', 'threadpoolctl', 'tensorboardX', 'multiprocessing'}; "
+            "print(sorted(heavy & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == "[]\n"

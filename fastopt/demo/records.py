@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastopt.demo.trainer import Epoch, Trainer
 
 SUFFIXES = (".json", ".csv")
 COLUMNS = [field.name for field in dataclasses.fields(Epoch)]
+
+
+@contextlib.contextmanager
+def removed_after_an_error(path: Path) -> Iterator[None]:
+    """Around writing a file, such as to a full disk."""
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 class History:
@@ -24,7 +36,7 @@ class History:
         """Write the whole history. The file is replaced at once: a reader never sees half of it."""
         epochs = [dataclasses.asdict(epoch) for epoch in trainer.history]
         partial = self.path.with_name(f".{self.path.name[:200]}.partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with removed_after_an_error(partial), partial.open("w", encoding="utf-8", newline="") as file:
             if self.path.suffix.lower() == ".json":
                 json.dump({"settings": trainer.settings.resolved.as_json(), "history": epochs}, file, indent=1)
             else:

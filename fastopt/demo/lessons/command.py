@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Refused(f"argument DIR: {error}") from None
     except OSError as error:
         return failed(f"{error.filename or arguments.folder}: {error.strerror}", 1)
-    except BrokenProcessPool:
+    except BrokenExecutor:
         return failed("a process that ran lessons was killed; nothing is written before all lessons have run", 1)
     except KeyboardInterrupt:
         return failed("stopped; nothing is written before all lessons have run", 130)
