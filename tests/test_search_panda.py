@@ -91,7 +91,7 @@ def test_changes():
     assert after(WATCHED).dropout == 0.1
     assert after(dataclasses.replace(WATCHED, dropout=0.45)).l2 == 3e-4             # no more dropout than 0.5
     assert after(WATCHED, "more dropout").l2 == 3e-4
-    assert after(dataclasses.replace(WATCHED, optimizer="adamw"), "more dropout").decoupled == 0.03
+    assert after(dataclasses.replace(WATCHED, optimizer="adamw"), "more dropout").decoupled == 0.3
     assert after(dataclasses.replace(WATCHED, hidden=())).l2 == 3e-4                # nothing to drop
     assert after(WATCHED, "more dropout", "more decay").augment == (("shift", 0.1), ("rotate", 10.0))
     falls = figures_of(curve([2.3, 2.28, 2.27, 2.26], 0.2))
