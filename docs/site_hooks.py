@@ -109,7 +109,7 @@ def without_source(app, doctree):
 
 
 def write_lessons(app, error):
-    """Add the lessons to the site that has been written: docs/conf.py says when."""
+    """Add the lessons to the site that has been written."""
     if error is None and "lessons" in app.tags and app.builder.name == "html":
         command = [sys.executable, "-m", "fastopt", "lessons", str(Path(app.outdir) / "lessons")]
         folder = Path(fastopt.__file__).parents[1]

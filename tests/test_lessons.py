@@ -58,9 +58,9 @@ class Page(html.parser.HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A report of all lessons, made in two processes."""
+    """A report of all lessons. tests/slow has one that processes make; the lessons' runs here serve all tests."""
     folder = tmp_path_factory.mktemp("lessons") / "report"
-    report.write(folder, [lesson for lesson, _ in report.run_lessons(LESSONS, processes=2)])
+    report.write(folder, [page.render(name, page.load(name), lesson_runs.facts(name)) for name in LESSONS])
     return folder
 
 
@@ -118,18 +118,11 @@ def test_links_lead_through_all_lessons(folder):
     assert visited == list(LESSONS)
 
 
-def test_same_bytes_again(folder, name):
-    """Another process, another run: the same page and pictures. The facts are of this process."""
-    module = page.load(name)
-    if hasattr(module, "MEASURED"):
-        pytest.skip(f"{', '.join(module.MEASURED)} are measured; the lesson's own tests compare the other facts")
-    lesson = page.render(name, module, lesson_runs.facts(name))
-    contents = [page.heading(other) for other in LESSONS]
-    assert page.lesson_page(lesson, contents) == (folder / f"{name}.html").read_text()
-    assert lesson.pictures
-    for file, picture in lesson.pictures.items():
-        assert picture == (folder / file).read_bytes(), file
-    assert {path.name for path in folder.glob(f"{name}_*.svg")} >= set(lesson.pictures)
+def test_same_bytes_in_other_processes():
+    """Another run in another process: the same text and pictures. tests/slow compares all lessons in this way."""
+    for lesson, seconds in report.run_lessons(QUICK, processes=2):
+        assert lesson == page.render(lesson.name, page.load(lesson.name), lesson_runs.facts(lesson.name))
+        assert seconds > 0
 
 
 def test_code_shown_is_the_modules(folder, name):
@@ -300,7 +293,7 @@ def test_style():
 
 @pytest.mark.parametrize(("value", "text"), [
     (0.1, "0.1"), (np.float32(0.1), "0.1"), (-0.5, "−0.5"), (1 / 3, "0.3333"), (1e-5, "10⁻⁵"), (-1e-5, "−10⁻⁵"),
-    (1.25e-7, "1.25 · 10⁻⁷"), (3e8, "3 · 10⁸"), (12, "12"), (-12, "−12"), (np.int64(3), "3"), (0.0, "0"),
+    (1.25e-7, "1.25\xa0·\xa010⁻⁷"), (3e8, "3\xa0·\xa010⁸"), (12, "12"), (-12, "−12"), (np.int64(3), "3"), (0.0, "0"),
     (np.array(2.5), "2.5"), ("as-is", "as-is"), (123456, "123456"),
 ])
 def test_readable(value, text):
@@ -310,7 +303,7 @@ def test_readable(value, text):
 def test_filters():
     render = page.environment().from_string(
         "{{ a | fixed(2) }} {{ b | fixed(2) }} {{ c | percent }} {{ c | percent(0) }} {{ a | digits(2) }}").render
-    assert render(a=-1.005, b=-0.001, c=0.125) == "−1.00 0.00 12.5 % 12 % −1"
+    assert render(a=-1.005, b=-0.001, c=0.125) == "−1.00 0.00 12.5\xa0% 12\xa0% −1"
 
 
 def test_markdown():
@@ -319,3 +312,20 @@ def test_markdown():
     assert "<msup><mi>x</mi><mn>2</mn></msup>" in text
     assert "&lt;b&gt;" in text
     assert "5 $ and 6" in text
+
+
+def test_formulas_are_spaced():
+    """A minus sign belongs to its number, a logarithm is apart from what it is of."""
+    text = page.markdown().render(r"$(-7, −2.5)$ $x - 1$ $\log 10$")
+    assert "<mrow><mo>&#x02212;</mo><mn>7</mn></mrow>" in text
+    assert "<mrow><mo>&#x02212;</mo><mn>2.5</mn></mrow>" in text
+    assert "<mi>x</mi><mo>&#x02212;</mo><mn>1</mn>" in text
+    assert '<mi>log</mi><mspace width="0.167em" /><mn>10</mn>' in text
+
+
+def test_where_lines_break():
+    """Between the words of a command, and not between a formula and the comma after it."""
+    text = page.as_html("`train --l1 0.1<b`, $x$, and $y$ here\n\n$$z,$$")
+    assert "<code><span>train</span> <span>--l1</span> <span>0.1&lt;b</span></code>" in text
+    assert "</math>,</span> and <span" in text
+    assert "</math></span> here" in text

@@ -76,8 +76,8 @@ Per epoch the small batches win by far, as they make more updates of the same im
 
 ## Against time
 
-An update with one image is a product of a vector and a matrix: the processor waits for memory and Python, and no
-instruction works on many numbers at once. Measured while this page was written:
+An update with one image reads and changes all weights for that image alone, and pays for every call from Python. With
+many images a weight that has been read serves all of them. Measured while this page was written:
 
 {{ figure("seconds") }}
 
@@ -98,7 +98,7 @@ Less noise allows larger steps. The training loss after {{ compared }} epochs wi
 With one image an update the large rate ends at {{ rates[0][2] | fixed(2) }}, no better than the
 {{ know_nothing | fixed(2) }} of a network that knows nothing. With 32 images the same rate is the better one. Change
 the batch size, and the learning rate has to be found again; a common first guess is to scale both alike (Goyal and
-others 2017).
+others 2017, arXiv:1706.02677).
 
 `fastopt train --batch-size 1 --no-batch-norm --optimizer sgd --lr 0.02` trains with single images,
 `--batch-size all` with all of them.
@@ -199,7 +199,7 @@ def theory(facts: dict[str, Any], sizes: NDArray[Any]) -> NDArray[Any]:
 
 
 def noise(facts: dict[str, Any]) -> Figure:
-    """The distance of a batch's gradient from the true one: measured, and σ/√B for images drawn without return."""
+    """The distance of a batch's gradient from the true one: measured, and by the formula."""
     figure, ax = style.subplots(height=3.0)
     sizes = np.geomspace(1, facts["images"] - 1, 300)
     ax.loglog(sizes, theory(facts, sizes), color=style.GREY, label="the formula")

@@ -65,7 +65,7 @@ With BatchNorm the scale of a matrix does not matter to what comes after it, so 
 ## Careless starts
 
 The same network with a learning rate of {{ start_lr }} for {{ start_epochs }} epochs, from the four starts of the
-lesson before:
+lesson on how weights start:
 
 | accuracy on validation images | zero | 0.01 | Xavier | He |
 | --- | --- | --- | --- | --- |

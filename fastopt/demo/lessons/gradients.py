@@ -177,7 +177,7 @@ def mistake(facts: dict[str, Any]) -> Figure:
 
 
 def distances(facts: dict[str, Any]) -> Figure:
-    """The relative error of differences, by distance: too large a one bends, too small a one leaves rounding errors."""
+    """The relative error by distance: on the right that of the formula, on the left that of rounding."""
     figure, ax = style.subplots(height=3.4)
     for name, colour, label in (("float32", style.ORANGE, "float32, both directions"),
                                 ("one direction", style.GREY, "float64, one direction"),

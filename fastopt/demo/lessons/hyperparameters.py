@@ -80,8 +80,7 @@ Does random search find more, then? A grid of three learning rates in four decad
 }} decades, so the best one can be {{ farthest | fixed(2) }} decades away from all of them. Between {{ trials }}
 random ones the mean distance is 4 / {{ trials + 1 }} ≈ {{ spacing | fixed(2) }} decades. But a grid may be lucky, and
 this one is: one of its values, {{ lucky }}, is near the best. Its luck depends on where we happened to put the range.
-So shift the range of the learning rate {{ searches }} times by a fifth of the grid's spacing, and search each range
-both ways:
+So search {{ searches }} ranges of the learning rate, a fifth of the grid's spacing apart, both ways:
 
 | learning rates | best of the grid | best of the random points |
 | --- | --- | --- |

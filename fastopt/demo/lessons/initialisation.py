@@ -155,7 +155,7 @@ def distinct_units(trainer: Trainer) -> int:
 
 
 def relu_histograms(facts: dict[str, Any]) -> Figure:
-    """ReLU activations by layer, of those that are not 0: with He's start they keep their size."""
+    """ReLU activations by layer without the zeros, which std counts: with He's start they keep their size."""
     return histograms(facts["outputs"]["relu"], np.linspace(0, 3, 31), hide_zeros=True)
 
 

@@ -92,8 +92,8 @@ multiple of the step. So the honest count is of the weights that are nearly 0, h
 
 L1 makes {{ results["L1"].small | percent(0) }} of the weights small, as small as the last pulls, and leaves the rest;
 L2 shrinks all of them, and few get that small. To get exact zeros, set weights below a threshold to 0 after training,
-or use a *proximal* step, which stops at 0 in place of jumping over it. Setting all L1 weights below {{ small }} to 0
-changes the validation accuracy from {{ results["L1"].accuracy | percent(2) }} to {{ pruned | percent(2) }}.
+or use a *proximal* step, which stops at 0 in place of jumping over it. With all L1 weights below {{ small }} set to 0,
+the validation accuracy is {{ pruned | percent(2) }}; it was {{ results["L1"].accuracy | percent(2) }} before.
 
 With the command line: `fastopt train --l2 0.003`, `--l1 0.0003`, `--dropout 0.4`, `--augment shift rotate zoom`, and
 any of them together."""

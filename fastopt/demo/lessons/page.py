@@ -8,6 +8,7 @@ import importlib
 import inspect
 import io
 import numbers
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -28,6 +29,7 @@ from fastopt.demo.lessons.style import STYLE
 
 GENERATOR = "fastopt lessons"
 """What a page's meta element of this name says."""
+JOINED = "\N{NO-BREAK SPACE}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -88,7 +90,7 @@ def render(name: str, module: ModuleType, facts: dict[str, Any]) -> Lesson:
         return f"\n\n```python\n{inspect.getsource(getattr(module, function)).rstrip()}\n```\n\n"
 
     text = environment().from_string(module.TEXT).render({**facts, "figure": figure, "code": code})
-    return Lesson(name, module.TITLE, first_line(module), markdown().render(text),
+    return Lesson(name, module.TITLE, first_line(module), as_html(text),
                   highlight(inspect.getsource(module), "python"), pictures)
 
 
@@ -121,7 +123,7 @@ def fixed(number: float, decimals: int) -> str:
 
 def percent(share: float, decimals: int = 1) -> str:
     """A share in percent."""
-    return f"{fixed(100 * share, decimals)} %"
+    return f"{fixed(100 * share, decimals)}{JOINED}%"
 
 
 def readable(value: Any, digits: int = 4) -> Any:
@@ -135,8 +137,13 @@ def readable(value: Any, digits: int = 4) -> Any:
     mantissa, _, exponent = f"{float(value):.{digits}g}".partition("e")
     if exponent:
         power = f"10{str(int(exponent)).translate(SUPERSCRIPTS)}"
-        mantissa = {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa} · {power}")
+        mantissa = {"1": power, "-1": f"-{power}"}.get(mantissa, f"{mantissa}{JOINED}·{JOINED}{power}")
     return mantissa.replace("-", "−")
+
+
+def as_html(text: str) -> str:
+    """Markdown as HTML, with no line break between a formula and the comma after it."""
+    return re.sub(r"</math></span>([.,:;)]+)", r"</math>\1</span>", markdown().render(text))   # style.css: one line
 
 
 @functools.cache
@@ -146,7 +153,15 @@ def markdown() -> MarkdownIt:
     parser.enable("table")
 
     def formula(latex: str, options: dict[str, Any]) -> str:
-        return mathml(latex.replace("−", "-"), display="block" if options["display_mode"] else "inline")
+        latex = re.sub(r"([(\[,]\s*)-([\d.]+)", r"\1{-\2}", latex.replace("−", "-"))    # a sign, not a difference
+        latex = re.sub(r"\\(log|ln)\b", r"\\\1\\,", latex)                              # a space before the argument
+        return mathml(latex, display="block" if options["display_mode"] else "inline")
+
+    def code_inline(_: Any, tokens: Sequence[Any], index: int, *_rest: Any) -> str:
+        words = (f"<span>{html.escape(word)}</span>" for word in tokens[index].content.split(" "))
+        return f"<code>{' '.join(words)}</code>"
+
+    parser.add_render_rule("code_inline", code_inline)
 
     return parser.use(dollarmath_plugin, renderer=formula, allow_space=False, double_inline=True)
 

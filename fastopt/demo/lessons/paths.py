@@ -53,7 +53,8 @@ the distance from the minimum soonest stays below {{ near }}, without ever leavi
 
 Three things to see. **Momentum** damps the zigzag and gains speed along the valley; Nesterov's variant looks ahead and
 is damped more. **Adagrad, Adam and their relatives** divide each coordinate by the size of its own gradients. To them
-the valley is round: they set off diagonally, at the same speed in both directions. **Lion** takes steps of one length
+the valley is round: they set off diagonally, at the same speed in both directions (RAdam after its first steps, which
+are SGD's). **Lion** takes steps of one length
 in each coordinate, whatever the gradient, so its rate must be small to come near; **Rprop** adapts the length of each
 coordinate's steps to whether the sign of its gradient changed.
 

@@ -40,9 +40,9 @@ $n$ updates in all and a peak of 1:
 | `exponential_decay` | $r^{\,t/n}$ |
 | `inverse_time_decay` | $1 / (1 + k\,t/n)$ |
 | `inv_scaling` | $1 / (1 + t)^{p}$ |
-| `cosine` | $(1 + \cos(\pi t/n)) / 2$ (Loshchilov and Hutter 2016) |
-| `linear_warmup` | $t / w$ for the first $w$ updates, then 1 (Goyal and others 2017) |
-| `noam` | proportional to $\min(s^{-1/2},\ s\,w^{-3/2})$ at step $s$ (Vaswani and others 2017) |
+| `cosine` | $(1 + \cos(\pi t/n)) / 2$ (Loshchilov and Hutter 2017, arXiv:1608.03983) |
+| `linear_warmup` | $t / w$ for the first $w$ updates, then 1 (Goyal and others 2017, arXiv:1706.02677) |
+| `noam` | proportional to $\min(s^{-1/2},\ s\,w^{-3/2})$ at step $s$ (Vaswani and others 2017, arXiv:1706.03762) |
 | `inverse_sqrt` | a warm-up of $w$ updates, then $\sqrt{w/t}$ |
 | `join` | one schedule after the other: here a warm-up and a cosine |
 
@@ -72,8 +72,8 @@ over {{ seeds }} seeds:
 The constant large rate is fast and stays restless: in the last quarter of the training its loss changes by {{
 restless | percent(0) }} from one epoch to the next, that of the cosine by {{ calm | percent(1) }}. The constant small
 rate is calm and far behind. The cosine ends at {{ ratio | percent(0) }} of the training loss of the constant large
-rate, with the same number of updates. Inverse time decay falls to a hundredth so early that most of the training is
-slow: here it is no better than a constant rate. Piecewise constant is as good as the cosine here; what the two share
+rate, with the same number of updates. Inverse time decay falls so early that most of the training is slow: here it
+ends behind the constant large rate. Piecewise constant is as good as the cosine here; what the two share
 is that they stay large for a long time and then get small.
 
 ## Warm-up
@@ -210,6 +210,6 @@ def warm_up(facts: dict[str, Any]) -> Figure:
         ax.set_xlabel("update")
     axes[0].set_ylabel("loss of the batch")
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].annotate("knows nothing: log 10", (74, facts["know_nothing"]), (0, 3), ha="right",
+    axes[0].annotate("knows nothing: log 10", (10, facts["know_nothing"]), (0, 9),
                      textcoords="offset points", fontsize=8, color=style.GREY)
     return figure

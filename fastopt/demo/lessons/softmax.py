@@ -48,9 +48,9 @@ is does. Language models draw the next word with a temperature.
 ## Why the largest logit is subtracted first
 
 Softmax does not change when the same number is added to all logits: $e^{z+c} = e^z e^c$, and $e^c$ cancels. That is
-useful, since $e^z$ is more than float32 can hold from $z =$ {{ overflow | fixed(2) }} on. Add {{ shift | fixed(0) }} to
-our logits, and the formula as it is written gives `{{ naive }}`, not a number, because it divides infinity by infinity.
-With $z - \max z$ in place of $z$ the largest power is $e^0 = 1$:
+useful, since $e^z$ is more than float32 can hold from $z \approx$ {{ overflow | fixed(2) }} on. Add
+{{ shift | fixed(0) }} to our logits, and the formula as it is written gives `{{ naive }}`, not a number, because it
+divides infinity by infinity. With $z - \max z$ in place of $z$ the largest power is $e^0 = 1$:
 
 {{ code("stable_softmax") }}
 
