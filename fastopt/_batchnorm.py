@@ -260,11 +260,12 @@ def batch_norm_backward(
     if given:
         require_disjoint_or_same(o, d)
         require_disjoint(layout.x, None if same_memory(o, d) else d, o, g, b, sum_dy, sum_dy_d)
-    if not same_layout:     # dx's memory can hold dy in x's layout, unless it holds dy as it is
-        d = layout.relaid(dy, "dy", None if same_memory(o, d) else o)
+    other = None if same_layout else dy
+    if other is not None and same_memory(o, d):     # dx's memory, which can hold dy in x's layout, holds dy as it is
+        d, other = layout.relaid(dy, "dy"), None
     if layout.size or (layout.channels and sums is not None):
         dispatch.active.batchnorm.backward(layout, d, saved, o, g, b, cache.training, cache.relu, cache.count, sum_dy,
-                                           sum_dy_d)
+                                           sum_dy_d, other)
     else:
         for gradient in (dgamma, dbeta):
             np.asarray(gradient)[...] = 0.0

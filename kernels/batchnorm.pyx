@@ -326,11 +326,22 @@ def backward_sums(Layout layout not None, Array dy not None, Array saved not Non
 
 
 def backward(Layout layout not None, Array dy not None, Array saved not None, Array dx not None, Array dgamma not None,
-             Array dbeta not None, bint training, bint relu, double count, Array sum_dy, Array sum_dy_d):
-    """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy."""
+             Array dbeta not None, bint training, bint relu, double count, Array sum_dy, Array sum_dy_d, other=None):
+    """Write dx, dgamma and dbeta, from the two sums or, if they are None, those of dy and x. dx may be dy.
+
+    `other`, if given, is dy in another layout than x's: dx's memory receives it in x's first, and is dy from then on.
+    This is done here because neither an interrupt nor a lack of memory comes between it and the rest.
+    """
     cdef Backward g
     cdef double* doubles = allocate_backward(&g, layout, dy, saved, training, relu, count)
-    if dx.data == dy.data:
+    if other is not None:
+        try:
+            layout.relaid(other, "dy", dx)
+        except BaseException:
+            free_lines(doubles)
+            raise
+        g.dy = <const float*> dx.data
+    if g.dy == dx.data:
         g.flags |= IN_PLACE
     g.dx, g.dgamma, g.dbeta = <float*> dx.data, <float*> dgamma.data, <float*> dbeta.data
     if sum_dy is None:

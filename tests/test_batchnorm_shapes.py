@@ -5,7 +5,7 @@ from array import array as plain_array
 
 import numpy as np
 import pytest
-from helpers import THREADS, assert_same_bits, misaligned
+from helpers import THREADS, assert_same_bits, every_instant, misaligned
 
 import fastopt
 from fastopt import reference
@@ -111,6 +111,33 @@ def test_out_in_the_memory_of_dy_in_the_other_layout(of_x, rng):
     assert got[0] is mine
     for a, b in zip(got, right, strict=True):
         assert_same_bits(a, b)
+
+
+@LAYOUTS
+def test_interrupt_with_dy_in_the_other_layout(of_x, rng):
+    """dx's memory receives dy in x's layout first: at no bytecode is it left with that."""
+    shape = (2, 3, 4, 5)
+    x, (gamma, beta), dy = of_x(standard(rng, *shape)), standard(rng, 2, 3), standard(rng, *shape)
+    other = channels_last(dy) if x.flags.c_contiguous else dy
+    _, cache = fastopt.batch_norm_forward(x, gamma, beta)
+    every_instant(lambda: (of_x(np.ones(shape, f32)), np.ones(3, f32), np.ones(3, f32)),
+                  lambda out: fastopt.batch_norm_backward(other, cache, out=out), lambda out: out)
+
+
+def test_dy_in_the_other_layout_that_changes_during_the_call(rng):
+    """By the code of another argument, after it has been validated: nothing is written beyond dx's memory."""
+    x, (gamma, beta), dy = channels_last(standard(rng, 2, 3, 4, 5)), standard(rng, 2, 3), np.zeros((2, 3, 4, 5), f32)
+
+    def sums():
+        dy.shape = 1, 120
+        yield np.zeros(3)
+        yield np.zeros(3)
+
+    _, cache = fastopt.batch_norm_forward(x, gamma, beta)
+    out = np.ones_like(x)
+    with pytest.raises(ValueError, match="^dy: expected an array that keeps its shape"):
+        fastopt.batch_norm_backward(dy, cache, out=out, sums=sums())
+    assert (out == 1).all()
 
 
 @LAYOUTS

@@ -3,7 +3,9 @@ from cpython.buffer cimport PyBuffer_Release
 from cpython.object cimport PyObject
 from libc.math cimport INFINITY, nextafterf
 
-from fastopt._runtime.arrays cimport Array, acquire, array_of, forget, know, same_head, usable_head, vector_of
+from fastopt._runtime.arrays cimport (
+    Array, acquire, array_of, forget, is_masked, know, same_head, usable_head, vector_of,
+)
 from fastopt._runtime.axes cimport Sizes, axis_index, sizes_around
 from fastopt._runtime.strided cimport contiguous, write
 
@@ -108,7 +110,7 @@ cdef class Layout:
             return array_of_layout(self, source, name, False), True     # takes a buffer, refuses another shape
         if self.order is None:
             order = None if source.flags.c_contiguous else channels_last(source, self.axis, name)
-            if order is None or source.dtype != float32:
+            if order is None or source.dtype != float32 or is_masked(source):
                 return array_of(source, name, c"f", False, &self.x.view), True
             return array_of(source.transpose(order), name, c"f", False, NULL), False
         turned = source.transpose(self.order)
@@ -121,6 +123,9 @@ cdef class Layout:
 
     def relaid(self, source, name, Array into=None):
         """An Array of x's layout with the elements of `source`, which has the other one: `into`, or a new one."""
+        if source.shape != self.shape or source.dtype != float32 or not source.flags.aligned:
+            raise ValueError(f"{name}: expected an array that keeps its shape and type during the call, got one that "
+                             "is changed by the code of another argument")
         if self.order is not None:
             source = source.transpose(self.order)
         if into is None:
