@@ -136,7 +136,8 @@ class BoundModels:
         if unknown:
             raise ValueError(f"per_param({key!r}, …): expected hyper-parameters among {', '.join(allowed)}, "
                              f"got {listed(unknown)}")
-        return dict(own)
+        return {name: value.tolist() if isinstance(value, np.ndarray) and value.ndim else value     # can be compared
+                for name, value in own.items()}
 
     def _hyper_at(self, step: int, own: Mapping[str, Any], lr: float | None = None) -> dict[str, Any]:
         """The hyper-parameters of one group at one step; `lr` is the optimizer's learning rate there, if known."""

@@ -192,6 +192,10 @@ def test_many_hyper_parameters_are_not_compared_each_with_each():
 @pytest.mark.parametrize(("first", "second", "rules"), [
     ({"betas": [0.5, 0.75]}, {"betas": [0.5, 0.75]}, 1),       # lists have no hash
     ({"betas": [0.5, 0.75]}, {"betas": (0.5, 0.75)}, 2),
+    ({"betas": np.array([0.5, 0.75])}, {"betas": np.array([0.5, 0.75])}, 1),
+    ({"betas": np.array([0.5, 0.75])}, {"betas": np.array([0.5, 0.5])}, 2),
+    ({"betas": np.array([0.5, 0.75])}, {"betas": [0.5, 0.5]}, 2),
+    ({"weight_decay": 0.1}, {"weight_decay": np.float32(0.1)}, 2),     # == says that they are equal
     ({"weight_decay": 0.0}, {"weight_decay": -0.0}, 1),
     ({"weight_decay": 1}, {"weight_decay": np.float32(1.0)}, 1),
     ({"weight_decay": 1.0, "lr": 0.5}, {"lr": 0.5, "weight_decay": 1.0}, 1),
