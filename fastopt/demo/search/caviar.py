@@ -33,7 +33,7 @@ class Plan:
     """How the first round's points are chosen: random or grid. The other rounds' are as well, in their spaces."""
     trials: int = 24
     """In each round; a grid may have fewer."""
-    rounds: int = 2
+    rounds: int = 4
 
     def points(self, space: Space, number: int) -> list[Point]:
         """The points of a round, from 1."""

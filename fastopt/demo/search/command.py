@@ -23,7 +23,7 @@ if TYPE_CHECKING:       # loaded when the command runs
     from fastopt.demo.search.trials import Trial
     from fastopt.demo.search.workers import Workers
 
-CAVIAR: dict[str, Any] = {"space": None, "method": "random", "trials": 24, "rounds": 2, "jobs": None, "results": None}
+CAVIAR: dict[str, Any] = {"space": None, "method": "random", "trials": 24, "rounds": 4, "jobs": None, "results": None}
 PANDA: dict[str, Any] = {"stage": 4}
 """Options of one strategy alone, and their defaults."""
 WATCHED: dict[str, Any] = {"schedule": "constant", "warmup": 0.0, "epochs": 40}
