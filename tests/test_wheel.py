@@ -74,7 +74,8 @@ def test_a_wheel_with_libgomp_and_one_fault_is_refused(tmp_path, expression, mis
     wheel = tmp_path / "fastopt-0-cp311-abi3-linux.whl"
     texts = [text for text in (ROOT / "licenses" / "libgomp").iterdir() if text.name != missing]
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in [*(ROOT / "fastopt").rglob("*.py"), *(ROOT / "fastopt").rglob("*.so"), ROOT / "fastopt/py.typed"]:
+        for path in [path for pattern in ("*.py", "*.so", "py.typed", "templates/*")
+                     for path in (ROOT / "fastopt").rglob(pattern)]:
             archive.write(path, path.relative_to(ROOT))
         archive.write(compiled(tmp_path, f"-Wl,-rpath,{rpath}"), "fastopt.libs/libgomp-1.so.1.0.0")
         for text in texts:
