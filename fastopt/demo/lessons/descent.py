@@ -31,8 +31,7 @@ OPTIMIZERS: dict[str, Callable[[float], fastopt.Optimizer]] = {
     "LARS": lambda lr: fastopt.LARS(lr, trust_coefficient=1.0),
     "LAMB": lambda lr: fastopt.LAMB(lr, weight_decay=0.0),
 }
-"""How each is made with a learning rate; without weight decay, which would move the minimum: AdamW is Adam
-then.
+"""How each is made with a learning rate; without weight decay, which would move the minimum: AdamW is Adam then.
 Sophia's beta2 is 0, because the Hessian that it is given is exact."""
 FAMILIES = {
     "the gradient, scaled by lr": ("SGD", "SGDM", "Momentum", "Nesterov", "ASGD"),

@@ -26,6 +26,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from fastopt.demo.checkpoint import fingerprint
 from fastopt.demo.data import Dataset
 from fastopt.demo.search.caviar import Plan
 from fastopt.demo.search.space import LOG, Parameter
@@ -47,15 +48,11 @@ class ResultsError(ValueError):
 
 def identity(plan: Plan, data: Dataset) -> dict[str, Any]:
     """What two searches must have in common to share a file."""
-    digest = hashlib.sha256()
-    for part in (data.train, data.validation, data.test):
-        for array in part:
-            digest.update(array.tobytes())
     ranges = [f"{parameter.name}={','.join(map(str, parameter.choices)) or f'{parameter.low}..{parameter.high}'}"
               for parameter in plan.space.parameters]
     described = {"space": ranges, "method": plan.method,
                  "trials": plan.trials, "rounds": plan.rounds, **plan.settings.as_json(),
-                 "data": f"{data.name} {digest.hexdigest()[:16]}"}
+                 "data": f"{data.name} {fingerprint(data)[:16]}"}
     return json.loads(json.dumps(described))
 
 
