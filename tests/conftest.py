@@ -1,5 +1,7 @@
 """Fixtures shared by the tests of all families: ISA levels, forced threading, chunk sizes, random numbers."""
 
+import signal
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,12 @@ def chunk():
 @pytest.fixture
 def rng():
     return np.random.default_rng(20250131)
+
+
+def pytest_sessionstart():
+    """A shell starts what runs in the background with SIGINT ignored, and what tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_report_header():

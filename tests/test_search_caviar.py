@@ -316,7 +316,7 @@ def test_results_are_for_one_search_at_a_time(kept, digits):
 # Interrupts and kills
 
 COMMAND = [sys.executable, "-m", "fastopt", "search", "--space", "lr=1e-4..1", "units=8..64", "dropout=0..0.5",
-           "--trials", "9", "--epochs", "9", "--jobs", "2", "--results"]
+           "--trials", "9", "--rounds", "2", "--epochs", "9", "--jobs", "2", "--results"]
 
 
 def group(path, **options):
