@@ -84,10 +84,11 @@ class Workers:
     """A pool of processes that lives as long as the `with` block, and no longer than this process."""
 
     def __init__(self, jobs: int, data: Dataset) -> None:
-        context = multiprocessing.get_context("spawn")
-        alive, self._alive = context.Pipe(duplex=False)
         self.jobs = jobs
-        self._pool = ProcessPoolExecutor(jobs, context, _start, (data, alive))
+        with _interrupts_blocked():     # a semaphore that is half made would never be removed
+            context = multiprocessing.get_context("spawn")
+            alive, self._alive = context.Pipe(duplex=False)
+            self._pool = ProcessPoolExecutor(jobs, context, _start, (data, alive))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         with _interrupts_blocked():     # here processes are started
