@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import Future
 from pathlib import Path
@@ -25,6 +26,7 @@ pytest.importorskip("optuna")
 from fastopt.demo import data
 from fastopt.demo.arguments import Parser, add_settings, settings_from
 from fastopt.demo.search import caviar
+from fastopt.demo.search import workers as processes
 from fastopt.demo.search.caviar import Plan, Round, search
 from fastopt.demo.search.halving import Halving, rungs
 from fastopt.demo.search.results import Results, ResultsError
@@ -401,6 +403,24 @@ def without_times(line):
         entry["seconds"] = 0.0
     return json.dumps({key: value for key, value in trial.items() if key in ("state", "value", "params", "user_attrs")
                        } | {"user_attrs": {**trial["user_attrs"], "checksum": None}}, sort_keys=True)
+
+
+def test_an_interrupt_waits_until_the_pool_is_made(monkeypatch):
+    """Whichever thread gets the signal: a semaphore that is half made would never be removed."""
+    made = []
+
+    def pool(*_):
+        signal.raise_signal(signal.SIGINT)
+        thread = threading.Thread(target=signal.raise_signal, args=(signal.SIGINT,))
+        thread.start()
+        thread.join()
+        made.append(True)
+
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", pool)
+    with pytest.raises(KeyboardInterrupt):
+        Workers(1, None)
+    assert made
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @linux

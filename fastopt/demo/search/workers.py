@@ -85,13 +85,13 @@ class Workers:
 
     def __init__(self, jobs: int, data: Dataset) -> None:
         self.jobs = jobs
-        with _interrupts_blocked():     # a semaphore that is half made would never be removed
+        with _interrupts_wait():     # a semaphore that is half made would never be removed
             context = multiprocessing.get_context("spawn")
             alive, self._alive = context.Pipe(duplex=False)
             self._pool = ProcessPoolExecutor(jobs, context, _start, (data, alive))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        with _interrupts_blocked():     # here processes are started
+        with _interrupts_wait():     # here processes are started
             return self._pool.submit(function, *arguments)
 
     def __enter__(self) -> Workers:
@@ -105,13 +105,23 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Ctrl-C waits meanwhile; a process that is started inherits this, until it ignores Ctrl-C for good."""
-    if not hasattr(signal, "pthread_sigmask"):      # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _interrupts_wait() -> Iterator[None]:
+    """Ctrl-C waits meanwhile, whichever thread the system gives it to. In a process that is started, it waits until the
+    process ignores it for good: the mask is inherited."""
+    came = False
+
+    def note(*_: object) -> None:
+        nonlocal came
+        came = True
+
+    handler = signal.signal(signal.SIGINT, note)
+    masks = hasattr(signal, "pthread_sigmask")      # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
