@@ -129,7 +129,7 @@ fastopt's dropout."""
 class Layer:
     def __init__(self, kernels, **params):
         self.kernels, self.params = kernels, params
-        self.grads = {key: np.empty_like(param) for key, param in params.items()}
+        self.grads = {key: np.zeros_like(param) for key, param in params.items()}
 
 
 class Dense(Layer):
